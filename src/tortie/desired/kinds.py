@@ -1,0 +1,27 @@
+"""Every kind of desired object, in order of dependency."""
+
+from collections.abc import Callable, Hashable
+from enum import IntEnum
+
+
+class Kind(IntEnum):
+    """What depends on what: a kind may refer only to kinds before it."""
+
+    POOL = 1
+    """Network → `Pool`."""
+    HOST = 2
+    """Host name → `Host`."""
+    IP_SET = 3
+    """Set id → `IPSetType`."""
+    IP_SET_MEMBER = 4
+    """(set id, `Network` or `AddressPort`) → True: a large set changes one entry at a time."""
+    POLICY = 5
+    """`PolicyId` → `Policy`; profiles too."""
+    ENDPOINT = 6
+    """`EndpointId` → `Endpoint`."""
+    ROUTE = 7
+    """Destination `Network` → `Route`."""
+
+
+Emit = Callable[[Kind, Hashable, object | None], None]
+"""What calc calls once per changed object at each flush."""

@@ -1,0 +1,76 @@
+"""Nodes, the cluster's identity, and address pools."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from tortie.model.metadata import Resource, Spec
+
+
+class NodeAddress(Spec):
+    address: str = ""
+    type: str = ""
+    """`CalicoNodeIP`, `InternalIP` or `ExternalIP`."""
+
+
+class NodeBGP(Spec):
+    as_number: int | None = None
+    ipv4_address: str = ""
+    """With the length of its subnet, as in `10.0.0.1/24`."""
+    ipv6_address: str = ""
+    ipv4_ipip_tunnel_addr: str = msgspec.field(default="", name="ipv4IPIPTunnelAddr")
+    route_reflector_cluster_id: str = msgspec.field(default="", name="routeReflectorClusterID")
+
+
+class OrchRef(Spec):
+    node_name: str = ""
+    orchestrator: str = ""
+
+
+class NodeSpec(Spec):
+    bgp: NodeBGP | None = None
+    ipv4_vxlan_tunnel_addr: str = msgspec.field(default="", name="ipv4VXLANTunnelAddr")
+    vxlan_tunnel_mac_addr: str = msgspec.field(default="", name="vxlanTunnelMACAddr")
+    ipv6_vxlan_tunnel_addr: str = msgspec.field(default="", name="ipv6VXLANTunnelAddr")
+    vxlan_tunnel_mac_addr_v6: str = msgspec.field(default="", name="vxlanTunnelMACAddrV6")
+    orch_refs: tuple[OrchRef, ...] = ()
+    wireguard: dict[str, Any] | None = None
+    addresses: tuple[NodeAddress, ...] = ()
+
+
+class Node(Resource):
+    spec: NodeSpec = NodeSpec()
+    status: dict[str, Any] = {}
+
+
+class ClusterInformationSpec(Spec):
+    cluster_guid: str = msgspec.field(default="", name="clusterGUID")
+    cluster_type: str = ""
+    calico_version: str = ""
+    datastore_ready: bool | None = None
+    variant: str = ""
+
+
+class ClusterInformation(Resource):
+    spec: ClusterInformationSpec = ClusterInformationSpec()
+
+
+class IPPoolSpec(Spec):
+    cidr: str = ""
+    vxlan_mode: Literal["Never", "Always", "CrossSubnet"] = "Never"
+    ipip_mode: Literal["Never", "Always", "CrossSubnet"] = "Never"
+    nat_outgoing: bool = False
+    disabled: bool = False
+    disable_bgp_export: bool = msgspec.field(default=False, name="disableBGPExport")
+    block_size: int = 0
+    """Prefix length of a block; 0 means 26 for IPv4 and 122 for IPv6."""
+    node_selector: str = "all()"
+    namespace_selector: str = ""
+    allowed_uses: tuple[Literal["Workload", "Tunnel", "LoadBalancer"], ...] = ()
+    """Empty means Workload and Tunnel."""
+    assignment_mode: Literal["Automatic", "Manual"] = "Automatic"
+
+
+class IPPool(Resource):
+    spec: IPPoolSpec = IPPoolSpec()
+    status: dict[str, Any] = {}
