@@ -1,0 +1,533 @@
+"""Netlink messages, attributes and sockets: what nf_tables and rtnetlink share.
+
+Everything is bytes in the kernel's own layout: packers return bytes that are
+already padded to 4, so a message is a plain concatenation, and readers walk
+memoryviews without copying.
+
+Theory of operation. The kernel handles a request inside our `send`, so when
+that returns the acknowledgements and the first part of a dump already lie in
+the receive queue; nothing here ever waits for long. Sequence numbers pair
+answers with requests, and an answer with a foreign number is a left-over (of
+a timed-out call, or of the process that had this socket before) and ignored.
+
+What goes wrong in real life: the receive queue overflows (ENOBUFS) and answers
+or events are lost, so that nobody knows what the kernel did: `OutcomeUnknown`,
+and the caller reads everything back. A dump that another writer disturbed
+carries NLM_F_DUMP_INTR and is made again.
+
+Source: include/uapi/linux/netlink.h; Documentation/userspace-api/netlink/intro.rst.
+"""
+
+import contextlib
+import errno
+import os
+import random
+import select
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from tortie.lib.errors import KernelBusy, kernel_error
+
+NETLINK_ROUTE = 0
+NETLINK_NETFILTER = 12
+
+NLM_F_REQUEST = 0x01
+NLM_F_MULTI = 0x02
+NLM_F_ACK = 0x04
+NLM_F_ECHO = 0x08
+NLM_F_DUMP_INTR = 0x10
+NLM_F_DUMP = 0x300
+NLM_F_REPLACE = 0x100
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
+NLM_F_APPEND = 0x800
+NLM_F_NONREC = 0x100
+NLM_F_BULK = 0x200
+NLM_F_CAPPED = 0x100
+NLM_F_ACK_TLVS = 0x200
+
+NLMSG_NOOP = 1
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+NLMSG_OVERRUN = 4
+
+NLA_F_NESTED = 0x8000
+NLA_TYPE_MASK = 0x3FFF
+
+SOL_NETLINK = 270
+NETLINK_ADD_MEMBERSHIP = 1
+NETLINK_DROP_MEMBERSHIP = 2
+NETLINK_CAP_ACK = 10
+NETLINK_EXT_ACK = 11
+NETLINK_GET_STRICT_CHK = 12
+
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+
+_NLMSGERR_ATTR_MSG = 1
+_NLMSGERR_ATTR_OFFS = 2
+_NLMSGERR_ATTR_MISS_TYPE = 5
+
+RECEIVE_QUEUE_BYTES = 8 << 20
+"""A refused batch answers each bad message with about 1 KB of queue."""
+
+SEND_QUEUE_BYTES = 4 << 20
+"""Holds one usual batch; `NetlinkSocket.send` grows it when a batch is larger."""
+
+_DATAGRAM_BYTES = 128 << 10
+"""The kernel fills at most 32 KB of a dump per read; twice that and more is safe."""
+
+_ANSWER_MS = 5000
+_DUMP_ATTEMPTS = 10
+_ACKED_PER_SEND = 512
+"""Acknowledged requests per send: 512 answers fit the receive queue many times."""
+
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_I32 = struct.Struct("=i")
+_U32 = struct.Struct("=I")
+_U32_ATTRIBUTE = struct.Struct("=HHI")
+_BE32_ATTRIBUTE = struct.Struct("=HH4s")
+_PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
+
+HEADER_BYTES = _HEADER.size
+
+
+class OutcomeUnknown(KernelBusy):
+    """Answers or events were lost: read the kernel's state back, then go on."""
+
+
+class Message(NamedTuple):
+    """One netlink message as received."""
+
+    kind: int
+    flags: int
+    sequence: int
+    port_id: int
+    """Our own port for answers; in an event, the port of whoever caused it; 0 is the kernel."""
+    payload: memoryview
+    """Everything behind the header, family header included."""
+
+
+class Acknowledgement(NamedTuple):
+    """What the kernel said to one request."""
+
+    sequence: int
+    code: int
+    """A positive errno; 0 means done."""
+    text: str = ""
+    """The extended acknowledgement, empty if the kernel gave none."""
+    offset: int = 0
+    """Where in the request the bad attribute starts; 0 means not said."""
+    missing: int = 0
+    """The attribute type that the request should have had; 0 means not said."""
+
+    @property
+    def detail(self) -> str:
+        """The reason in words, for an error message."""
+        parts = [self.text or os.strerror(self.code)]
+        if self.offset:
+            parts.append(f"at byte {self.offset} of the message")
+        if self.missing:
+            parts.append(f"attribute {self.missing} is missing")
+        return ", ".join(parts)
+
+
+# Packing.
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """One attribute, padded to 4 bytes."""
+    length = len(payload)
+    return _ATTRIBUTE.pack(length + 4, kind) + payload + _PADDING[length & 3]
+
+
+def nested(kind: int, *parts: bytes) -> bytes:
+    """An attribute that holds attributes, each already packed."""
+    payload = b"".join(parts)
+    return _ATTRIBUTE.pack(len(payload) + 4, kind | NLA_F_NESTED) + payload
+
+
+def attribute_u8(kind: int, value: int) -> bytes:
+    return attribute(kind, value.to_bytes(1, "big"))
+
+
+def attribute_u16(kind: int, value: int) -> bytes:
+    """Host byte order, as rtnetlink wants it."""
+    return attribute(kind, struct.pack("=H", value))
+
+
+def attribute_u32(kind: int, value: int) -> bytes:
+    """Host byte order, as rtnetlink wants it."""
+    return _U32_ATTRIBUTE.pack(8, kind, value)
+
+
+def attribute_be16(kind: int, value: int) -> bytes:
+    """Network byte order, as nfnetlink wants it."""
+    return attribute(kind, value.to_bytes(2, "big"))
+
+
+def attribute_be32(kind: int, value: int) -> bytes:
+    """Network byte order, as nfnetlink wants it."""
+    return _BE32_ATTRIBUTE.pack(8, kind, value.to_bytes(4, "big"))
+
+
+def attribute_be64(kind: int, value: int) -> bytes:
+    """Network byte order, as nfnetlink wants it."""
+    return attribute(kind, value.to_bytes(8, "big"))
+
+
+def attribute_string(kind: int, text: str) -> bytes:
+    """With the NUL that the kernel's string attributes end in."""
+    return attribute(kind, text.encode() + b"\0")
+
+
+def message(kind: int, flags: int, sequence: int, payload: bytes) -> bytes:
+    """One message; `payload` must be padded to 4 bytes, as all packers here leave it."""
+    return _HEADER.pack(HEADER_BYTES + len(payload), kind, flags, sequence, 0) + payload
+
+
+# Reading.
+
+
+def attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Walk (type without flag bits, value); stops at a malformed length."""
+    offset, end = 0, len(data)
+    unpack = _ATTRIBUTE.unpack_from
+    while offset + 4 <= end:
+        length, kind = unpack(data, offset)
+        if length < 4 or offset + length > end:
+            return
+        yield kind & NLA_TYPE_MASK, data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+
+
+def attribute_map(data: memoryview) -> dict[int, memoryview]:
+    """Attributes by type; the last one wins where a type repeats."""
+    return dict(attributes(data))
+
+
+def u32(data: memoryview) -> int:
+    """Host byte order."""
+    return int.from_bytes(data[:4], "little" if _LITTLE else "big")
+
+
+def u16(data: memoryview) -> int:
+    """Host byte order."""
+    return int.from_bytes(data[:2], "little" if _LITTLE else "big")
+
+
+def be(data: memoryview) -> int:
+    """Network byte order, of any width."""
+    return int.from_bytes(data, "big")
+
+
+def text(data: memoryview) -> str:
+    """A string attribute without its NUL."""
+    return bytes(data).rstrip(b"\0").decode(errors="replace")
+
+
+_LITTLE = struct.pack("=H", 1) == b"\1\0"
+
+
+def messages(data: bytes) -> Iterator[Message]:
+    """Walk the messages of one datagram; stops at a malformed length."""
+    view = memoryview(data)
+    offset, end = 0, len(data)
+    while offset + HEADER_BYTES <= end:
+        length, kind, flags, sequence, port_id = _HEADER.unpack_from(data, offset)
+        if length < HEADER_BYTES or offset + length > end:
+            return
+        payload = view[offset + HEADER_BYTES : offset + length]
+        yield Message(kind, flags, sequence, port_id, payload)
+        offset += (length + 3) & ~3
+
+
+def acknowledgement(answer: Message) -> Acknowledgement:
+    """Read an NLMSG_ERROR, or the NLMSG_DONE that ends a dump.
+
+    Source: struct nlmsgerr and enum nlmsgerr_attrs, include/uapi/linux/netlink.h.
+    """
+    payload = answer.payload
+    code = -_I32.unpack_from(payload)[0] if len(payload) >= 4 else 0
+    if not answer.flags & NLM_F_ACK_TLVS:
+        return Acknowledgement(answer.sequence, code)
+    start = 4
+    if answer.kind == NLMSG_ERROR:
+        start += HEADER_BYTES
+        if not answer.flags & NLM_F_CAPPED:
+            start += (_U32.unpack_from(payload, 4)[0] - HEADER_BYTES + 3) & ~3
+    found = attribute_map(payload[start:])
+    return Acknowledgement(
+        answer.sequence,
+        code,
+        text(found[_NLMSGERR_ATTR_MSG]) if _NLMSGERR_ATTR_MSG in found else "",
+        u32(found[_NLMSGERR_ATTR_OFFS]) if _NLMSGERR_ATTR_OFFS in found else 0,
+        u32(found[_NLMSGERR_ATTR_MISS_TYPE]) if _NLMSGERR_ATTR_MISS_TYPE in found else 0,
+    )
+
+
+class Request(NamedTuple):
+    """One message to send; NLM_F_REQUEST and the sequence number are added on the way."""
+
+    operation: str
+    """For error messages: what this is meant to do, "add link cali1234"."""
+    kind: int
+    flags: int
+    payload: bytes
+
+
+class NetlinkSocket:
+    """One netlink socket, in the network namespace where it was made.
+
+    One owner, one thread. Never blocks longer than `_ANSWER_MS`, and that only
+    if the kernel breaks its habit of answering before `send` returns.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sock.setblocking(False)
+        self._buffer = bytearray(_DATAGRAM_BYTES)
+        self._view = memoryview(self._buffer)
+        # Anywhere but where a previous owner of the same port may have been.
+        self._sequence = random.getrandbits(31)
+        self._send_queue_bytes = 0
+        self.port_id: int = sock.getsockname()[0]
+        """The kernel's name for this socket; it owns tables under this number."""
+
+    @classmethod
+    def open(
+        cls, protocol: int, *, groups: Sequence[int] = (), strict: bool = False
+    ) -> "NetlinkSocket":
+        """
+        Args:
+            protocol: NETLINK_ROUTE or NETLINK_NETFILTER.
+            groups: multicast groups to hear, by number (not by bit).
+            strict: refuse dump requests with filters that the kernel would ignore.
+        """
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        try:
+            sock.bind((0, 0))
+            _force(sock, SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_QUEUE_BYTES)
+            options = [NETLINK_EXT_ACK, NETLINK_CAP_ACK]
+            if strict:
+                options.append(NETLINK_GET_STRICT_CHK)
+            for option in options:
+                sock.setsockopt(SOL_NETLINK, option, 1)
+            made = cls(sock)
+            for group in groups:
+                made.join(group)
+        except BaseException:
+            sock.close()
+            raise
+        return made
+
+    @classmethod
+    def adopt(cls, descriptor: int) -> "NetlinkSocket":
+        """Take over a socket that another process opened and passed on.
+
+        The port id stays, and with it the tables it owns. Answers that the
+        previous owner never read are thrown away. The caller makes sure that
+        no other process reads it any more.
+        """
+        adopted = cls(socket.socket(fileno=descriptor))
+        adopted.drain()
+        return adopted
+
+    def join(self, group: int) -> None:
+        self._sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+
+    def leave(self, group: int) -> None:
+        self._sock.setsockopt(SOL_NETLINK, NETLINK_DROP_MEMBERSHIP, group)
+
+    def fileno(self) -> int:
+        """For `loop.add_reader`, and to pass the socket on."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def __enter__(self) -> "NetlinkSocket":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def reserve_sequences(self, count: int) -> int:
+        """The first of `count` consecutive unused sequence numbers, never 0."""
+        first = self._sequence + 1
+        if first + count > 0xFFFFFFFF:
+            first = 1
+        self._sequence = first + count - 1
+        return first
+
+    def send(self, data: bytes) -> None:
+        """Send one datagram, however large; the kernel has handled it on return.
+
+        Raises:
+            KernelBusy: no memory for it at the moment; nothing was done.
+            KernelRefused: the socket may not send this.
+        """
+        if len(data) > self._send_queue_bytes - 4096:
+            wanted = max(SEND_QUEUE_BYTES, len(data) + (64 << 10))
+            _force(self._sock, SO_SNDBUFFORCE, socket.SO_SNDBUF, wanted)
+            self._send_queue_bytes = wanted
+        try:
+            self._sock.send(data)
+        except OSError as error:
+            raise kernel_error(
+                "send to netlink", error.errno or errno.EIO, f"{error.strerror}, {len(data)} bytes"
+            ) from error
+
+    def receive(self, *, wait: bool = True) -> bytes | None:
+        """The next datagram; None if there is none.
+
+        Args:
+            wait: allow the kernel a few seconds, for an answer that must come.
+
+        Raises:
+            OutcomeUnknown: the queue overflowed and something was lost.
+        """
+        flags = socket.MSG_DONTWAIT | socket.MSG_TRUNC
+        while True:
+            try:
+                count = self._sock.recv_into(self._buffer, 0, flags)
+            except BlockingIOError:
+                if not (wait and self._readable()):
+                    return None
+                continue
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    raise OutcomeUnknown("netlink answers were lost: queue full") from error
+                code = error.errno or errno.EIO
+                raise kernel_error("receive from netlink", code) from error
+            if count > _DATAGRAM_BYTES:
+                raise OutcomeUnknown(f"a netlink message of {count} bytes was cut")
+            return bytes(self._view[:count])
+
+    def _readable(self) -> bool:
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        return bool(poller.poll(_ANSWER_MS))
+
+    def drain(self) -> None:
+        """Throw away whatever is queued, overflow reports included."""
+        while True:
+            with contextlib.suppress(OutcomeUnknown):
+                if self.receive(wait=False) is None:
+                    return
+
+    def events(self) -> list[Message]:
+        """Everything queued, at once, without waiting: for multicast listeners.
+
+        Raises:
+            OutcomeUnknown: events were lost; read the state back. Events
+                queued behind the loss stay for the next call.
+        """
+        found: list[Message] = []
+        while (datagram := self.receive(wait=False)) is not None:
+            found.extend(messages(datagram))
+        return found
+
+    def request(self, request: Request) -> list[Message]:
+        """Send one request and return what it answers, without the acknowledgement.
+
+        Raises:
+            KernelRefused, KernelBusy: with `request.operation`.
+            OutcomeUnknown: the answer was lost.
+        """
+        sequence = self.reserve_sequences(1)
+        flags = request.flags | NLM_F_REQUEST | NLM_F_ACK
+        self.send(message(request.kind, flags, sequence, request.payload))
+        found: list[Message] = []
+        while True:
+            for answer in self._answers(request.operation):
+                if answer.sequence != sequence:
+                    continue
+                if answer.kind != NLMSG_ERROR:
+                    found.append(answer)
+                    continue
+                said = acknowledgement(answer)
+                if said.code:
+                    raise kernel_error(request.operation, said.code, said.detail)
+                return found
+
+    def request_all(self, requests: Sequence[Request]) -> list[Acknowledgement]:
+        """Send many independent requests; each succeeds or fails on its own.
+
+        Returns:
+            One acknowledgement for each request, in the same order. Sequence
+            numbers in them are of no use to the caller.
+
+        Raises:
+            OutcomeUnknown: answers were lost.
+        """
+        answers: list[Acknowledgement] = []
+        for start in range(0, len(requests), _ACKED_PER_SEND):
+            answers += self._request_some(requests[start : start + _ACKED_PER_SEND])
+        return answers
+
+    def _request_some(self, requests: Sequence[Request]) -> list[Acknowledgement]:
+        first = self.reserve_sequences(len(requests))
+        self.send(
+            b"".join(
+                message(kind, flags | NLM_F_REQUEST | NLM_F_ACK, sequence, payload)
+                for sequence, (_, kind, flags, payload) in enumerate(requests, first)
+            )
+        )
+        said: dict[int, Acknowledgement] = {}
+        while len(said) < len(requests):
+            for answer in self._answers(requests[0].operation):
+                if answer.kind == NLMSG_ERROR and 0 <= answer.sequence - first < len(requests):
+                    said[answer.sequence] = acknowledgement(answer)
+        return [said[first + index] for index in range(len(requests))]
+
+    def dump(self, request: Request) -> list[Message]:
+        """Read a whole kernel table; made again while other writers disturb it.
+
+        Raises:
+            KernelBusy: disturbed every time.
+            KernelRefused: the kernel does not want to list this.
+        """
+        for _ in range(_DUMP_ATTEMPTS):
+            found = self._dump_once(request)
+            if found is not None:
+                return found
+        raise KernelBusy(f"{request.operation}: the table kept changing while it was read")
+
+    def _dump_once(self, request: Request) -> list[Message] | None:
+        sequence = self.reserve_sequences(1)
+        flags = request.flags | NLM_F_REQUEST | NLM_F_DUMP
+        self.send(message(request.kind, flags, sequence, request.payload))
+        found: list[Message] = []
+        disturbed = False
+        while True:
+            for answer in self._answers(request.operation):
+                if answer.sequence != sequence:
+                    continue
+                disturbed = disturbed or bool(answer.flags & NLM_F_DUMP_INTR)
+                if answer.kind not in (NLMSG_ERROR, NLMSG_DONE):
+                    found.append(answer)
+                    continue
+                said = acknowledgement(answer)
+                if said.code == errno.EINTR:
+                    return None
+                if said.code:
+                    raise kernel_error(request.operation, said.code, said.detail)
+                return None if disturbed else found
+
+    def _answers(self, operation: str) -> Iterator[Message]:
+        datagram = self.receive()
+        if datagram is None:
+            raise OutcomeUnknown(f"{operation}: the kernel did not answer")
+        return messages(datagram)
+
+
+def _force(sock: socket.socket, forced: int, polite: int, size: int) -> None:
+    """Set a queue size beyond the system's limit, or up to it without CAP_NET_ADMIN."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, forced, size)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, polite, size)
