@@ -4,7 +4,7 @@ These are not resources: no kind, no metadata, keys of their own
 (`tortie.model.keys`), and plain JSON.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
