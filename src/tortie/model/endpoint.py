@@ -14,7 +14,7 @@ INTERFACE_NAME_MAX_BYTES = 15
 """IFNAMSIZ minus its NUL, from include/uapi/linux/if.h."""
 
 
-class WorkloadEndpointPort(Spec):
+class WorkloadEndpointPort(Spec, frozen=True, kw_only=True):
     name: str = ""
     protocol: int | str = "TCP"
     port: int = 0
@@ -22,12 +22,12 @@ class WorkloadEndpointPort(Spec):
     host_ip: str = msgspec.field(default="", name="hostIP")
 
 
-class IPNAT(Spec):
+class IPNAT(Spec, frozen=True, kw_only=True):
     internal_ip: str = msgspec.field(default="", name="internalIP")
     external_ip: str = msgspec.field(default="", name="externalIP")
 
 
-class WorkloadEndpointSpec(Spec):
+class WorkloadEndpointSpec(Spec, frozen=True, kw_only=True):
     orchestrator: str = ""
     workload: str = ""
     node: str = ""
@@ -50,17 +50,17 @@ class WorkloadEndpointSpec(Spec):
     qos_controls: dict[str, Any] | None = None
 
 
-class WorkloadEndpoint(Resource):
+class WorkloadEndpoint(Resource, frozen=True, kw_only=True):
     spec: WorkloadEndpointSpec = WorkloadEndpointSpec()
 
 
-class EndpointPort(Spec):
+class EndpointPort(Spec, frozen=True, kw_only=True):
     name: str = ""
     protocol: int | str = "TCP"
     port: int = 0
 
 
-class HostEndpointSpec(Spec):
+class HostEndpointSpec(Spec, frozen=True, kw_only=True):
     node: str = ""
     interface_name: str = ""
     """`*` means all interfaces of the host."""
@@ -69,5 +69,5 @@ class HostEndpointSpec(Spec):
     ports: tuple[EndpointPort, ...] = ()
 
 
-class HostEndpoint(Resource):
+class HostEndpoint(Resource, frozen=True, kw_only=True):
     spec: HostEndpointSpec = HostEndpointSpec()

@@ -3,13 +3,13 @@
 from tortie.model.metadata import Resource, Spec
 
 
-class NetworkSetSpec(Spec):
+class NetworkSetSpec(Spec, frozen=True, kw_only=True):
     nets: tuple[str, ...] = ()
 
 
-class NetworkSet(Resource):
+class NetworkSet(Resource, frozen=True, kw_only=True):
     spec: NetworkSetSpec = NetworkSetSpec()
 
 
-class GlobalNetworkSet(Resource):
+class GlobalNetworkSet(Resource, frozen=True, kw_only=True):
     spec: NetworkSetSpec = NetworkSetSpec()

@@ -7,13 +7,13 @@ import msgspec
 from tortie.model.metadata import Resource, Spec
 
 
-class NodeAddress(Spec):
+class NodeAddress(Spec, frozen=True, kw_only=True):
     address: str = ""
     type: str = ""
     """`CalicoNodeIP`, `InternalIP` or `ExternalIP`."""
 
 
-class NodeBGP(Spec):
+class NodeBGP(Spec, frozen=True, kw_only=True):
     as_number: int | None = None
     ipv4_address: str = ""
     """With the length of its subnet, as in `10.0.0.1/24`."""
@@ -22,12 +22,12 @@ class NodeBGP(Spec):
     route_reflector_cluster_id: str = msgspec.field(default="", name="routeReflectorClusterID")
 
 
-class OrchRef(Spec):
+class OrchRef(Spec, frozen=True, kw_only=True):
     node_name: str = ""
     orchestrator: str = ""
 
 
-class NodeSpec(Spec):
+class NodeSpec(Spec, frozen=True, kw_only=True):
     bgp: NodeBGP | None = None
     ipv4_vxlan_tunnel_addr: str = msgspec.field(default="", name="ipv4VXLANTunnelAddr")
     vxlan_tunnel_mac_addr: str = msgspec.field(default="", name="vxlanTunnelMACAddr")
@@ -38,12 +38,12 @@ class NodeSpec(Spec):
     addresses: tuple[NodeAddress, ...] = ()
 
 
-class Node(Resource):
+class Node(Resource, frozen=True, kw_only=True):
     spec: NodeSpec = NodeSpec()
     status: dict[str, Any] = {}
 
 
-class ClusterInformationSpec(Spec):
+class ClusterInformationSpec(Spec, frozen=True, kw_only=True):
     cluster_guid: str = msgspec.field(default="", name="clusterGUID")
     cluster_type: str = ""
     calico_version: str = ""
@@ -51,11 +51,11 @@ class ClusterInformationSpec(Spec):
     variant: str = ""
 
 
-class ClusterInformation(Resource):
+class ClusterInformation(Resource, frozen=True, kw_only=True):
     spec: ClusterInformationSpec = ClusterInformationSpec()
 
 
-class IPPoolSpec(Spec):
+class IPPoolSpec(Spec, frozen=True, kw_only=True):
     cidr: str = ""
     vxlan_mode: Literal["Never", "Always", "CrossSubnet"] = "Never"
     ipip_mode: Literal["Never", "Always", "CrossSubnet"] = "Never"
@@ -71,6 +71,6 @@ class IPPoolSpec(Spec):
     assignment_mode: Literal["Automatic", "Manual"] = "Automatic"
 
 
-class IPPool(Resource):
+class IPPool(Resource, frozen=True, kw_only=True):
     spec: IPPoolSpec = IPPoolSpec()
     status: dict[str, Any] = {}

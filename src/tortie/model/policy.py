@@ -15,24 +15,24 @@ DEFAULT_ALLOW_PROFILE = "projectcalico-default-allow"
 """Built in, never stored: allows everything both ways."""
 
 
-class ICMP(Spec):
+class ICMP(Spec, frozen=True, kw_only=True):
     type: int | None = None
     """0 to 254."""
     code: int | None = None
     """0 to 255; only with a type."""
 
 
-class ServiceMatch(Spec):
+class ServiceMatch(Spec, frozen=True, kw_only=True):
     name: str = ""
     namespace: str = ""
 
 
-class ServiceAccountMatch(Spec):
+class ServiceAccountMatch(Spec, frozen=True, kw_only=True):
     names: tuple[str, ...] = ()
     selector: str = ""
 
 
-class EntityRule(Spec):
+class EntityRule(Spec, frozen=True, kw_only=True):
     """One side of a rule; everything given must hold, an empty one matches all."""
 
     nets: tuple[str, ...] = ()
@@ -47,21 +47,21 @@ class EntityRule(Spec):
     service_accounts: ServiceAccountMatch | None = None
 
 
-class HTTPPath(Spec):
+class HTTPPath(Spec, frozen=True, kw_only=True):
     exact: str = ""
     prefix: str = ""
 
 
-class HTTPMatch(Spec):
+class HTTPMatch(Spec, frozen=True, kw_only=True):
     methods: tuple[str, ...] = ()
     paths: tuple[HTTPPath, ...] = ()
 
 
-class RuleMetadata(Spec):
+class RuleMetadata(Spec, frozen=True, kw_only=True):
     annotations: dict[str, str] = {}
 
 
-class Rule(Spec):
+class Rule(Spec, frozen=True, kw_only=True):
     action: Action
     ip_version: int | None = None
     """4 or 6; None means both."""
@@ -76,19 +76,19 @@ class Rule(Spec):
     metadata: RuleMetadata | None = None
 
 
-class TierSpec(Spec):
+class TierSpec(Spec, frozen=True, kw_only=True):
     order: float | None = None
     """Lower first; None sorts last."""
     default_action: Literal["Deny", "Pass"] = "Deny"
     """What happens at the end of the tier to a packet that no rule decided."""
 
 
-class Tier(Resource):
+class Tier(Resource, frozen=True, kw_only=True):
     spec: TierSpec = TierSpec()
     status: dict[str, Any] = {}
 
 
-class NetworkPolicySpec(Spec):
+class NetworkPolicySpec(Spec, frozen=True, kw_only=True):
     tier: str = DEFAULT_TIER
     order: float | None = None
     """Lower first; None sorts last."""
@@ -101,29 +101,29 @@ class NetworkPolicySpec(Spec):
     performance_hints: tuple[str, ...] = ()
 
 
-class NetworkPolicy(Resource):
+class NetworkPolicy(Resource, frozen=True, kw_only=True):
     spec: NetworkPolicySpec = NetworkPolicySpec()
 
 
-class GlobalNetworkPolicySpec(NetworkPolicySpec):
+class GlobalNetworkPolicySpec(NetworkPolicySpec, frozen=True, kw_only=True):
     do_not_track: bool = False
     pre_dnat: bool = msgspec.field(default=False, name="preDNAT")
     apply_on_forward: bool = False
     namespace_selector: str = ""
 
 
-class GlobalNetworkPolicy(Resource):
+class GlobalNetworkPolicy(Resource, frozen=True, kw_only=True):
     spec: GlobalNetworkPolicySpec = GlobalNetworkPolicySpec()
 
 
-class ProfileSpec(Spec):
+class ProfileSpec(Spec, frozen=True, kw_only=True):
     ingress: tuple[Rule, ...] = ()
     egress: tuple[Rule, ...] = ()
     labels_to_apply: dict[str, str] = {}
     """Labels that every endpoint with this profile inherits; its own labels win."""
 
 
-class Profile(Resource):
+class Profile(Resource, frozen=True, kw_only=True):
     spec: ProfileSpec = ProfileSpec()
 
 
