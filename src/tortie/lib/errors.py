@@ -47,9 +47,17 @@ class Denied(TortieError):
 
 
 class Unavailable(TortieError):
-    """A peer did not answer or is busy; the same call may succeed later."""
+    """A peer did not answer or is busy; the same call may succeed later.
+
+    With `maybe_applied` the call was a write that may have taken effect: read
+    before repeating it, unless repeating does no harm.
+    """
 
     retryable = True
+
+    def __init__(self, *args: object, maybe_applied: bool = False) -> None:
+        super().__init__(*args)
+        self.maybe_applied = maybe_applied
 
 
 class Compacted(Unavailable):
