@@ -1,0 +1,167 @@
+"""The agent's settings: names, types, defaults, as Calico's Felix has them.
+
+Each parameter has one name for the environment (`FELIX_<Name>`, any case)
+and `felix.cfg`, and one for FelixConfiguration (`yamlName`). Text from the
+environment and the file is parsed here; durations there are seconds.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from tortie.lib.errors import InvalidInput
+
+
+class Parameter(NamedTuple):
+    name: str
+    """As in `FELIX_<name>` and `felix.cfg`."""
+    yaml_name: str
+    """Field of FelixConfiguration's spec; empty when it can only be set locally."""
+    parse: Callable[[str], Any]
+    """From text. Raises ValueError."""
+    default: Any
+
+
+class ProtoPort(NamedTuple):
+    protocol: str
+    port: int
+
+
+def _bool(text: str) -> bool:
+    lowered = text.lower()
+    if lowered in ("true", "1", "yes", "y", "t"):
+        return True
+    if lowered in ("false", "0", "no", "n", "f"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def _seconds(text: str) -> float:
+    """`30`, `1.5`, and Go's durations as FelixConfiguration has them: `90s`, `1m30s`, `100ms`."""
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|m|s)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError("must be a duration such as 30s")
+    scale = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    return sum(float(number) * scale[unit] for number, unit in parts)
+
+
+def _number(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text, 0)
+        if not low <= value <= high:
+            raise ValueError(f"must be from {low} to {high}")
+        return value
+
+    return parse
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    by_lowered = {choice.lower(): choice for choice in choices}
+
+    def parse(text: str) -> str:
+        if text.lower() not in by_lowered:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return by_lowered[text.lower()]
+
+    return parse
+
+
+def _matching(pattern: str) -> Callable[[str], str]:
+    compiled = re.compile(pattern)
+
+    def parse(text: str) -> str:
+        if not compiled.fullmatch(text):
+            raise ValueError(f"must match {pattern}")
+        return text
+
+    return parse
+
+
+def _ports(text: str) -> tuple[ProtoPort, ...]:
+    """`tcp:22,udp:68`; `none` means the empty list."""
+    if text.lower() in ("", "none"):
+        return ()
+    ports = []
+    for item in text.split(","):
+        protocol, colon, port = item.strip().rpartition(":")
+        protocol = protocol.lower() if colon else "tcp"
+        if protocol not in ("tcp", "udp", "sctp") or not port.isdigit() or int(port) > 65535:
+            raise ValueError("must be a list such as tcp:22,udp:68, or none")
+        ports.append(ProtoPort(protocol, int(port)))
+    return tuple(ports)
+
+
+_FAILSAFE_INBOUND = "tcp:22,udp:68,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667"
+_FAILSAFE_OUTBOUND = "udp:53,udp:67,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667"
+_ROUTES = _one_of("Disabled", "EnabledIPIPOnly", "EnabledNoEncapOnly", "Enabled")
+_SEVERITY = _one_of("Trace", "Debug", "Info", "Warning", "Error", "Fatal")
+
+PARAMETERS = (
+    Parameter("FelixHostname", "", _matching(r"[a-zA-Z0-9_.-]{1,253}"), ""),
+    Parameter("OpenstackRegion", "openstackRegion", _matching(r"[a-z0-9-]{0,46}"), ""),
+    Parameter("InterfacePrefix", "interfacePrefix", _matching(r"[a-zA-Z0-9_-]{1,14}"), "cali"),
+    Parameter(
+        "DefaultEndpointToHostAction",
+        "defaultEndpointToHostAction",
+        _one_of("Drop", "Return", "Accept"),
+        "Drop",
+    ),
+    Parameter("Ipv6Support", "ipv6Support", _bool, True),
+    Parameter(
+        "FailsafeInboundHostPorts", "failsafeInboundHostPorts", _ports, _ports(_FAILSAFE_INBOUND)
+    ),
+    Parameter(
+        "FailsafeOutboundHostPorts",
+        "failsafeOutboundHostPorts",
+        _ports,
+        _ports(_FAILSAFE_OUTBOUND),
+    ),
+    Parameter("NftablesMarkMask", "nftablesMarkMask", _number(1, 0xFFFFFFFF), 0xFFFF0000),
+    Parameter("LogPrefix", "logPrefix", _matching(r"[ -~]{0,29}"), "calico-packet"),
+    Parameter("LogSeverityScreen", "logSeverityScreen", _SEVERITY, "Info"),
+    Parameter("HealthEnabled", "healthEnabled", _bool, False),
+    Parameter("HealthHost", "healthHost", _matching(r"[a-zA-Z0-9:._+-]{1,64}"), "localhost"),
+    Parameter("HealthPort", "healthPort", _number(0, 65535), 9099),
+    Parameter("ReportingIntervalSecs", "reportingInterval", _seconds, 30.0),
+    Parameter("ReportingTTLSecs", "reportingTTL", _seconds, 90.0),
+    Parameter("EndpointReportingEnabled", "endpointReportingEnabled", _bool, False),
+    Parameter("EndpointReportingDelaySecs", "endpointReportingDelay", _seconds, 1.0),
+    Parameter("NftablesRefreshInterval", "nftablesRefreshInterval", _seconds, 180.0),
+    # Calico's own default is 3 (boot); ours must be a number that nobody else uses,
+    # for by it a fresh process knows which routes are its own.
+    Parameter("DeviceRouteProtocol", "deviceRouteProtocol", _number(5, 255), 80),
+    Parameter("ProgramClusterRoutes", "programClusterRoutes", _ROUTES, ""),
+    Parameter(
+        "NATOutgoingExclusions",
+        "natOutgoingExclusions",
+        _one_of("IPPoolsOnly", "IPPoolsAndHostIPs"),
+        "IPPoolsOnly",
+    ),
+)
+
+BY_NAME = {parameter.name.lower(): parameter for parameter in PARAMETERS}
+BY_YAML_NAME = {parameter.yaml_name: parameter for parameter in PARAMETERS if parameter.yaml_name}
+
+
+def parse_parameter(parameter: Parameter, text: str, origin: str) -> Any:
+    """
+    Raises:
+        InvalidInput: naming the parameter, its value and where it was set.
+    """
+    try:
+        return parameter.parse(text.strip())
+    except ValueError as error:
+        raise InvalidInput(f"{origin}: {parameter.name} = {text!r} {error}") from None
+
+
+def parse_yaml_value(parameter: Parameter, value: Any, origin: str) -> Any:
+    """A value of FelixConfiguration's spec: JSON, not text."""
+    if isinstance(value, bool):
+        text = "true" if value else "false"
+    elif isinstance(value, list | tuple):
+        text = ",".join(f"{item['protocol']}:{item['port']}" for item in value) or "none"
+    else:
+        text = str(value)
+    return parse_parameter(parameter, text, origin)
