@@ -65,3 +65,7 @@ class IPAMConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_blocks_per_host: int = msgspec.field(default=0, name="maxBlocksPerHost")
     """0 means the built-in limit of 20."""
     ip_cooldown_seconds: int = msgspec.field(default=0, name="ipCooldownSeconds")
+
+
+class IPAMHost(msgspec.Struct, frozen=True):
+    """Stored at `IPAMHostKey`: a mark that the host takes part, without content."""
