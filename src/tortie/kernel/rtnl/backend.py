@@ -1,0 +1,105 @@
+"""What dataplane drivers and `attach` may ask of rtnetlink.
+
+Two implementations pass one contract suite: `connection.Rtnl` is the kernel,
+`fake.FakeRtnl` is memory. Calls are synchronous: each takes 10 to 50 µs, less
+than it costs to hand it to another thread.
+
+Bulk calls do not stop at a failure: an endpoint whose interface is gone must
+not keep the others from their routes. They return one entry for each item,
+None where it is done.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer
+from tortie.kernel.rtnl.neighbour import Neighbour
+from tortie.kernel.rtnl.route import Route
+from tortie.lib.errors import TortieError
+
+Outcomes = list[TortieError | None]
+"""In the order of the request; None means done."""
+
+
+class Backend(Protocol):
+    """Links, routes and neighbours of one network namespace.
+
+    Raises, in every call: `KernelBusy` (try again), and `OutcomeUnknown`, a
+    kind of it, when answers were lost: read back before the next write.
+    """
+
+    def links(self) -> list[Link]:
+        """All links, lowest index first."""
+        ...
+
+    def link(self, name_or_index: str | int) -> Link:
+        """
+        Raises:
+            NotFound: no such link here.
+        """
+        ...
+
+    def create_veth(
+        self,
+        name: str,
+        peer: VethPeer,
+        *,
+        mac: bytes | None = None,
+        mtu: int | None = None,
+        group: int | None = None,
+    ) -> Link:
+        """Make a pair, both ends down; returns the near end.
+
+        Raises:
+            AlreadyExists: one of the names is taken where it should be.
+        """
+        ...
+
+    def change_link(self, index: int, wanted: LinkChange) -> None:
+        """
+        Raises:
+            NotFound: no such link, or no such master.
+        """
+        ...
+
+    def delete_links(self, indexes: Collection[int]) -> None:
+        """Delete links, all in one wait of the kernel; those already gone are fine."""
+        ...
+
+    def routes(
+        self,
+        family: int | None = None,
+        *,
+        table: int = 0,
+        protocol: int = 0,
+        interface: int = 0,
+    ) -> list[Route]:
+        """Routes of all tables, or those that match; 0 and None mean any."""
+        ...
+
+    def replace_routes(self, wanted: Sequence[Route]) -> Outcomes:
+        """Add routes, or replace those with the same key (table, destination, metric).
+
+        Outcomes: NotFound for a link that is gone, KernelRefused with ENETDOWN
+        (IPv4) or EINVAL-like codes for one that is down or a gateway that is
+        nowhere.
+        """
+        ...
+
+    def delete_routes(self, gone: Sequence[Route]) -> Outcomes:
+        """Outcomes: NotFound where there was no such route."""
+        ...
+
+    def neighbours(
+        self, family: int | None = None, *, proxy: bool = False, interface: int = 0
+    ) -> list[Neighbour]:
+        """Entries of the neighbour table or, with `proxy`, of the proxy table."""
+        ...
+
+    def replace_neighbours(self, wanted: Sequence[Neighbour]) -> Outcomes:
+        """Outcomes: NotFound for a link that is gone."""
+        ...
+
+    def delete_neighbours(self, gone: Sequence[Neighbour]) -> Outcomes:
+        """Outcomes: NotFound where there was no such entry."""
+        ...
