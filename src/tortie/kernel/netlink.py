@@ -189,6 +189,11 @@ def message(kind: int, flags: int, sequence: int, payload: bytes) -> bytes:
     return _HEADER.pack(HEADER_BYTES + len(payload), kind, flags, sequence, 0) + payload
 
 
+def host_u32(value: int) -> bytes:
+    """The bare number in host byte order."""
+    return _U32.pack(value)
+
+
 # Reading.
 
 
