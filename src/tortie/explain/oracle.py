@@ -1,0 +1,404 @@
+"""The reference evaluator of policy: what Calico's rules say about one packet.
+
+Written straight from the resources, one packet at a time, with no index, no
+set and no cache, and without a line shared with `calc`, `desired` or
+`dataplane` (an import contract keeps it so). It is slow and short, so that it
+can be read and believed; the fast path is judged by it.
+
+A packet between two workloads must be allowed twice: by the egress of the
+one it leaves, and by the ingress of the one it reaches. An address that is no
+workload's decides nothing.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from tortie.lib.errors import InvalidInput
+from tortie.lib.ip import Network, parse_network
+from tortie.model.endpoint import (
+    NAMESPACE_LABEL,
+    SERVICE_ACCOUNT_LABEL,
+    HostEndpoint,
+    WorkloadEndpoint,
+)
+from tortie.model.keys import Key, ResourceKey
+from tortie.model.network_set import GlobalNetworkSet, NetworkSet
+from tortie.model.policy import (
+    DEFAULT_ALLOW_PROFILE,
+    ICMP,
+    EntityRule,
+    GlobalNetworkPolicy,
+    NetworkPolicy,
+    Profile,
+    Rule,
+    Tier,
+    policy_types,
+)
+from tortie.selector import syntax
+
+_PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58, "sctp": 132, "udplite": 136}
+_WITH_PORTS = frozenset({6, 17, 132, 136})
+
+State = Mapping[Key, object]
+"""The datastore's resources by key; what does not decode is simply not in it."""
+
+Way = Literal["Ingress", "Egress"]
+Policy = NetworkPolicy | GlobalNetworkPolicy
+
+
+class Packet(NamedTuple):
+    """The first packet of a flow."""
+
+    source: Network
+    """An address, full length; so is `destination`."""
+    destination: Network
+    protocol: int
+    source_port: int | None = None
+    destination_port: int | None = None
+    """None for protocols without ports."""
+    icmp_type: int | None = None
+    icmp_code: int | None = None
+
+
+class Step(NamedTuple):
+    """What decided, or passed on: for people who ask why."""
+
+    way: Way
+    endpoint: ResourceKey
+    tier: str
+    """Empty for a profile, and for the drop at the very end."""
+    policy: str
+    """Empty for a tier's default action."""
+    rule: int
+    """Index into the rules; -1 when no rule decided."""
+    action: str
+
+
+class Decision(NamedTuple):
+    allowed: bool
+    steps: tuple[Step, ...]
+
+
+def decide(state: State, packet: Packet) -> Decision:
+    """Whether the packet reaches its destination, and what decided it."""
+    allowed = True
+    steps: list[Step] = []
+    ways: tuple[tuple[Network, Way], ...] = (
+        (packet.source, "Egress"),
+        (packet.destination, "Ingress"),
+    )
+    for address, way in ways:
+        endpoint = workload_with(state, address)
+        if endpoint is not None:
+            decision = _decide_endpoint(state, endpoint, way, packet)
+            steps.extend(decision.steps)
+            allowed = allowed and decision.allowed
+    return Decision(allowed, tuple(steps))
+
+
+def workload_with(state: State, address: Network) -> ResourceKey | None:
+    """The endpoint that has the address; of several the first by namespace and name."""
+    holders = [
+        key
+        for key, endpoint in state.items()
+        if isinstance(key, ResourceKey)
+        and isinstance(endpoint, WorkloadEndpoint)
+        and address in map(parse_network, endpoint.spec.ip_networks)
+    ]
+    return min(holders, key=lambda key: (key.namespace, key.name), default=None)
+
+
+def labels_of(state: State, key: ResourceKey) -> dict[str, str]:
+    """Its own labels over those of its profiles, an earlier profile over a later one."""
+    resource = state[key]
+    labels: dict[str, str] = {}
+    if isinstance(resource, WorkloadEndpoint | HostEndpoint):
+        for name in reversed(resource.spec.profiles):
+            profile = state.get(ResourceKey("Profile", name))
+            if isinstance(profile, Profile):
+                labels.update(profile.spec.labels_to_apply)
+    if isinstance(resource, WorkloadEndpoint | HostEndpoint | NetworkSet | GlobalNetworkSet):
+        labels.update(resource.metadata.labels)
+    if key.namespace:
+        labels[NAMESPACE_LABEL] = key.namespace
+    return labels
+
+
+def _decide_endpoint(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> Decision:
+    steps: list[Step] = []
+    for tier, default_action, policies in _tiers(state, endpoint, way):
+        passed = False
+        for name, policy in policies:
+            rules = policy.spec.ingress if way == "Ingress" else policy.spec.egress
+            found = _first_match(state, rules, packet, name.namespace)
+            if found is None:
+                continue
+            index, action = found
+            steps.append(Step(way, endpoint, tier, str(name), index, action))
+            if action != "Pass":
+                return Decision(action == "Allow", tuple(steps))
+            passed = True
+            break
+        if not passed:
+            steps.append(Step(way, endpoint, tier, "", -1, default_action))
+            if default_action == "Deny":
+                return Decision(False, tuple(steps))
+    found_step = _decide_profiles(state, endpoint, way, packet)
+    steps.append(found_step)
+    return Decision(found_step.action == "Allow", tuple(steps))
+
+
+def _tiers(
+    state: State, endpoint: ResourceKey, way: Way
+) -> Iterator[tuple[str, str, list[tuple[ResourceKey, Policy]]]]:
+    """Name, default action and policies of each tier that applies, in order.
+
+    A tier that policies name and nobody made comes after all others and
+    denies: what such a policy selects must not be open.
+    """
+    by_tier: dict[str, list[tuple[ResourceKey, Policy]]] = {}
+    for key, policy in state.items():
+        if (
+            isinstance(key, ResourceKey)
+            and isinstance(policy, NetworkPolicy | GlobalNetworkPolicy)
+            and _selects(state, key, policy, endpoint)
+            and way in policy_types(policy.spec)
+        ):
+            by_tier.setdefault(policy.spec.tier or "default", []).append((key, policy))
+
+    def tier_order(name: str) -> tuple[bool, float, str]:
+        tier = state.get(ResourceKey("Tier", name))
+        if not isinstance(tier, Tier):
+            return True, math.inf, name
+        return False, math.inf if tier.spec.order is None else tier.spec.order, name
+
+    def policy_order(item: tuple[ResourceKey, Policy]) -> tuple[float, str, str, str]:
+        key, policy = item
+        order = math.inf if policy.spec.order is None else policy.spec.order
+        return order, key.kind, key.name, key.namespace
+
+    for name in sorted(by_tier, key=tier_order):
+        tier = state.get(ResourceKey("Tier", name))
+        default = tier.spec.default_action if isinstance(tier, Tier) else "Deny"
+        yield name, default, sorted(by_tier[name], key=policy_order)
+
+
+def _selects(state: State, key: ResourceKey, policy: Policy, endpoint: ResourceKey) -> bool:
+    labels = labels_of(state, endpoint)
+    accounts = policy.spec.service_account_selector
+    if accounts and not _prefixed_match(accounts, "pcsa.", labels):
+        return False
+    if isinstance(policy, NetworkPolicy):
+        return endpoint.namespace == key.namespace and _matches(policy.spec.selector, labels)
+    if policy.spec.do_not_track or policy.spec.pre_dnat:
+        return False  # these act on host endpoints only
+    namespaces = policy.spec.namespace_selector
+    if namespaces and not _namespace_match(namespaces, labels):
+        return False
+    return _matches(policy.spec.selector, labels)
+
+
+def _decide_profiles(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> Step:
+    resource = state[endpoint]
+    assert isinstance(resource, WorkloadEndpoint)
+    for name in resource.spec.profiles:
+        if name == DEFAULT_ALLOW_PROFILE:
+            return Step(way, endpoint, "", f"Profile({name})", 0, "Allow")
+        profile = state.get(ResourceKey("Profile", name))
+        if not isinstance(profile, Profile):
+            return Step(way, endpoint, "", f"Profile({name}), which is missing", -1, "Deny")
+        rules = profile.spec.ingress if way == "Ingress" else profile.spec.egress
+        found = _first_match(state, rules, packet, "")
+        if found is not None and found[1] != "Pass":
+            return Step(way, endpoint, "", f"Profile({name})", found[0], found[1])
+    return Step(way, endpoint, "", "", -1, "Deny")
+
+
+def _first_match(
+    state: State, rules: Iterable[Rule], packet: Packet, namespace: str
+) -> tuple[int, str] | None:
+    for index, rule in enumerate(rules):
+        if rule.action != "Log" and _rule_matches(state, rule, packet, namespace):
+            return index, rule.action
+    return None
+
+
+def _rule_matches(state: State, rule: Rule, packet: Packet, namespace: str) -> bool:
+    if rule.http is not None:
+        return False  # needs a proxy; it must never match more than it says
+    if rule.ip_version is not None and rule.ip_version != packet.source.family:
+        return False
+    if rule.protocol is not None and _number(rule.protocol) != packet.protocol:
+        return False
+    if rule.not_protocol is not None and _number(rule.not_protocol) == packet.protocol:
+        return False
+    if rule.icmp is not None and not _icmp_matches(rule.icmp, packet):
+        return False
+    if rule.not_icmp is not None and _icmp_matches(rule.not_icmp, packet):
+        return False
+    return _side_matches(
+        state, rule.source, packet.source, packet.source_port, packet, namespace
+    ) and _side_matches(
+        state, rule.destination, packet.destination, packet.destination_port, packet, namespace
+    )
+
+
+def _side_matches(
+    state: State,
+    side: EntityRule,
+    address: Network,
+    port: int | None,
+    packet: Packet,
+    namespace: str,
+) -> bool:
+    if side.services is not None:
+        return False  # services are not known here
+    if side.nets and not _in_any(side.nets, address):
+        return False
+    if side.not_nets and _in_any(side.not_nets, address):
+        return False
+    if not _selectors_match(state, side, address, namespace):
+        return False
+    if side.ports and not _ports_match(state, side, side.ports, address, port, packet, namespace):
+        return False
+    return not (
+        side.not_ports
+        and _ports_match(state, side, side.not_ports, address, port, packet, namespace)
+    )
+
+
+def _selectors_match(state: State, side: EntityRule, address: Network, namespace: str) -> bool:
+    """`selector`, `namespaceSelector` and `serviceAccounts` name things by label."""
+    if (side.selector or side.namespace_selector or side.service_accounts is not None) and not any(
+        _entity_selected(state, key, side, side.selector, namespace)
+        for key in _holders(state, address)
+    ):
+        return False
+    return not side.not_selector or not any(
+        _matches(side.not_selector, labels_of(state, key)) for key in _holders(state, address)
+    )
+
+
+def _entity_selected(
+    state: State, key: ResourceKey, side: EntityRule, selector: str, namespace: str
+) -> bool:
+    labels = labels_of(state, key)
+    accounts = side.service_accounts
+    if accounts is not None:
+        if accounts.names and labels.get(SERVICE_ACCOUNT_LABEL) not in accounts.names:
+            return False
+        if accounts.selector and not _prefixed_match(accounts.selector, "pcsa.", labels):
+            return False
+    if side.namespace_selector:
+        if not _namespace_match(side.namespace_selector, labels):
+            return False
+    elif namespace and labels.get(NAMESPACE_LABEL) != namespace:
+        return False  # a namespaced policy means its own namespace when it names none
+    return _matches(selector, labels)
+
+
+def _holders(state: State, address: Network) -> Iterator[ResourceKey]:
+    """Everything labelled that has the address: endpoints and network sets."""
+    for key, resource in state.items():
+        if not isinstance(key, ResourceKey):
+            continue
+        match resource:
+            case WorkloadEndpoint():
+                networks = resource.spec.ip_networks
+            case HostEndpoint():
+                networks = resource.spec.expected_ips
+            case NetworkSet() | GlobalNetworkSet():
+                networks = resource.spec.nets
+            case _:
+                continue
+        if _in_any(networks, address):
+            yield key
+
+
+def _ports_match(
+    state: State,
+    side: EntityRule,
+    ports: tuple[int | str, ...],
+    address: Network,
+    port: int | None,
+    packet: Packet,
+    namespace: str,
+) -> bool:
+    if packet.protocol not in _WITH_PORTS or port is None:
+        return False
+    for wanted in ports:
+        first, colon, last = str(wanted).partition(":")
+        if first.isdigit():
+            if int(first) <= port <= int(last if colon else first):
+                return True
+        elif _serves(state, side, str(wanted), address, port, packet.protocol, namespace):
+            return True
+    return False
+
+
+def _serves(
+    state: State,
+    side: EntityRule,
+    name: str,
+    address: Network,
+    port: int,
+    protocol: int,
+    namespace: str,
+) -> bool:
+    """Whether an endpoint with this address serves the named port, of those selected."""
+    for key in _holders(state, address):
+        resource = state[key]
+        if isinstance(resource, WorkloadEndpoint | HostEndpoint) and any(
+            offered.name == name and offered.port == port and _number(offered.protocol) == protocol
+            for offered in resource.spec.ports
+        ):
+            return True
+    return False
+
+
+def _icmp_matches(wanted: ICMP, packet: Packet) -> bool:
+    if packet.protocol not in (1, 58):
+        return False
+    if wanted.type is not None and wanted.type != packet.icmp_type:
+        return False
+    return wanted.code is None or wanted.code == packet.icmp_code
+
+
+def _in_any(networks: Iterable[str], address: Network) -> bool:
+    return any(parse_network(text).contains(address) for text in networks)
+
+
+def _matches(selector: str, labels: Mapping[str, str]) -> bool:
+    try:
+        return syntax.parse(selector).matches(labels)
+    except InvalidInput:
+        return False
+
+
+def _namespace_match(selector: str, labels: Mapping[str, str]) -> bool:
+    """`global()` means what has no namespace; else the namespace's own labels decide."""
+    if selector.strip() == "global()":
+        return NAMESPACE_LABEL not in labels
+    return NAMESPACE_LABEL in labels and _prefixed_match(selector, "pcns.", labels)
+
+
+def _prefixed_match(selector: str, prefix: str, labels: Mapping[str, str]) -> bool:
+    """Match against the labels that a namespace or service account lends, by their own names."""
+    lent = {
+        label.removeprefix(prefix): value
+        for label, value in labels.items()
+        if label.startswith(prefix)
+    }
+    for name in (NAMESPACE_LABEL, SERVICE_ACCOUNT_LABEL):
+        if name in labels:
+            lent.setdefault(name, labels[name])
+    return _matches(selector, lent)
+
+
+def _number(protocol: int | str) -> int:
+    if isinstance(protocol, int):
+        return protocol
+    if protocol.isdigit():
+        return int(protocol)
+    return _PROTOCOLS[protocol.lower()]
