@@ -56,9 +56,13 @@ class Backend(Protocol):
         ...
 
     def change_link(self, index: int, wanted: LinkChange) -> None:
-        """
+        """Setting a link down also removes its routes and neighbours, permanent ones too.
+
         Raises:
-            NotFound: no such link, or no such master.
+            NotFound: no such link.
+            AlreadyExists: the new name is taken.
+            KernelRefused: a value that the kernel does not take, such as a
+                master that is not there.
         """
         ...
 

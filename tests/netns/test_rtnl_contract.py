@@ -1,0 +1,379 @@
+"""The fake and the kernel are asked the same questions and must agree."""
+
+import errno
+import os
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+
+from tortie.kernel import netns
+from tortie.kernel.rtnl import neighbour, route
+from tortie.kernel.rtnl.backend import Backend
+from tortie.kernel.rtnl.connection import Rtnl
+from tortie.kernel.rtnl.fake import FakeRtnl
+from tortie.kernel.rtnl.link import LinkChange, VethPeer
+from tortie.kernel.rtnl.neighbour import Neighbour
+from tortie.kernel.rtnl.route import Route
+from tortie.lib.errors import AlreadyExists, InvalidInput, KernelRefused, NotFound
+from tortie.lib.ip import parse_address, parse_network
+
+OURS = 80
+"""A route protocol number that nobody else uses here."""
+
+MAC = bytes.fromhex("02000000aa01")
+
+
+@pytest.fixture(params=["fake", "kernel"])
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    if request.param == "fake":
+        yield FakeRtnl()
+        return
+    if os.geteuid() != 0:
+        pytest.fail("needs root; run under `unshare --map-root-user --net`")
+    space = netns.create_anonymous()
+    with netns.run_in(space, Rtnl.open) as connection:
+        connection.change_link(1, LinkChange(up=True))
+        yield connection
+    os.close(space)
+
+
+def up_veth(backend: Backend, name: str = "cali1") -> int:
+    """A pair with both ends up; the index of the near end."""
+    made = backend.create_veth(name, VethPeer(name=f"{name}p"))
+    backend.change_link(made.index, LinkChange(up=True))
+    backend.change_link(backend.link(f"{name}p").index, LinkChange(up=True))
+    return made.index
+
+
+def workload(interface: int, address: str, *, table: int = 254, metric: int = 0) -> Route:
+    destination = parse_network(address)
+    return Route(
+        destination=destination,
+        interface=interface,
+        protocol=OURS,
+        scope=route.SCOPE_LINK if destination.family == 4 else route.SCOPE_UNIVERSE,
+        table=table,
+        metric=metric,
+    )
+
+
+def blackhole(destination: str) -> Route:
+    return Route(destination=parse_network(destination), kind=route.Kind.BLACKHOLE, protocol=OURS)
+
+
+def ours(backend: Backend) -> set[Route]:
+    return set(backend.routes(protocol=OURS))
+
+
+# Links.
+
+
+def test_a_new_namespace_has_loopback_only(backend: Backend) -> None:
+    (lo,) = backend.links()
+    assert (lo.name, lo.index, lo.loopback, lo.up) == ("lo", 1, True, True)
+
+
+def test_a_veth_pair_has_two_ends_that_know_each_other(backend: Backend) -> None:
+    made = backend.create_veth(
+        "cali1", VethPeer(name="far1", mac=MAC, mtu=1400), mac=b"\xee" * 6, mtu=1450, group=7
+    )
+
+    far = backend.link("far1")
+    assert (made.kind, made.name, made.mac, made.mtu, made.group) == (
+        "veth", "cali1", b"\xee" * 6, 1450, 7,
+    )  # fmt: skip
+    assert (far.mac, far.mtu, far.group) == (MAC, 1400, 0)
+    assert (made.peer, far.peer) == (far.index, made.index)
+    assert not made.up
+    assert not far.up
+    assert backend.link(made.index) == made
+    assert [link.name for link in backend.links()] == ["lo", "far1", "cali1"]
+
+
+def test_carrier_needs_both_ends_up(backend: Backend) -> None:
+    near = backend.create_veth("cali1", VethPeer(name="far1")).index
+    far = backend.link("far1").index
+
+    backend.change_link(near, LinkChange(up=True))
+    assert (backend.link(near).up, backend.link(near).carrier) == (True, False)
+    backend.change_link(far, LinkChange(up=True))
+    assert backend.link(near).carrier
+    assert backend.link(far).carrier
+    backend.change_link(far, LinkChange(up=False))
+    assert (backend.link(near).up, backend.link(near).carrier) == (True, False)
+
+
+def test_each_property_changes_alone(backend: Backend) -> None:
+    index = up_veth(backend)
+    before = backend.link(index)
+
+    backend.change_link(index, LinkChange(mtu=1300))
+    backend.change_link(index, LinkChange(mac=MAC))
+    backend.change_link(index, LinkChange(group=9))
+    backend.change_link(index, LinkChange(name="calix"))
+
+    after = backend.link("calix")
+    assert (after.index, after.mtu, after.mac, after.group) == (index, 1300, MAC, 9)
+    assert after.flags == before.flags
+    with pytest.raises(NotFound):
+        backend.link("cali1")
+
+
+def test_a_taken_name_is_refused(backend: Backend) -> None:
+    backend.create_veth("cali1", VethPeer(name="far1"))
+    with pytest.raises(AlreadyExists):
+        backend.create_veth("cali1", VethPeer(name="far2"))
+    with pytest.raises(AlreadyExists):
+        backend.create_veth("cali2", VethPeer(name="far1"))
+    with pytest.raises(AlreadyExists):
+        backend.change_link(backend.link("cali1").index, LinkChange(name="far1"))
+    assert len(backend.links()) == 3
+
+
+def test_links_that_are_not_there(backend: Backend) -> None:
+    for missing in ("cali9", 99):
+        with pytest.raises(NotFound):
+            backend.link(missing)
+    with pytest.raises(NotFound):
+        backend.change_link(99, LinkChange(up=True))
+    with pytest.raises(KernelRefused) as refused:
+        backend.change_link(up_veth(backend), LinkChange(master=99))
+    assert refused.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "sixteen-letters-", "a b"])
+def test_a_bad_name_reaches_no_kernel(backend: Backend, name: str) -> None:
+    with pytest.raises(InvalidInput):
+        backend.create_veth(name, VethPeer(name="far1"))
+    with pytest.raises(InvalidInput):
+        backend.change_link(1, LinkChange(name=name))
+
+
+def test_delete_many_takes_peers_along_and_leaves_the_others(backend: Backend) -> None:
+    indexes = [up_veth(backend, f"cali{i}") for i in range(4)]
+
+    backend.delete_links(indexes[:3])
+    assert [link.name for link in backend.links()] == ["lo", "cali3p", "cali3"]
+
+    backend.delete_links([*indexes, 99])
+    assert [link.name for link in backend.links()] == ["lo"]
+    backend.delete_links(indexes)
+    backend.delete_links([])
+
+
+# Routes.
+
+
+def test_routes_read_back_as_they_were_written(backend: Backend) -> None:
+    link = up_veth(backend)
+    wanted = [
+        workload(link, "10.65.0.1/32"),
+        workload(link, "fd00:65::1/128"),
+        workload(link, "10.65.0.2/32", metric=5),
+        workload(link, "10.65.0.2/32", metric=6),
+        workload(link, "10.65.0.2/32", table=1000),
+        workload(link, "fd00:65::2/128", table=1000, metric=7),
+        blackhole("10.65.0.0/26"),
+        blackhole("fd00:65::/122"),
+        Route(destination=parse_network("0.0.0.0/0"), interface=link, protocol=OURS, table=99,
+              gateway=parse_address("169.254.1.1"), onlink=True),
+        Route(destination=parse_network("::/0"), interface=link, protocol=OURS, table=99,
+              gateway=parse_address("fe80::1")),
+        Route(destination=parse_network("10.9.0.0/16"), kind=route.Kind.UNREACHABLE,
+              protocol=OURS),
+    ]  # fmt: skip
+
+    assert backend.replace_routes(wanted) == [None] * len(wanted)
+    assert ours(backend) == set(wanted)
+    assert backend.replace_routes(wanted) == [None] * len(wanted), "again is fine"
+    assert ours(backend) == set(wanted)
+
+
+def test_lists_are_filtered(backend: Backend) -> None:
+    link, other = up_veth(backend, "cali1"), up_veth(backend, "cali2")
+    four, six = workload(link, "10.65.0.1"), workload(link, "fd00:65::1")
+    elsewhere, far = workload(link, "10.65.0.1", table=1000), workload(other, "10.65.0.3")
+    foreign = Route(destination=parse_network("10.1.0.0/16"), kind=route.Kind.BLACKHOLE)
+    assert not any(backend.replace_routes([four, six, elsewhere, far, foreign]))
+
+    assert set(backend.routes(4, protocol=OURS)) == {four, elsewhere, far}
+    assert set(backend.routes(6, protocol=OURS)) == {six}
+    assert set(backend.routes(table=1000)) == {elsewhere}
+    assert set(backend.routes(4, table=1000)) == {elsewhere}
+    assert set(backend.routes(6, table=1000, protocol=OURS)) == set()
+    assert set(backend.routes(4, table=12345)) == set()
+    assert set(backend.routes(4, interface=other, table=route.TABLE_MAIN)) == {far}
+    assert foreign not in backend.routes(protocol=OURS)
+
+
+def test_replace_moves_a_route_and_changes_its_kind(backend: Backend) -> None:
+    one, two = up_veth(backend, "cali1"), up_veth(backend, "cali2")
+    for address in ("10.65.0.1", "fd00:65::1"):
+        for wanted in (workload(one, address), workload(two, address)):
+            assert backend.replace_routes([wanted]) == [None]
+            assert backend.routes(wanted.destination.family, protocol=OURS) == [wanted]
+    four = blackhole("10.65.0.1/32")
+    assert backend.replace_routes([four]) == [None]
+    assert backend.routes(4, protocol=OURS) == [four]
+
+
+def test_one_bad_route_does_not_stop_the_others(backend: Backend) -> None:
+    link = up_veth(backend)
+    down = backend.create_veth("cali2", VethPeer(name="far2")).index
+    good = [workload(link, "10.65.0.1"), workload(link, "fd00:65::9"), workload(link, "10.65.0.9")]
+
+    outcomes = backend.replace_routes(
+        [good[0], workload(99, "10.65.0.5"), good[1], workload(down, "10.65.0.6"),
+         workload(down, "fd00:65::6"), good[2]]
+    )  # fmt: skip
+
+    assert [outcomes[i] for i in (0, 2, 5)] == [None] * 3
+    assert isinstance(outcomes[1], NotFound)
+    assert "10.65.0.5" in str(outcomes[1])
+    for refused in (outcomes[3], outcomes[4]):
+        assert isinstance(refused, KernelRefused)
+        assert refused.errno == errno.ENETDOWN
+    assert ours(backend) == set(good)
+
+
+def test_only_the_very_route_is_deleted(backend: Backend) -> None:
+    one, two = up_veth(backend, "cali1"), up_veth(backend, "cali2")
+    wanted = [workload(one, "10.65.0.1"), workload(one, "fd00:65::1"), blackhole("10.65.0.0/26")]
+    assert not any(backend.replace_routes(wanted))
+
+    not_these = [
+        workload(two, "10.65.0.1"),
+        workload(two, "fd00:65::1"),
+        workload(one, "10.65.0.2"),
+        workload(one, "10.65.0.1", table=1000),
+        blackhole("10.65.0.0/27"),
+        workload(one, "10.65.0.0/26"),
+    ]
+    assert all(isinstance(o, NotFound) for o in backend.delete_routes(not_these))
+    assert ours(backend) == set(wanted)
+
+    assert backend.delete_routes(wanted) == [None] * 3
+    assert ours(backend) == set()
+
+
+def test_what_goes_with_a_link_that_is_set_down(backend: Backend) -> None:
+    link, other = up_veth(backend, "cali1"), up_veth(backend, "cali2")
+    stays = [workload(other, "10.65.0.2"), blackhole("10.65.0.0/26")]
+    goes = [workload(link, "10.65.0.1"), workload(link, "fd00:65::1")]
+    assert not any(backend.replace_routes(stays + goes))
+    entries = [
+        Neighbour(interface=link, address=parse_address("10.65.0.1"), mac=MAC),
+        Neighbour(interface=link, address=parse_address("fd00:65::1"), mac=MAC),
+        neighbour.proxy(link, parse_address("fd00:65::5")),
+    ]
+    assert not any(backend.replace_neighbours(entries))
+
+    backend.change_link(link, LinkChange(up=False))
+
+    assert ours(backend) == set(stays)
+    assert permanent(backend) == set()
+    assert backend.neighbours(proxy=True) == []
+
+
+def test_loss_of_carrier_takes_nothing(backend: Backend) -> None:
+    link = up_veth(backend)
+    wanted = [workload(link, "10.65.0.1"), workload(link, "fd00:65::1")]
+    assert not any(backend.replace_routes(wanted))
+    entry = Neighbour(interface=link, address=parse_address("10.65.0.1"), mac=MAC)
+    assert backend.replace_neighbours([entry]) == [None]
+
+    backend.change_link(backend.link("cali1p").index, LinkChange(up=False))
+
+    assert not backend.link(link).carrier
+    assert ours(backend) == set(wanted)
+    assert permanent(backend) == {entry}
+
+
+def test_a_deleted_link_takes_its_routes_and_neighbours(backend: Backend) -> None:
+    link, other = up_veth(backend, "cali1"), up_veth(backend, "cali2")
+    stays = workload(other, "10.65.0.2")
+    assert not any(
+        backend.replace_routes([stays, workload(link, "10.65.0.1"), workload(link, "fd00::1")])
+    )
+    kept = Neighbour(interface=other, address=parse_address("10.65.0.2"), mac=MAC)
+    gone = Neighbour(interface=link, address=parse_address("10.65.0.1"), mac=MAC)
+    assert not any(backend.replace_neighbours([kept, gone]))
+
+    backend.delete_links([link])
+
+    assert ours(backend) == {stays}
+    assert permanent(backend) == {kept}
+
+
+def test_a_link_that_leaves_the_namespace_is_gone_here(backend: Backend) -> None:
+    link = up_veth(backend)
+    assert backend.replace_routes([workload(link, "10.65.0.1")]) == [None]
+    elsewhere = netns.create_anonymous()
+    try:
+        backend.change_link(link, LinkChange(namespace=elsewhere))
+        with pytest.raises(NotFound):
+            backend.link(link)
+        assert ours(backend) == set()
+    finally:
+        os.close(elsewhere)
+
+
+# Neighbours.
+
+
+def permanent(backend: Backend) -> set[Neighbour]:
+    """Ours; the kernel adds its own for multicast."""
+    return {e for e in backend.neighbours() if e.state == neighbour.State.PERMANENT}
+
+
+def test_neighbours_read_back_as_they_were_written(backend: Backend) -> None:
+    link = up_veth(backend)
+    four = Neighbour(interface=link, address=parse_address("10.65.0.1"), mac=MAC)
+    six = Neighbour(interface=link, address=parse_address("fd00:65::1"), mac=MAC)
+    assert backend.replace_neighbours([four, six]) == [None, None]
+    assert permanent(backend) == {four, six}
+
+    moved = Neighbour(interface=link, address=four.address, mac=b"\x02\0\0\0\0\x99")
+    assert backend.replace_neighbours([moved]) == [None]
+    assert permanent(backend) == {moved, six}
+
+
+def test_proxy_entries_are_a_table_of_their_own(backend: Backend) -> None:
+    link = up_veth(backend)
+    proxies = [
+        neighbour.proxy(link, parse_address("fe80::1")),
+        neighbour.proxy(link, parse_address("169.254.1.1")),
+    ]
+    assert backend.replace_neighbours(proxies) == [None, None]
+
+    assert set(backend.neighbours(proxy=True)) == set(proxies)
+    assert backend.neighbours(6, proxy=True) == [proxies[0]]
+    assert permanent(backend) == set()
+    assert backend.delete_neighbours(proxies) == [None, None]
+    assert backend.neighbours(proxy=True) == []
+
+
+def test_neighbour_outcomes_are_each_their_own(backend: Backend) -> None:
+    link = up_veth(backend)
+    good = Neighbour(interface=link, address=parse_address("10.65.0.1"), mac=MAC)
+    lost = Neighbour(interface=99, address=parse_address("10.65.0.2"), mac=MAC)
+
+    first, second = backend.replace_neighbours([lost, good])
+    assert isinstance(first, NotFound)
+    assert second is None
+    never = Neighbour(interface=link, address=parse_address("10.65.0.77"), mac=MAC)
+    missing, done = backend.delete_neighbours([never, good])
+    assert isinstance(missing, NotFound)
+    assert done is None
+
+
+def test_the_fake_can_be_told_to_fail() -> None:
+    fake = FakeRtnl()
+    backend = cast(Backend, fake)
+    link = up_veth(backend)
+    wanted = workload(link, "10.65.0.1")
+    refusal = KernelRefused("replace route", errno.EPERM)
+    fake.failures[wanted.key] = refusal
+    assert backend.replace_routes([wanted]) == [refusal]
+    assert ours(backend) == set()
