@@ -225,8 +225,8 @@ def _first_match(
 
 
 def _rule_matches(state: State, rule: Rule, packet: Packet, namespace: str) -> bool:
-    if rule.http is not None:
-        return False  # needs a proxy; it must never match more than it says
+    if rule.http is not None and rule.action != "Deny":
+        return False  # needs a proxy; what it allows must not be more than it says
     if rule.ip_version is not None and rule.ip_version != packet.source.family:
         return False
     if rule.protocol is not None and _number(rule.protocol) != packet.protocol:
@@ -238,14 +238,21 @@ def _rule_matches(state: State, rule: Rule, packet: Packet, namespace: str) -> b
     if rule.not_icmp is not None and _icmp_matches(rule.not_icmp, packet):
         return False
     return _side_matches(
-        state, rule.source, packet.source, packet.source_port, packet, namespace
+        state, rule, rule.source, packet.source, packet.source_port, packet, namespace
     ) and _side_matches(
-        state, rule.destination, packet.destination, packet.destination_port, packet, namespace
+        state,
+        rule,
+        rule.destination,
+        packet.destination,
+        packet.destination_port,
+        packet,
+        namespace,
     )
 
 
 def _side_matches(
     state: State,
+    rule: Rule,
     side: EntityRule,
     address: Network,
     port: int | None,
@@ -260,17 +267,16 @@ def _side_matches(
         return False
     if not _selectors_match(state, side, address, namespace):
         return False
-    if side.ports and not _ports_match(state, side, side.ports, address, port, packet, namespace):
+    if side.ports and not _port_in(state, rule, side.ports, address, port, packet):
         return False
-    return not (
-        side.not_ports
-        and _ports_match(state, side, side.not_ports, address, port, packet, namespace)
-    )
+    return not (side.not_ports and _port_in(state, rule, side.not_ports, address, port, packet))
 
 
 def _selectors_match(state: State, side: EntityRule, address: Network, namespace: str) -> bool:
     """`selector`, `namespaceSelector` and `serviceAccounts` name things by label."""
-    if (side.selector or side.namespace_selector or side.service_accounts is not None) and not any(
+    # Any of them, the negative one too, limits a namespaced policy to its namespace.
+    by_label = side.selector or side.namespace_selector or side.service_accounts is not None
+    if (by_label or (namespace and side.not_selector)) and not any(
         _entity_selected(state, key, side, side.selector, namespace)
         for key in _holders(state, address)
     ):
@@ -316,37 +322,30 @@ def _holders(state: State, address: Network) -> Iterator[ResourceKey]:
             yield key
 
 
-def _ports_match(
+def _port_in(
     state: State,
-    side: EntityRule,
+    rule: Rule,
     ports: tuple[int | str, ...],
     address: Network,
     port: int | None,
     packet: Packet,
-    namespace: str,
 ) -> bool:
     if packet.protocol not in _WITH_PORTS or port is None:
         return False
+    # Where a rule names no protocol, its named ports are TCP.
+    named = packet.protocol == (6 if rule.protocol is None else _number(rule.protocol))
     for wanted in ports:
         first, colon, last = str(wanted).partition(":")
         if first.isdigit():
             if int(first) <= port <= int(last if colon else first):
                 return True
-        elif _serves(state, side, str(wanted), address, port, packet.protocol, namespace):
+        elif named and _serves(state, str(wanted), address, port, packet.protocol):
             return True
     return False
 
 
-def _serves(
-    state: State,
-    side: EntityRule,
-    name: str,
-    address: Network,
-    port: int,
-    protocol: int,
-    namespace: str,
-) -> bool:
-    """Whether an endpoint with this address serves the named port, of those selected."""
+def _serves(state: State, name: str, address: Network, port: int, protocol: int) -> bool:
+    """Whether what has this address offers the port under that name."""
     for key in _holders(state, address):
         resource = state[key]
         if isinstance(resource, WorkloadEndpoint | HostEndpoint) and any(
@@ -390,9 +389,6 @@ def _prefixed_match(selector: str, prefix: str, labels: Mapping[str, str]) -> bo
         for label, value in labels.items()
         if label.startswith(prefix)
     }
-    for name in (NAMESPACE_LABEL, SERVICE_ACCOUNT_LABEL):
-        if name in labels:
-            lent.setdefault(name, labels[name])
     return _matches(selector, lent)
 
 
