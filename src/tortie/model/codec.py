@@ -387,13 +387,14 @@ def _overlay(kind: Any, document: Any, before: Any) -> Any:
         name: _overlay_field(types.get(name), value, before.get(name))
         for name, value in document.items()
     }
-    for name, value in before.items():
+    merged |= {name: value for name, value in before.items() if name not in types}
+    for name, old in before.items():
         target = types.get(name)
-        if name not in types:
-            merged[name] = value
-        elif name not in document and target and not target.optional:
-            # Nothing that we know of was in it, so it was left out.
-            merged[name] = _overlay(target.kind, {}, value)
+        if target is None or target.optional or name in document:
+            continue
+        # Nothing that we know of is in it, so it was left out.
+        if unknown := _overlay(target.kind, {}, old):
+            merged[name] = unknown
     return merged
 
 
