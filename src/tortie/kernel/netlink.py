@@ -299,6 +299,7 @@ class NetlinkSocket:
         # Anywhere but where a previous owner of the same port may have been.
         self._sequence = random.getrandbits(31)
         self._send_queue_bytes = 0
+        self._receive_queue_bytes = RECEIVE_QUEUE_BYTES
         self.port_id: int = sock.getsockname()[0]
         """The kernel's name for this socket; it owns tables under this number."""
 
@@ -367,6 +368,12 @@ class NetlinkSocket:
             first = 1
         self._sequence = first + count - 1
         return first
+
+    def grow_receive_queue(self, size: int) -> None:
+        """Make room for `size` bytes of answers; never shrinks."""
+        if size > self._receive_queue_bytes:
+            _force(self._sock, SO_RCVBUFFORCE, socket.SO_RCVBUF, size)
+            self._receive_queue_bytes = size
 
     def send(self, data: bytes) -> None:
         """Send one datagram, however large; the kernel has handled it on return.

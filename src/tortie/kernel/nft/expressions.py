@@ -363,7 +363,7 @@ class Fib(msgspec.Struct, frozen=True):
     register: int = 0
 
     def __str__(self) -> str:
-        by = " . ".join(flag.name.lower() for flag in FibFlag if flag in self.flags and flag.name)
+        by = " . ".join((flag.name or "?").lower() for flag in self.flags)
         return f"[ fib {by} {self.result.name.lower()} => reg {self.register} ]"
 
 
