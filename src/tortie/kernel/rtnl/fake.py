@@ -3,7 +3,8 @@
 Passes the same contract suite as the kernel (tests/netns/test_rtnl_contract.py).
 It knows what drivers depend on: identities and replacement, what goes when a
 link goes or is set down, and what is refused. It does not know addresses, rules,
-routes that lose some of several hops, carrier of a peer in another namespace, or which gateways are reachable.
+routes that lose some of several hops, the carrier of a peer in another namespace,
+or which gateways are reachable.
 """
 
 import errno

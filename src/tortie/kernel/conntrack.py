@@ -1,0 +1,315 @@
+"""The kernel's connection table: list flows, and cut them.
+
+A policy decides on a flow's first packet; what follows is let through by the
+entry here. So an entry outlives the policy that allowed it, and even the
+workload: whoever gets its address next receives the old flow. The agent
+deletes what its new verdict denies, and everything of an address before it
+may be used again.
+
+A delete names the entry by tuple *and* id, so that a newer flow over the same
+ports is not cut in place of the one that was judged.
+
+Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h,
+net/netfilter/nf_conntrack_netlink.c.
+"""
+
+import errno
+import struct
+from collections.abc import Collection, Iterable, Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+import msgspec
+
+from tortie.kernel.netlink import (
+    NETLINK_NETFILTER,
+    Message,
+    NetlinkSocket,
+    Request,
+    attribute,
+    attribute_be16,
+    attribute_be32,
+    attribute_map,
+    attribute_u8,
+    attribute_u32,
+    be,
+    nested,
+)
+from tortie.lib.errors import InvalidInput, kernel_error
+from tortie.lib.ip import Network, from_packed
+
+_SUBSYSTEM = 1 << 8
+_GET, _DELETE, _GET_STATS = _SUBSYSTEM | 1, _SUBSYSTEM | 2, _SUBSYSTEM | 5
+
+_HEADER = struct.Struct("=BBH")
+"""struct nfgenmsg: family, version, resource id."""
+
+_TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _MARK, _ID, _ZONE, _FILTER = 1, 2, 3, 8, 12, 18, 25
+_TUPLE_IP, _TUPLE_PROTOCOL = 1, 2
+_SOURCE = {4: 1, 6: 3}
+_DESTINATION = {4: 2, 6: 4}
+_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
+_ICMP = {4: (4, 5, 6), 6: (7, 8, 9)}
+"""Attributes of an echo's id, type and code."""
+_FILTER_ORIGINAL, _FILTER_REPLY = 1, 2
+_FILTER_BY_SOURCE, _FILTER_BY_DESTINATION = 1, 2
+_STATS_ENTRIES, _STATS_LIMIT = 1, 2
+
+_AF = {4: 2, 6: 10}
+_SEEN_REPLY, _ASSURED = 0x2, 0x4
+_ICMP_PROTOCOLS = frozenset({1, 58})
+_NOTHING = memoryview(b"")
+
+_WHOLE_DUMP_UP_TO = 8000
+"""Entries up to which one whole dump is cheaper than four filtered ones for an
+address: each walks all buckets, 9 ms for 262,144 of them, however few entries."""
+
+_SEARCHED_ADDRESSES = 8
+"""More addresses than this are looked for by decoding every flow."""
+
+
+class FlowTuple(NamedTuple):
+    """One direction of a flow, as the kernel identifies it."""
+
+    source: Network
+    destination: Network
+    protocol: int
+    source_port: int = 0
+    destination_port: int = 0
+    """Ports are 0 for protocols that have none."""
+    icmp_type: int = 0
+    icmp_code: int = 0
+    icmp_id: int = 0
+    """The three are 0 unless the protocol is ICMP (1) or ICMPv6 (58)."""
+
+
+class Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of the connection table."""
+
+    original: FlowTuple
+    """As the first packet was sent, before any NAT."""
+    reply: FlowTuple
+    """As answers arrive: with NAT this is not the mirror of `original`."""
+    status: int = 0
+    """IPS_* bits, include/uapi/linux/netfilter/nf_conntrack_common.h."""
+    mark: int = 0
+    zone: int = 0
+    id: int = 0
+    """Tells this entry from a later one with the same tuple."""
+
+    @property
+    def seen_reply(self) -> bool:
+        return bool(self.status & _SEEN_REPLY)
+
+    @property
+    def assured(self) -> bool:
+        """Traffic in both directions; not dropped early when the table is full."""
+        return bool(self.status & _ASSURED)
+
+    @property
+    def addresses(self) -> tuple[Network, Network, Network, Network]:
+        """Every address that it involves, NAT's included."""
+        return (
+            self.original.source,
+            self.original.destination,
+            self.reply.source,
+            self.reply.destination,
+        )
+
+
+class TableSize(NamedTuple):
+    """How full the connection table is."""
+
+    entries: int
+    """Of this namespace."""
+    limit: int
+    """Of all namespaces together; 0 if the kernel does not say (before 5.12)."""
+
+
+class Conntrack:
+    """The connection table of the namespace where it was opened. One thread at a time."""
+
+    def __init__(self, sock: NetlinkSocket) -> None:
+        self._sock = sock
+
+    @classmethod
+    def open(cls) -> "Conntrack":
+        return cls(NetlinkSocket.open(NETLINK_NETFILTER))
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def __enter__(self) -> "Conntrack":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def size(self) -> TableSize:
+        (answer,) = self._sock.request(Request("count flows", _GET_STATS, 0, _header(None)))
+        found = attribute_map(answer.payload[_HEADER.size :])
+        return TableSize(
+            be(found.get(_STATS_ENTRIES, _NOTHING)), be(found.get(_STATS_LIMIT, _NOTHING))
+        )
+
+    def flows(self, family: int | None = None) -> list[Flow]:
+        """All flows, or those of family 4 or 6; about 15 µs for each."""
+        return _decode_all(self._sock.dump(Request("list flows", _GET, 0, _header(family))))
+
+    def flows_involving(self, addresses: Collection[Network]) -> list[Flow]:
+        """Flows with one of these addresses at any end, before or after NAT.
+
+        Raises:
+            InvalidInput: a network of more than one address.
+        """
+        for address in addresses:
+            if not address.is_address:
+                raise InvalidInput(f"{address} is a network where one address is expected")
+        wanted = frozenset(addresses)
+        if not wanted:
+            return []
+        # Kernels before 5.8 ignore filters and list everything, so look again here.
+        # A flow may match several filters: a dict drops the doubles and keeps order.
+        found = (flow for flow in self._candidates(wanted) if not wanted.isdisjoint(flow.addresses))
+        return list({flow.id: flow for flow in found}.values())
+
+    def _candidates(self, wanted: frozenset[Network]) -> Iterable[Flow]:
+        """All flows of these addresses, and possibly others."""
+        if len(wanted) > _SEARCHED_ADDRESSES:
+            return self.flows()
+        if self.size().entries > _WHOLE_DUMP_UP_TO:
+            return [flow for address in wanted for flow in self._filtered(address)]
+        # Searching bytes costs a tenth of decoding.
+        packed = [address.packed for address in wanted]
+        dumped = self._sock.dump(Request("list flows", _GET, 0, _header(None)))
+        return _decode_all(
+            answer
+            for answer in dumped
+            if any(address in bytes(answer.payload) for address in packed)
+        )
+
+    def delete(self, flows: Sequence[Flow]) -> int:
+        """Delete entries; those that are gone or replaced meanwhile are left alone.
+
+        Returns:
+            How many were there to delete.
+
+        Raises:
+            KernelRefused: no permission.
+            OutcomeUnknown: answers were lost; list again.
+        """
+        deleted = 0
+        for said in self._sock.request_all([_delete(flow) for flow in flows]):
+            if said.code not in (0, errno.ENOENT):
+                raise kernel_error("delete flow", said.code, said.detail)
+            deleted += said.code == 0
+        return deleted
+
+    def delete_involving(self, addresses: Collection[Network]) -> int:
+        """Delete every flow of these addresses, in any role; how many there were.
+
+        Close the way for new flows first, or they appear behind the listing.
+        Raises as `flows_involving` and `delete`.
+        """
+        return self.delete(self.flows_involving(addresses))
+
+    def _filtered(self, address: Network) -> list[Flow]:
+        found: list[Flow] = []
+        for by, kind in ((_FILTER_BY_SOURCE, _SOURCE), (_FILTER_BY_DESTINATION, _DESTINATION)):
+            end = nested(_TUPLE_IP, attribute(kind[address.family], address.packed))
+            for side, flags in (
+                (_TUPLE_ORIGINAL, _FILTER_ORIGINAL),
+                (_TUPLE_REPLY, _FILTER_REPLY),
+            ):
+                body = _header(address.family) + nested(side, end)
+                # Both words of flags are required; 0 does not look at that direction.
+                words = (
+                    attribute_u32(word, by if word == flags else 0)
+                    for word in (_FILTER_ORIGINAL, _FILTER_REPLY)
+                )
+                body += nested(_FILTER, *words)
+                found += _decode_all(
+                    self._sock.dump(Request(f"list flows of {address.address_text}", _GET, 0, body))
+                )
+        return found
+
+
+def decode(message: Message) -> Flow | None:
+    """A flow from a NEW or DELETE message; None if it is not IP."""
+    found = attribute_map(message.payload[_HEADER.size :])
+    original = _decode_tuple(found.get(_TUPLE_ORIGINAL, _NOTHING))
+    reply = _decode_tuple(found.get(_TUPLE_REPLY, _NOTHING))
+    if original is None or reply is None:
+        return None
+    return Flow(
+        original=original,
+        reply=reply,
+        status=be(found.get(_STATUS, _NOTHING)),
+        mark=be(found.get(_MARK, _NOTHING)),
+        zone=be(found.get(_ZONE, _NOTHING)),
+        id=be(found.get(_ID, _NOTHING)),
+    )
+
+
+def _decode_all(messages: Iterable[Message]) -> list[Flow]:
+    return [flow for flow in map(decode, messages) if flow is not None]
+
+
+def _decode_tuple(data: memoryview) -> FlowTuple | None:
+    parts = attribute_map(data)
+    ends = attribute_map(parts.get(_TUPLE_IP, _NOTHING))
+    family = 4 if _SOURCE[4] in ends else 6
+    source, destination = ends.get(_SOURCE[family]), ends.get(_DESTINATION[family])
+    if source is None or destination is None:
+        return None
+    found = attribute_map(parts.get(_TUPLE_PROTOCOL, _NOTHING))
+    icmp_id, icmp_type, icmp_code = (be(found.get(kind, _NOTHING)) for kind in _ICMP[family])
+    return FlowTuple(
+        from_packed(bytes(source)),
+        from_packed(bytes(destination)),
+        be(found.get(_NUMBER, _NOTHING)),
+        be(found.get(_SOURCE_PORT, _NOTHING)),
+        be(found.get(_DESTINATION_PORT, _NOTHING)),
+        icmp_type,
+        icmp_code,
+        icmp_id,
+    )
+
+
+def _delete(flow: Flow) -> Request:
+    # A delete without a tuple would empty the whole table: it is always there.
+    body = _header(flow.original.source.family)
+    body += nested(_TUPLE_ORIGINAL, *_encode_tuple(flow.original))
+    if flow.zone:
+        body += attribute_be16(_ZONE, flow.zone)
+    if flow.id:
+        body += attribute_be32(_ID, flow.id)
+    return Request("delete flow", _DELETE, 0, body)
+
+
+def _encode_tuple(tuple_: FlowTuple) -> tuple[bytes, bytes]:
+    family = tuple_.source.family
+    ends = nested(
+        _TUPLE_IP,
+        attribute(_SOURCE[family], tuple_.source.packed),
+        attribute(_DESTINATION[family], tuple_.destination.packed),
+    )
+    parts = [attribute_u8(_NUMBER, tuple_.protocol)]
+    if tuple_.protocol in _ICMP_PROTOCOLS:
+        id_kind, type_kind, code_kind = _ICMP[family]
+        parts.append(attribute_be16(id_kind, tuple_.icmp_id))
+        parts.append(attribute_u8(type_kind, tuple_.icmp_type))
+        parts.append(attribute_u8(code_kind, tuple_.icmp_code))
+    else:
+        parts.append(attribute_be16(_SOURCE_PORT, tuple_.source_port))
+        parts.append(attribute_be16(_DESTINATION_PORT, tuple_.destination_port))
+    return ends, nested(_TUPLE_PROTOCOL, *parts)
+
+
+def _header(family: int | None) -> bytes:
+    return _HEADER.pack(_AF[family] if family else 0, 0, 0)
