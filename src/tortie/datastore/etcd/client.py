@@ -1,0 +1,223 @@
+"""The `Client` on etcd v3.
+
+Reads are linearizable: they go through the leader, so a member that is cut
+off cannot answer with the past. A watch ends with its connection; whoever
+watches goes on from the revision it has (`syncer` does).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+
+from tortie.datastore.client import (
+    Batch,
+    Entry,
+    Event,
+    Lease,
+    Listing,
+    Txn,
+    TxnResult,
+    check_key,
+    check_transaction,
+)
+from tortie.datastore.etcd import messages
+from tortie.datastore.etcd.messages import WatchResponse, range_end
+from tortie.datastore.etcd.transport import Login, Stream, Timing, TLSFiles, Transport
+from tortie.datastore.single import SingleKeyCalls
+from tortie.lib.errors import Compacted, Denied, NotFound, TortieError, Unavailable
+
+_PAGE_ENTRIES = 1_000
+"""About 1 MB of resources: bounds the server's and our memory for one message."""
+
+_PAGE_KEYS = 10_000
+
+_LIST_ATTEMPTS = 3
+"""A listing starts over when its revision is compacted between two pages."""
+
+_RETRY_SECONDS = 1.0
+
+_FIRST_KEY = b"\0"
+"""Where a range over all keys starts."""
+
+_NO_FILES = TLSFiles()
+_USUAL = Timing()
+
+
+class EtcdClient(SingleKeyCalls):
+    """One client of a cluster; see `datastore.client.Client`.
+
+    Make and use it inside one running loop.
+
+    Args:
+        endpoints: URLs; one is used at a time, the next when it fails.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        tls: TLSFiles = _NO_FILES,
+        login: Login | None = None,
+        timing: Timing = _USUAL,
+    ) -> None:
+        self._transport = Transport(endpoints, tls, login, timing)
+        self._timing = timing
+        self._keepers: dict[int, asyncio.Task[None]] = {}
+
+    async def get(self, key: str) -> Entry | None:
+        check_key(key)
+        request = messages.encode_range(key.encode())
+        response = await self._transport.call("KV/Range", request, messages.decode_range)
+        return response.entries[0] if response.entries else None
+
+    async def list(
+        self, prefix: str, *, revision: int | None = None, keys_only: bool = False
+    ) -> Listing:
+        for attempt in range(1, _LIST_ATTEMPTS + 1):
+            try:
+                return await self._list(prefix, revision, keys_only)
+            except Compacted:
+                if revision is not None or attempt == _LIST_ATTEMPTS:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    async def transact(self, txn: Txn) -> TxnResult:
+        check_transaction(txn)
+        response = await self._transport.call(
+            "KV/Txn", messages.encode_txn(txn), messages.decode_txn, writes=True
+        )
+        return TxnResult(response.succeeded, response.header.revision, response.responses)
+
+    async def watch(
+        self, prefix: str, from_revision: int, *, store_id: str | None = None
+    ) -> AsyncGenerator[Batch, None]:
+        stream = await self._open_watch(prefix, from_revision, store_id)
+        try:
+            fragments: list[Event] = []
+            while True:
+                response = messages.decode_watch(await stream.read())
+                if response.canceled:
+                    raise _canceled(response)
+                fragments += response.events
+                if response.fragment:
+                    continue
+                events, fragments = fragments, []
+                # The header may be ahead of events that are still to come.
+                yield Batch(events, events[-1].revision if events else response.header.revision)
+        finally:
+            stream.cancel()
+
+    async def revision(self) -> int:
+        request = messages.encode_range(_FIRST_KEY)
+        return (await self._transport.call("KV/Range", request, messages.decode_header)).revision
+
+    async def compact(self, revision: int) -> None:
+        request = messages.encode_compaction(revision)
+        await self._transport.call("KV/Compact", request, messages.decode_header, writes=True)
+
+    async def grant_lease(self, ttl_seconds: int) -> Lease:
+        granted = await self._transport.call(
+            "Lease/LeaseGrant", messages.encode_lease_grant(ttl_seconds), messages.decode_lease
+        )
+        lease = Lease(granted.lease_id, granted.ttl_seconds)
+        self._keepers[lease.id] = asyncio.create_task(self._keep_alive(lease))
+        return lease
+
+    async def revoke(self, lease: Lease) -> None:
+        if (keeper := self._keepers.pop(lease.id, None)) is not None:
+            keeper.cancel()
+        request = messages.encode_lease_id(lease.id)
+        with contextlib.suppress(NotFound):
+            # Twice does no harm, so an unknown outcome may go to another endpoint.
+            await self._transport.call("Lease/LeaseRevoke", request, messages.decode_header)
+        lease.lost.set()
+
+    async def close(self) -> None:
+        for keeper in self._keepers.values():
+            keeper.cancel()
+        self._keepers.clear()
+        await self._transport.close()
+
+    async def _list(self, prefix: str, revision: int | None, keys_only: bool) -> Listing:
+        start, end = prefix.encode() or _FIRST_KEY, range_end(prefix.encode())
+        entries: list[Entry] = []
+        at = revision or 0
+        while True:
+            request = messages.encode_range(
+                start,
+                end,
+                limit=_PAGE_KEYS if keys_only else _PAGE_ENTRIES,
+                revision=at,
+                keys_only=keys_only,
+            )
+            page = await self._transport.call("KV/Range", request, messages.decode_range)
+            at = at or page.header.revision
+            entries += page.entries
+            if not page.more:
+                return Listing(entries, at, _store_id(page.header.cluster_id))
+            start = page.entries[-1].key.encode(errors="surrogateescape") + b"\0"
+
+    async def _open_watch(self, prefix: str, from_revision: int, store_id: str | None) -> Stream:
+        """A stream whose watch the server has confirmed."""
+        key = prefix.encode()
+        request = messages.encode_watch(key or _FIRST_KEY, range_end(key), from_revision)
+        for fresh_token in (False, True):
+            stream = await self._transport.open_stream("Watch/Watch", request)
+            try:
+                data = await stream.read(self._timing.call)
+                response = messages.decode_watch(data)
+                if not response.canceled:
+                    _check_history(response, from_revision, store_id)
+                    return stream
+                # etcd 3.4 says "permission denied" for an expired token, too.
+                if fresh_token or response.compact_revision or not self._transport.forget_token():
+                    raise _canceled(response)
+            except BaseException:
+                stream.cancel()
+                raise
+            stream.cancel()
+        raise AssertionError("the second attempt returns or raises")
+
+    async def _keep_alive(self, lease: Lease) -> None:
+        """Renew it at a third of its time; on failure again soon, until it is over."""
+        delay = lease.ttl_seconds / 3
+        while True:
+            await asyncio.sleep(delay)
+            delay = lease.ttl_seconds / 3
+            try:
+                alive = await self._renew(lease)
+            except TortieError:
+                delay = min(delay, _RETRY_SECONDS)
+            else:
+                if not alive:
+                    lease.lost.set()
+                    return
+
+    async def _renew(self, lease: Lease) -> bool:
+        """One renewal on a stream of its own: rare, and nothing to resume after a failure."""
+        request = messages.encode_lease_id(lease.id)
+        stream = await self._transport.open_stream("Lease/LeaseKeepAlive", request)
+        try:
+            data = await stream.read(self._timing.call)
+        finally:
+            stream.cancel()
+        return messages.decode_lease(data).ttl_seconds > 0
+
+
+def _store_id(cluster_id: int) -> str:
+    return f"etcd-{cluster_id:x}"
+
+
+def _check_history(response: WatchResponse, from_revision: int, store_id: str | None) -> None:
+    """etcd waits silently for a revision that is far away; after a restore that loses events."""
+    header = response.header
+    if header.revision < from_revision - 1 or store_id not in (None, _store_id(header.cluster_id)):
+        raise Compacted(header.revision)
+
+
+def _canceled(response: WatchResponse) -> TortieError:
+    if response.compact_revision:
+        return Compacted(response.compact_revision)
+    if "permission denied" in response.cancel_reason:
+        return Denied(f"etcd: watch: {response.cancel_reason}")
+    return Unavailable(f"etcd ended the watch: {response.cancel_reason or 'no reason given'}")
