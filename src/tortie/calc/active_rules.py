@@ -1,0 +1,96 @@
+"""Which policies and profiles the dataplane must have, and the sets that they rest on.
+
+A policy is wanted by the local endpoints that it selects, a profile by those that name it. A
+profile that nobody has stored, or that cannot be used, is stood in for by one that denies: an
+endpoint that names it must not be open. The built-in profile is never stored.
+"""
+
+from typing import NamedTuple
+
+from tortie.calc.ip_sets import IPSets
+from tortie.calc.sequencer import Sequencer
+from tortie.calc.validation import ActivePolicy
+from tortie.desired.kinds import Kind
+from tortie.desired.policy import Policy, PolicyId, Rule
+from tortie.model.policy import DEFAULT_ALLOW_PROFILE
+
+PROFILE_KIND = "Profile"
+
+_DENY = (Rule("Deny"),)
+_ALLOW = (Rule("Allow"),)
+DENY_ALL = ActivePolicy(Policy(_DENY, _DENY), {})
+ALLOW_ALL = ActivePolicy(Policy(_ALLOW, _ALLOW), {})
+
+
+class ActiveRulesStatistics(NamedTuple):
+    known_count: int
+    active_count: int
+
+
+class ActiveRules:
+    """Changes are noted as they come and take effect in `resolve`."""
+
+    def __init__(self, sequencer: Sequencer, ip_sets: IPSets) -> None:
+        self._sequencer = sequencer
+        self._ip_sets = ip_sets
+        self._known: dict[PolicyId, ActivePolicy] = {}
+        self._want_counts: dict[PolicyId, int] = {}
+        self._active: dict[PolicyId, ActivePolicy] = {}
+        self._changed: dict[PolicyId, None] = {}
+
+    def on_rules(self, policy: PolicyId, rules: ActivePolicy | None) -> None:
+        """What a policy or profile says; None: it is absent."""
+        if rules is None:
+            self._known.pop(policy, None)
+        else:
+            self._known[policy] = rules
+        self._changed[policy] = None
+
+    def want(self, policy: PolicyId) -> None:
+        """One more local endpoint needs it."""
+        count = self._want_counts.get(policy, 0)
+        self._want_counts[policy] = count + 1
+        if not count:
+            self._changed[policy] = None
+
+    def unwant(self, policy: PolicyId) -> None:
+        """One less local endpoint needs it."""
+        count = self._want_counts[policy]
+        if count > 1:
+            self._want_counts[policy] = count - 1
+        else:
+            del self._want_counts[policy]
+            self._changed[policy] = None
+
+    def resolve(self) -> None:
+        """Bring what is active in line with what is wanted, at the cost of what changed."""
+        changed, self._changed = self._changed, {}
+        for policy in changed:
+            wanted = self._wanted(policy)
+            active = self._active.get(policy)
+            if wanted is not active:
+                self._swap(policy, active, wanted)
+        self._ip_sets.prune()
+
+    def statistics(self) -> ActiveRulesStatistics:
+        return ActiveRulesStatistics(len(self._known), len(self._active))
+
+    def _wanted(self, policy: PolicyId) -> ActivePolicy | None:
+        if policy not in self._want_counts:
+            return None
+        if policy.kind == PROFILE_KIND and policy.name == DEFAULT_ALLOW_PROFILE:
+            return ALLOW_ALL
+        return self._known.get(policy, DENY_ALL)
+
+    def _swap(
+        self, policy: PolicyId, before: ActivePolicy | None, after: ActivePolicy | None
+    ) -> None:
+        for set_id, spec in after.sets.items() if after else ():
+            self._ip_sets.acquire(set_id, spec)
+        for set_id in before.sets if before else ():
+            self._ip_sets.release(set_id)
+        if after:
+            self._active[policy] = after
+        else:
+            del self._active[policy]
+        self._sequencer.put(Kind.POLICY, policy, after.policy if after else None)

@@ -1,0 +1,226 @@
+"""The nodes of calc, wired: updates in, this host's desired state out at each flush.
+
+    on_update ─► validation ─┬─► ip_sets ◄──────────── active_rules
+                             ├─► active_policies ──────┘     │
+                             ├─► local_endpoints ─► routes   │
+                             └─► topology ────────────┘      ▼
+                                                  sequencer ─► emit
+
+An update only changes what the nodes know; a flush resolves what that means, from endpoints
+over rules and sets to routes, and emits it. So a burst of updates costs one resolution, and
+nothing is emitted before the first flush, which the caller makes once the first snapshot is in.
+
+Data never makes it raise: an object that does not parse counts as absent, and `problems` says
+why. Belongs to the loop task.
+"""
+
+from collections.abc import Callable, Mapping
+from sys import intern
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
+
+from tortie.calc.active_policies import ActivePolicies
+from tortie.calc.active_rules import PROFILE_KIND, ActiveRules, ActiveRulesStatistics
+from tortie.calc.endpoint_policy import TierSettings
+from tortie.calc.ip_sets import IPSets, IPSetStatistics
+from tortie.calc.local_endpoints import LocalEndpoints
+from tortie.calc.policy_order import tier_order
+from tortie.calc.routes import Routes, RouteStatistics
+from tortie.calc.sequencer import Sequencer, SequencerStatistics
+from tortie.calc.topology import Topology
+from tortie.calc.validation import (
+    parse_global_network_set,
+    parse_host_endpoint,
+    parse_network_set,
+    parse_node,
+    parse_policy,
+    parse_pool,
+    parse_profile,
+    parse_workload_endpoint,
+)
+from tortie.desired.endpoint import EndpointId
+from tortie.desired.kinds import Emit
+from tortie.desired.policy import PolicyId
+from tortie.lib.errors import InvalidInput
+from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
+from tortie.model.ipam import BlockAffinity
+from tortie.model.keys import AffinityKey, Key, ResourceKey
+from tortie.model.network_set import GlobalNetworkSet, NetworkSet
+from tortie.model.node import IPPool, Node
+from tortie.model.policy import GlobalNetworkPolicy, NetworkPolicy, Profile, Tier
+
+
+class GraphStatistics(NamedTuple):
+    update_count: int
+    """Since the start."""
+    problem_count: int
+    local_endpoint_count: int
+    rules: ActiveRulesStatistics
+    sets: IPSetStatistics
+    routes: RouteStatistics
+    sequencer: SequencerStatistics
+
+
+_Problems = tuple[str, ...]
+_T = TypeVar("_T")
+
+
+class Graph:
+    """
+    Args:
+        host: this host's name, as endpoints and affinities give it.
+        emit: called at each flush for each object that changed, references after what they
+            refer to, removals last.
+    """
+
+    def __init__(self, host: str, emit: Emit) -> None:
+        self._host = host
+        self._sequencer = Sequencer(emit)
+        self._ip_sets = IPSets(self._sequencer)
+        self._rules = ActiveRules(self._sequencer, self._ip_sets)
+        self._routes = Routes(host, self._sequencer)
+        self._topology = Topology(self._sequencer, self._routes)
+        self._endpoints = LocalEndpoints(self._sequencer, self._rules, self._routes)
+        self._policies = ActivePolicies(self._rules, self._endpoints.on_lists_changed)
+        self._problems: dict[Key, _Problems] = {}
+        self._update_count = 0
+        self._handlers: dict[str, Callable[[ResourceKey, object | None], _Problems]] = {
+            "GlobalNetworkPolicy": self._on_policy,
+            "GlobalNetworkSet": self._on_global_network_set,
+            "HostEndpoint": self._on_host_endpoint,
+            "IPPool": self._on_pool,
+            "NetworkPolicy": self._on_policy,
+            "NetworkSet": self._on_network_set,
+            "Node": self._on_node,
+            "Profile": self._on_profile,
+            "Tier": self._on_tier,
+            "WorkloadEndpoint": self._on_workload_endpoint,
+        }
+
+    def on_update(self, key: Key, value: object | None) -> None:
+        """What the datastore now holds at `key`; None: nothing. Keys of no concern are fine."""
+        self._update_count += 1
+        if isinstance(key, AffinityKey):
+            self._on_affinity(key, value)
+        elif isinstance(key, ResourceKey) and (handler := self._handlers.get(key.kind)):
+            try:
+                problems = handler(key, value)
+            except InvalidInput as error:
+                handler(key, None)
+                problems = (str(error),)
+            if problems:
+                self._problems[key] = problems
+            else:
+                self._problems.pop(key, None)
+
+    def flush(self) -> None:
+        """Resolve what has changed since the last time, and emit it."""
+        self._endpoints.resolve(self._policies)
+        self._rules.resolve()
+        self._routes.resolve()
+        self._sequencer.flush()
+
+    @property
+    def problems(self) -> Mapping[Key, tuple[str, ...]]:
+        """Why an object counts as absent, or which of its rules cannot be enforced as written."""
+        return MappingProxyType(self._problems)
+
+    def statistics(self) -> GraphStatistics:
+        return GraphStatistics(
+            update_count=self._update_count,
+            problem_count=len(self._problems),
+            local_endpoint_count=len(self._endpoints),
+            rules=self._rules.statistics(),
+            sets=self._ip_sets.statistics(),
+            routes=self._routes.statistics(),
+            sequencer=self._sequencer.statistics(),
+        )
+
+    # Each handler parses first and changes nothing if that fails.
+
+    def _on_workload_endpoint(self, key: ResourceKey, value: object | None) -> _Problems:
+        workload = None
+        if value is not None:
+            workload = parse_workload_endpoint(key, _typed(value, WorkloadEndpoint))
+        endpoint = EndpointId(intern(key.namespace), key.name)
+        local = workload if workload and workload.host == self._host else None
+        elsewhere = workload if workload and not local else None
+        self._ip_sets.on_item(endpoint, workload.labelled if workload else None)
+        self._endpoints.on_endpoint(endpoint, local)
+        self._policies.on_endpoint(endpoint, local.labelled if local else None)
+        if elsewhere:
+            self._routes.on_endpoint_elsewhere(endpoint, elsewhere.host, elsewhere.networks)
+        else:
+            self._routes.on_endpoint_elsewhere(endpoint, "", ())
+        return ()
+
+    def _on_host_endpoint(self, key: ResourceKey, value: object | None) -> _Problems:
+        labelled = None
+        if value is not None:
+            labelled = parse_host_endpoint(_typed(value, HostEndpoint))
+        self._ip_sets.on_item(key, labelled)
+        return ()
+
+    def _on_network_set(self, key: ResourceKey, value: object | None) -> _Problems:
+        labelled = None
+        if value is not None:
+            labelled = parse_network_set(key, _typed(value, NetworkSet))
+        self._ip_sets.on_item(key, labelled)
+        return ()
+
+    def _on_global_network_set(self, key: ResourceKey, value: object | None) -> _Problems:
+        labelled = None
+        if value is not None:
+            labelled = parse_global_network_set(_typed(value, GlobalNetworkSet))
+        self._ip_sets.on_item(key, labelled)
+        return ()
+
+    def _on_policy(self, key: ResourceKey, value: object | None) -> _Problems:
+        parsed = None
+        if value is not None:
+            if key.kind == "NetworkPolicy":
+                parsed = parse_policy(key, _typed(value, NetworkPolicy))
+            else:
+                parsed = parse_policy(key, _typed(value, GlobalNetworkPolicy))
+        self._policies.on_policy(PolicyId(key.kind, key.name, key.namespace), parsed)
+        return parsed.problems if parsed else ()
+
+    def _on_profile(self, key: ResourceKey, value: object | None) -> _Problems:
+        parsed = parse_profile(_typed(value, Profile)) if value is not None else None
+        labels = parsed.labels if parsed else {}
+        self._ip_sets.on_profile_labels(key.name, labels)
+        self._policies.on_profile_labels(key.name, labels)
+        self._rules.on_rules(PolicyId(PROFILE_KIND, key.name), parsed.active if parsed else None)
+        return parsed.problems if parsed else ()
+
+    def _on_tier(self, key: ResourceKey, value: object | None) -> _Problems:
+        settings = None
+        if value is not None:
+            spec = _typed(value, Tier).spec
+            settings = TierSettings(tier_order(key.name, spec.order), spec.default_action)
+        self._policies.on_tier(key.name, settings)
+        return ()
+
+    def _on_node(self, key: ResourceKey, value: object | None) -> _Problems:
+        host = parse_node(_typed(value, Node)) if value is not None else None
+        self._topology.on_host(key.name, host)
+        return ()
+
+    def _on_pool(self, key: ResourceKey, value: object | None) -> _Problems:
+        pool = parse_pool(_typed(value, IPPool)) if value is not None else None
+        self._topology.on_pool(key.name, pool)
+        return ()
+
+    def _on_affinity(self, key: AffinityKey, value: object | None) -> None:
+        if key.virtual:
+            return
+        confirmed = (
+            isinstance(value, BlockAffinity) and value.state == "confirmed" and not value.deleted
+        )
+        self._routes.on_affinity(key.cidr, intern(key.host), confirmed)
+
+
+def _typed(value: object, expected: type[_T]) -> _T:
+    if not isinstance(value, expected):
+        raise InvalidInput(f"a {type(value).__name__} where a {expected.__name__} belongs")
+    return value

@@ -1,0 +1,103 @@
+"""This host's workload endpoints as the dataplane needs them.
+
+Two endpoints may claim one address or one interface, by mistake or in malice. The lowest
+`EndpointId` of the claimants holds it, whoever came first. An endpoint that does not hold all
+that it claims, or has no interface, is closed: it keeps an entry, without addresses and with
+empty lists, and names its interface only if it holds that.
+"""
+
+from collections.abc import Iterator
+
+from tortie.calc.active_policies import ActivePolicies
+from tortie.calc.active_rules import PROFILE_KIND, ActiveRules
+from tortie.calc.claims import Claims
+from tortie.calc.routes import Routes
+from tortie.calc.sequencer import Sequencer
+from tortie.calc.validation import Workload
+from tortie.desired.endpoint import Endpoint, EndpointId
+from tortie.desired.kinds import Kind
+from tortie.desired.policy import PolicyId, PolicyList
+from tortie.lib.ip import Network
+
+_Lists = tuple[PolicyList, PolicyList]
+
+
+class LocalEndpoints:
+    """Changes are noted as they come and take effect in `resolve`."""
+
+    def __init__(self, sequencer: Sequencer, rules: ActiveRules, routes: Routes) -> None:
+        self._sequencer = sequencer
+        self._rules = rules
+        self._routes = routes
+        self._workloads: dict[EndpointId, Workload] = {}
+        self._claims: Claims[str | Network, EndpointId] = Claims()
+        self._changed: dict[EndpointId, None] = {}
+
+    def on_endpoint(self, endpoint: EndpointId, workload: Workload | None) -> None:
+        """Add or replace a local endpoint; None: it is gone, or lives elsewhere now."""
+        before = self._workloads.get(endpoint)
+        if before == workload:
+            return
+        for thing in _claimed(before):
+            self._claims.discard(thing, endpoint)
+            self._changed.update(dict.fromkeys(self._claims.claimants(thing)))
+        for thing in _claimed(workload):
+            self._claims.add(thing, endpoint)
+            self._changed.update(dict.fromkeys(self._claims.claimants(thing)))
+        for profile in _profiles(workload):
+            self._rules.want(profile)
+        for profile in _profiles(before):
+            self._rules.unwant(profile)
+        if workload is None:
+            del self._workloads[endpoint]
+        else:
+            self._workloads[endpoint] = workload
+        self._changed[endpoint] = None
+
+    def on_lists_changed(self, endpoint: EndpointId) -> None:
+        """Its policies may have changed, or their order."""
+        self._changed[endpoint] = None
+
+    def resolve(self, policies: ActivePolicies) -> None:
+        """Work out what changed; replicas share their lists."""
+        changed, self._changed = self._changed, {}
+        shared: dict[tuple[frozenset[PolicyId], tuple[PolicyId, ...]], _Lists] = {}
+        for endpoint in changed:
+            workload = self._workloads.get(endpoint)
+            if workload is None or not self._is_open(endpoint, workload):
+                self._routes.on_local_endpoint(endpoint, "", ())
+                closed = self._closed(endpoint, workload) if workload else None
+                self._sequencer.put(Kind.ENDPOINT, endpoint, closed)
+                continue
+            key = policies.policies_of(endpoint), _profiles(workload)
+            if key not in shared:
+                shared[key] = policies.lists(*key)
+            self._routes.on_local_endpoint(endpoint, workload.interface, workload.networks)
+            entry = Endpoint(workload.interface, workload.networks, workload.mac, *shared[key])
+            self._sequencer.put(Kind.ENDPOINT, endpoint, entry)
+
+    def __len__(self) -> int:
+        return len(self._workloads)
+
+    def _is_open(self, endpoint: EndpointId, workload: Workload) -> bool:
+        return bool(workload.interface) and all(
+            self._claims.holder(thing) == endpoint for thing in _claimed(workload)
+        )
+
+    def _closed(self, endpoint: EndpointId, workload: Workload) -> Endpoint:
+        holds_interface = self._claims.holder(workload.interface) == endpoint
+        return Endpoint(workload.interface if holds_interface else "", (), workload.mac)
+
+
+def _claimed(workload: Workload | None) -> Iterator[str | Network]:
+    if workload is None:
+        return
+    if workload.interface:
+        yield workload.interface
+    yield from workload.networks
+
+
+def _profiles(workload: Workload | None) -> tuple[PolicyId, ...]:
+    """In the endpoint's order, each once."""
+    names = dict.fromkeys(workload.profiles) if workload else ()
+    return tuple(PolicyId(PROFILE_KIND, name) for name in names)
