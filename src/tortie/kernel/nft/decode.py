@@ -25,6 +25,7 @@ from tortie.kernel.nft.objects import (
     Set,
     Table,
     TableName,
+    packed_length,
 )
 
 _FAMILY_HEADER_BYTES = 4
@@ -145,7 +146,7 @@ def _data_types(flags: SetFlag, found: dict[int, memoryview]) -> tuple[DataType,
 
 def _types(number: int, length: int) -> tuple[DataType, ...]:
     """Undo `type_number`; a type that we do not know keeps its number and length."""
-    if number in DATA_TYPES:
+    if number in DATA_TYPES and DATA_TYPES[number].length in (0, length):
         return (DATA_TYPES[number],)
     parts: list[DataType] = []
     rest = number
@@ -155,8 +156,9 @@ def _types(number: int, length: int) -> tuple[DataType, ...]:
             break
         parts.insert(0, part)
         rest >>= 6
-    if parts and not rest and type_number(tuple(parts)) == number:
-        return tuple(parts)
+    types = tuple(parts)
+    if types and not rest and type_number(types) == number and packed_length(types) == length:
+        return types
     return (DataType(f"type-{number}", number, length),)
 
 

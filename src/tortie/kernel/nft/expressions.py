@@ -194,7 +194,10 @@ class Byteorder(msgspec.Struct, frozen=True):
 
 
 class Lookup(msgspec.Struct, frozen=True):
-    """Go on if the register's value is in the set; from a map, also load its data."""
+    """Go on if the register's value is in the set; from a map, also load its data.
+
+    To look up what another lookup loaded, use `dispatch`: the plain way makes nft(8) abort.
+    """
 
     set_name: str
     register: int = 0
