@@ -1,0 +1,88 @@
+"""From stored bytes to typed values: the edge at which everything is checked.
+
+An object that does not decode, or breaks a rule of its kind, counts as absent
+(what depends on it fails closed), is logged once, and disturbs nothing else.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from tortie.datastore.syncer import Status, Update
+from tortie.lib.errors import InvalidInput
+from tortie.lib.inbox import Inbox
+from tortie.model import codec
+from tortie.model.keys import IPAM, RESOURCES, AffinityKey, Key, ResourceKey, parse_key
+from tortie.model.metadata import Resource
+from tortie.model.validation import check
+
+log = logging.getLogger(__name__)
+
+PREFIXES = (RESOURCES, f"{IPAM}host/")
+"""What the agent watches: all resources, and who holds which block."""
+
+
+class Arrived(NamedTuple):
+    """The newest value of a key; None means gone, or not valid."""
+
+    value: object | None
+    revision: int
+
+
+class Signal(NamedTuple):
+    """Something to do that is no value: the reader's inbox holds at most one of each."""
+
+    name: str
+
+
+IN_SYNC = Signal("in-sync")
+"""The first snapshot is complete; from now on the kernel may be touched."""
+AUDIT = Signal("audit")
+"""Time to compare the kernel with what we want, whatever events said."""
+
+InboxKey = Key | Signal | tuple[str, int]
+AgentInbox = Inbox[InboxKey, object]
+
+
+class Ingest:
+    """The syncer's sink."""
+
+    def __init__(self, inbox: AgentInbox) -> None:
+        self._inbox = inbox
+        self._invalid: dict[Key, str] = {}
+        self.status = Status.CONNECTING
+
+    @property
+    def invalid(self) -> Mapping[Key, str]:
+        """Why an object that is stored counts as absent."""
+        return MappingProxyType(self._invalid)
+
+    async def on_updates(self, updates: Sequence[Update]) -> None:
+        for update in updates:
+            key = parse_key(update.key)
+            if isinstance(key, ResourceKey | AffinityKey):
+                value = None if update.value is None else self._decode(key, update.value)
+                if update.value is None:
+                    self._invalid.pop(key, None)
+                await self._inbox.put(key, Arrived(value, update.revision))
+
+    def on_status(self, status: Status) -> None:
+        if status is not self.status:
+            log.info("datastore %s", status.value)
+        self.status = status
+        if status is Status.IN_SYNC:
+            self._inbox.put_now(IN_SYNC, None)
+
+    def _decode(self, key: Key, raw: bytes) -> object | None:
+        try:
+            value = codec.decode(key, raw)
+            if isinstance(value, Resource):
+                check(value)
+        except InvalidInput as error:
+            if self._invalid.get(key) != str(error):
+                log.error("stored object is not valid and counts as absent: %s: %s", key, error)
+            self._invalid[key] = str(error)
+            return None
+        self._invalid.pop(key, None)
+        return value

@@ -1,0 +1,198 @@
+"""The agent's one loop: take what arrived, compute, write the kernel, say how far we are.
+
+This task alone touches the graph, the dataplane and BGP. Everything that
+happens elsewhere (datastore, links, timers) comes as an entry of the inbox.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Hashable, Mapping
+from typing import NamedTuple, Protocol
+
+from tortie.agent.ingest import AUDIT, IN_SYNC, AgentInbox, Arrived, Signal
+from tortie.agent.status import Progress
+from tortie.calc.graph import Graph
+from tortie.desired.kinds import Kind
+from tortie.kernel.rtnl.monitor import Event
+from tortie.lib.backoff import Backoff
+from tortie.lib.errors import TortieError
+from tortie.lib.health import Reporter
+from tortie.model.keys import AffinityKey, ResourceKey
+
+log = logging.getLogger(__name__)
+
+TURN_UPDATES = 1_000
+"""After so many updates, or `TURN_SECONDS`, others get a turn (keep-alives, health)."""
+TURN_SECONDS = 0.05
+
+FAILURES_BEFORE_GIVING_UP = 10
+"""In a row; then a restart and its resync are the better repair."""
+
+
+class Consumer(Protocol):
+    """Turns desired state into something outside: the dataplane, BGP."""
+
+    def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None: ...
+
+    async def apply(self) -> None:
+        """
+        Raises:
+            TortieError: what was not done stays pending; call again.
+        """
+        ...
+
+
+class Dataplane(Consumer, Protocol):
+    def on_link_event(self, event: Event) -> None: ...
+
+    def request_resync(self) -> None:
+        """At the next apply, first read back everything that is ours."""
+        ...
+
+
+class SettingsWatch(Protocol):
+    """Knows which resources are settings of this agent."""
+
+    def on_resource(self, key: ResourceKey, value: object | None) -> None: ...
+
+    def verify(self) -> None:
+        """
+        Raises:
+            Restart: they are no longer those that this agent started with.
+        """
+        ...
+
+
+class Statistics(NamedTuple):
+    turns: int
+    """Times the loop woke up."""
+    applies: int
+    failures: int
+    last_apply_ms: float
+
+
+class Loop:
+    """
+    Args:
+        consumers: the dataplane first: what may pass is settled before where it goes.
+        settings: told of each resource as it arrives, for the few that are
+            settings and not cluster state.
+    """
+
+    def __init__(
+        self,
+        inbox: AgentInbox,
+        graph: Graph,
+        dataplane: Dataplane,
+        others: tuple[Consumer, ...],
+        progress: Progress,
+        health: Reporter,
+        settings: SettingsWatch,
+    ) -> None:
+        self._inbox = inbox
+        self._graph = graph
+        self._dataplane = dataplane
+        self._others = others
+        self._progress = progress
+        self._health = health
+        self._settings = settings
+        self._backoff = Backoff(0.1, 10.0)
+        self._in_sync = False
+        self._arrived_revision = 0
+        self._turns = self._applies = self._failures = 0
+        self._failures_in_a_row = 0
+        self._last_apply_ms = 0.0
+
+    async def run(self) -> None:
+        """For ever.
+
+        Raises:
+            TortieError: `FAILURES_BEFORE_GIVING_UP` applies in a row failed.
+        """
+        retry_seconds: float | None = None
+        while True:
+            batch = await self._next_batch(retry_seconds)
+            self._turns += 1
+            self._health.busy()
+            await self._take(batch)
+            if self._in_sync:
+                self._settings.verify()
+                retry_seconds = await self._apply()
+            self._health.idle()
+
+    def statistics(self) -> Statistics:
+        return Statistics(self._turns, self._applies, self._failures, self._last_apply_ms)
+
+    async def _next_batch(self, patience_seconds: float | None) -> Mapping[Hashable, object]:
+        """What arrived; after `patience_seconds` nothing, so that a failed apply is tried again."""
+        try:
+            async with asyncio.timeout(patience_seconds):
+                return dict(await self._inbox.take_all())
+        except TimeoutError:
+            return {}
+
+    async def _take(self, batch: Mapping[Hashable, object]) -> None:
+        turn_began = time.monotonic()
+        for count, (key, entry) in enumerate(batch.items(), start=1):
+            self._take_one(key, entry)
+            if count % TURN_UPDATES == 0 or time.monotonic() - turn_began > TURN_SECONDS:
+                await asyncio.sleep(0)
+                turn_began = time.monotonic()
+
+    def _take_one(self, key: Hashable, entry: object) -> None:
+        match key, entry:
+            case (ResourceKey() | AffinityKey(), Arrived()):
+                self._graph.on_update(key, entry.value)
+                if isinstance(key, ResourceKey):
+                    self._settings.on_resource(key, entry.value)
+                self._arrived_revision = max(self._arrived_revision, entry.revision)
+            case (Signal(), _) if key == IN_SYNC:
+                self._in_sync = True
+            case (Signal(), _) if key == AUDIT:
+                self._dataplane.request_resync()
+            case _:
+                self._dataplane.on_link_event(entry)  # type: ignore[arg-type]
+
+    async def _apply(self) -> float | None:
+        """Bring the change out; returns after how many seconds to try again, None if done.
+
+        Raises:
+            TortieError: the dataplane failed too often in a row.
+        """
+        began = time.monotonic()
+        self._graph.flush()
+        failures = []
+        try:
+            await self._dataplane.apply()
+        except TortieError as error:
+            failures.append(error)
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row >= FAILURES_BEFORE_GIVING_UP:
+                raise
+        else:
+            self._failures_in_a_row = 0
+            self._progress.programmed(self._arrived_revision)
+        # Routes by BGP may lag; that is no reason to hold back or give up enforcement.
+        for consumer in self._others:
+            try:
+                await consumer.apply()
+            except TortieError as error:
+                failures.append(error)
+        self._last_apply_ms = (time.monotonic() - began) * 1000
+        return self._retry_after(failures)
+
+    def _retry_after(self, failures: list[TortieError]) -> float | None:
+        if failures:
+            self._failures += 1
+            text = "; ".join(map(str, failures))
+            self._health.not_ready(text)
+            log.warning("apply failed, will try again: %s", text)
+            return self._backoff.next_seconds()
+        self._applies += 1
+        self._backoff.reset()
+        self._health.ready(f"enforced up to revision {self._arrived_revision}")
+        if log.isEnabledFor(logging.DEBUG):
+            fields = {"revision": self._arrived_revision, "ms": round(self._last_apply_ms, 2)}
+            log.debug("applied", extra={"fields": fields})
+        return None
