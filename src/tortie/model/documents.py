@@ -1,0 +1,325 @@
+"""Users' files: YAML or JSON documents and lists of them, to checked resources.
+
+Strict where the datastore's reader is lenient: an unknown kind or field is an error, with the
+nearest name, because in a file of a user it is a typing mistake that would otherwise open or
+close something silently. Every message says file, line and column.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, get_args
+
+import msgspec
+
+from tortie.lib.errors import InvalidInput
+from tortie.model.catalogue import TYPES
+from tortie.model.codec import struct_in
+from tortie.model.keys import NAMESPACED, PLURALS, ResourceKey
+from tortie.model.metadata import API_VERSION, Resource
+from tortie.model.positions import Place, Positioned, TextSyntax, read_documents
+from tortie.model.validation import validate, with_defaults
+from tortie.model.validation.entry import titled
+
+DEFAULT_NAMESPACE = "default"
+
+LIST_API_VERSIONS = frozenset({"v1", API_VERSION})
+
+
+class InvalidFile(InvalidInput):
+    """What is wrong with a user's file; `messages` has one line for each mistake."""
+
+    def __init__(self, messages: Sequence[str]) -> None:
+        super().__init__("\n".join(messages))
+        self.messages = tuple(messages)
+
+
+class Document(NamedTuple):
+    """One resource of a file, defaults filled in."""
+
+    resource: Resource
+    where: str
+    """`file:line:column`."""
+
+    @property
+    def key(self) -> ResourceKey:
+        metadata = self.resource.metadata
+        return ResourceKey(self.resource.kind, metadata.name, metadata.namespace)
+
+
+def load(
+    raw: bytes,
+    source: str,
+    *,
+    namespace: str = DEFAULT_NAMESPACE,
+    complete: bool = True,
+) -> list[Document]:
+    """Read every resource of a text, in its order; lists are taken apart.
+
+    Args:
+        source: what to call the text in messages; a name that ends in `.json` is read as
+            strict JSON.
+        namespace: of resources that need one and give none.
+        complete: the resources are to be stored: fill in defaults and apply the rules of
+            their kinds. Otherwise only the structure is checked, for `get` and `delete`.
+
+    Raises:
+        InvalidFile: with every mistake of every document, each `source:line:column: …`.
+    """
+    documents: list[Document] = []
+    messages: list[str] = []
+    for tree in _trees(raw, source):
+        for path, item in _items(tree):
+            try:
+                documents.append(_read(tree, path, item, source, namespace, complete=complete))
+            except InvalidFile as error:
+                messages.extend(error.messages)
+    if messages:
+        raise InvalidFile(messages)
+    return documents
+
+
+def to_yaml(plain: Any) -> str:
+    """YAML in the order of the fields, every text quoted that would not read back as text."""
+    import yaml  # here, because most callers of this module only read
+
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(plain, Dumper=dumper, sort_keys=False, width=1000, allow_unicode=True)
+    return text
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that the user may have meant."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else None
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    best = nearest(name, known)
+    return f"; did you mean {best!r}?" if best else ""
+
+
+# --- text to documents ------------------------------------------------------------
+
+
+def _trees(raw: bytes, source: str) -> list[Positioned]:
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        column = error.start - raw.rfind(b"\n", 0, error.start)
+        raise InvalidFile([f"{source}:{line}:{column}: not UTF-8 text"]) from error
+    try:
+        return read_documents(text, is_json=source.endswith(".json"))
+    except TextSyntax as error:
+        place = error.place
+        raise InvalidFile([f"{source}:{place.line}:{place.column}: {error.rule}"]) from error
+
+
+def _items(tree: Positioned) -> Iterator[tuple[str, Any]]:
+    """The document itself, or the entries of a list, with their paths in the document."""
+    value = tree.value
+    if isinstance(value, dict) and _is_list(value):
+        items = value.get("items")
+        if isinstance(items, list):
+            for index, item in enumerate(items):
+                yield f"items[{index}]", item
+            return
+    yield "", value
+
+
+def _is_list(value: dict[str, Any]) -> bool:
+    kind = value.get("kind")
+    if not isinstance(kind, str) or value.get("apiVersion") not in LIST_API_VERSIONS:
+        return False
+    return kind == "List" or (kind.endswith("List") and kind[: -len("List")] in PLURALS)
+
+
+class _Reader(NamedTuple):
+    """Makes messages about one resource within a document."""
+
+    tree: Positioned
+    root: str
+    """The resource's path in the document."""
+    source: str
+
+    def full(self, path: str) -> str:
+        if not self.root or not path:
+            return self.root or path
+        return f"{self.root}.{path}"
+
+    def where(self, place: Place) -> str:
+        return f"{self.source}:{place.line}:{place.column}"
+
+    def at(self, path: str, message: str, *, key: bool = False) -> str:
+        full = self.full(path)
+        place = self.tree.key_place(full) if key else self.tree.place(full)
+        return f"{self.where(place)}: {message}"
+
+
+def _read(
+    tree: Positioned, path: str, item: Any, source: str, namespace: str, *, complete: bool
+) -> Document:
+    reader = _Reader(tree, path, source)
+    kind = _kind(reader, item)
+    struct = TYPES[kind]
+    unknown = list(_unknown_fields(struct, item, ""))
+    if unknown:
+        raise InvalidFile([reader.at(p, f"{kind}: {message}", key=True) for p, message in unknown])
+    try:
+        resource: Resource = msgspec.convert(_given(item), struct)
+    except msgspec.ValidationError as error:
+        raise InvalidFile([_wrong_value(reader, kind, struct, error)]) from error
+    resource = _in_namespace(resource, kind, namespace)
+    where = reader.where(tree.place(path))
+    if not complete:
+        if not resource.metadata.name:
+            raise InvalidFile([reader.at("metadata", f"{kind}: metadata.name is needed")])
+        return Document(msgspec.structs.replace(resource, kind=kind), where)
+    resource = with_defaults(resource)
+    problems = validate(resource)
+    if problems:
+        title = titled(resource)
+        raise InvalidFile([reader.at(p.path, f"{title}: {p}") for p in problems])
+    return Document(resource, where)
+
+
+def _given(value: Any) -> Any:
+    """Without fields that are null: in the API they mean "not given"."""
+    if isinstance(value, dict):
+        return {name: _given(v) for name, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [_given(item) for item in value]
+    return value
+
+
+def _in_namespace(resource: Resource, kind: str, namespace: str) -> Resource:
+    if kind not in NAMESPACED or resource.metadata.namespace:
+        return resource
+    metadata = msgspec.structs.replace(resource.metadata, namespace=namespace)
+    return msgspec.structs.replace(resource, metadata=metadata)
+
+
+def _kind(reader: _Reader, item: Any) -> str:
+    if not isinstance(item, dict):
+        raise InvalidFile([reader.at("", "a resource is a mapping with kind, metadata and spec")])
+    kind, version = item.get("kind"), item.get("apiVersion")
+    if not isinstance(kind, str) or not kind:
+        raise InvalidFile([reader.at("kind", "kind is needed, such as 'NetworkPolicy'")])
+    if kind not in TYPES:
+        if kind in PLURALS:
+            message = f"kind {kind!r} is not supported yet"
+        else:
+            message = f"unknown kind {kind!r}{_suggestion(kind, TYPES)}"
+        raise InvalidFile([reader.at("kind", message)])
+    if version != API_VERSION:
+        shown = "is needed and" if version is None else f"{version!r} is wrong; it"
+        raise InvalidFile(
+            [reader.at("apiVersion", f"{kind}: apiVersion {shown} must be {API_VERSION!r}")]
+        )
+    return kind
+
+
+# --- unknown fields and wrong values ----------------------------------------------
+
+
+def _unknown_fields(
+    struct: type[msgspec.Struct], value: Any, path: str
+) -> Iterator[tuple[str, str]]:
+    if not isinstance(value, dict):
+        return  # the wrong type, which the conversion reports
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    for name, inner in value.items():
+        place = f"{path}.{name}" if path else name
+        if name not in fields:
+            yield place, f"unknown field {place!r}{_suggestion(name, fields)}"
+            continue
+        target = struct_in(fields[name].type)
+        if target is None:
+            continue
+        if not target.many:
+            yield from _unknown_fields(target.kind, inner, place)
+        elif isinstance(inner, list):
+            for index, entry in enumerate(inner):
+                yield from _unknown_fields(target.kind, entry, f"{place}[{index}]")
+
+
+_TYPE_NAMES = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "a mapping",
+    "array": "a list",
+    "null": "nothing",
+}
+
+
+def _wrong_value(
+    reader: _Reader, kind: str, struct: type[msgspec.Struct], error: msgspec.ValidationError
+) -> str:
+    """msgspec's message in the words of the file, at its place."""
+    text, _, at = str(error).partition(" - at `$")
+    path = at.rstrip("`").lstrip(".")
+    if path.endswith("[...]"):
+        path = _odd_one_out(reader, path.removesuffix("[...]"))
+    value = _value_at(reader, path)
+    if text.startswith("Expected"):
+        text = f"must be {_expected(text)} (it is {value!r})"
+        if isinstance(value, (int, float)) and "must be text" in text:
+            text += "; put it in quotes"
+    elif text.startswith("Invalid enum value"):
+        choices = _choices(struct, path)
+        text = f"must be one of {', '.join(choices)} (it is {value!r})"
+        text += _suggestion(str(value), choices)
+    elif "missing required field" in text:
+        missing = text.rpartition("field ")[2].strip("`")
+        text = f"{missing} is needed"
+    return reader.at(path, f"{kind}: {path}: {text}")
+
+
+def _odd_one_out(reader: _Reader, path: str) -> str:
+    """Of a mapping to text, the path of the entry that is none; msgspec does not say which."""
+    mapping = _value_at(reader, path)
+    odd = (name for name, value in mapping.items() if not isinstance(value, str | None))
+    return f"{path}.{next(odd, '')}" if isinstance(mapping, dict) else path
+
+
+def _expected(text: str) -> str:
+    """`Expected `int | null`, got `str`` as `a whole number`."""
+    names = text.partition("`")[2].partition("`")[0].split(" | ")
+    return " or ".join(_TYPE_NAMES.get(name, name) for name in names if name != "null")
+
+
+def _value_at(reader: _Reader, path: str) -> Any:
+    value, rest = reader.tree.value, reader.full(path)
+    while rest:
+        if isinstance(value, list):
+            index, _, rest = rest.removeprefix("[").partition("]")
+            value, rest = value[int(index)], rest.removeprefix(".")
+            continue
+        step = rest if rest in value else re.split(r"[.\[]", rest, maxsplit=1)[0]
+        value, rest = value[step], rest[len(step) :].removeprefix(".")
+    return value
+
+
+def _choices(struct: type[msgspec.Struct], path: str) -> tuple[str, ...]:
+    """The values that the field at `path` takes, by its Literal type."""
+    annotation: Any = struct
+    for step in path.replace("[", ".[").split("."):
+        if step.startswith("["):
+            continue
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(annotation)}
+        annotation = fields[step]
+        if target := struct_in(annotation):
+            annotation = target.kind
+    return tuple(str(choice) for choice in _literals(annotation))
+
+
+def _literals(annotation: Any) -> Iterator[Any]:
+    for argument in get_args(annotation):
+        if get_args(argument):
+            yield from _literals(argument)
+        elif isinstance(argument, str):
+            yield argument
