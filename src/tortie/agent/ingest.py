@@ -5,7 +5,7 @@ An object that does not decode, or breaks a rule of its kind, counts as absent
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -41,8 +41,8 @@ IN_SYNC = Signal("in-sync")
 AUDIT = Signal("audit")
 """Time to compare the kernel with what we want, whatever events said."""
 
-InboxKey = Key | Signal | tuple[str, int]
-AgentInbox = Inbox[InboxKey, object]
+AgentInbox = Inbox[Hashable, object]
+"""`Key` → `Arrived`, `Signal` → None, and for links `("link", index)` → the event."""
 
 
 class Ingest:

@@ -128,7 +128,7 @@ class Loop:
         """What arrived; after `patience_seconds` nothing, so that a failed apply is tried again."""
         try:
             async with asyncio.timeout(patience_seconds):
-                return dict(await self._inbox.take_all())
+                return await self._inbox.take_all()
         except TimeoutError:
             return {}
 

@@ -16,7 +16,7 @@ from tortie.model.keys import ResourceKey
 from tortie.model.node import Node
 
 
-class Restart(Exception):  # noqa: N818 - not an error: a wish
+class Restart(Exception):
     """The agent is to start anew, with the settings that are stored now."""
 
 
