@@ -8,6 +8,7 @@ answers for the caller's namespace, not for the socket's).
 """
 
 import errno
+import os
 import socket
 from collections.abc import Collection, Iterable, Sequence
 from types import TracebackType
@@ -38,7 +39,14 @@ from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer
 from tortie.kernel.rtnl.neighbour import Neighbour
 from tortie.kernel.rtnl.route import Route
 from tortie.kernel.rtnl.rule import Rule
-from tortie.lib.errors import AlreadyExists, KernelRefused, NotFound, TortieError, kernel_error
+from tortie.lib.errors import (
+    AlreadyExists,
+    InvalidInput,
+    KernelRefused,
+    NotFound,
+    TortieError,
+    kernel_error,
+)
 
 T = TypeVar("T")
 
@@ -73,9 +81,16 @@ class Rtnl:
         Takes the descriptor over: closing this closes it.
 
         Raises:
-            KernelRefused: it is not a netlink socket.
+            InvalidInput: it is something else; it is closed then, too.
         """
-        sock = socket.socket(fileno=descriptor)
+        try:
+            sock = socket.socket(fileno=descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            raise InvalidInput("not a socket") from error
+        if (sock.family, sock.proto) != (socket.AF_NETLINK, NETLINK_ROUTE):
+            sock.close()
+            raise InvalidInput("not a socket of rtnetlink")
         try:
             for option in (NETLINK_EXT_ACK, NETLINK_CAP_ACK, NETLINK_GET_STRICT_CHK):
                 sock.setsockopt(SOL_NETLINK, option, 1)
