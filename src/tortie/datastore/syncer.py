@@ -1,0 +1,317 @@
+"""Snapshot, then watch, for ever: what is in the datastore as a stream of updates.
+
+    connecting ──list──► resync ──deliver differences──► in-sync ──watch──┐
+        ▲                                                                 │
+        ├──── Unavailable: back off, watch on from where it stopped ──────┤
+        └──── history lost, or a comparison failed: list anew ────────────┘
+
+A listing, the first or a later one, is compared with what was delivered
+before: only what differs goes to the sink, and a key is reported gone only if
+a complete listing lacks it. So a lost connection, a compaction, or another
+store behind the same address never looks like a deletion of everything.
+
+A watch is not trusted alone (etcd's own list of bugs before 3.5 has lost events):
+every `compare_seconds` all keys and their revisions are listed. Where the
+listing is newer than what was delivered, and the watch does not bring it
+within a grace time, we list anew. While the store's revision stands still,
+a comparison costs one small request and nothing is listed.
+
+Only key → revision is kept here; values belong to whoever takes the updates.
+"""
+
+import asyncio
+import enum
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing
+from typing import NamedTuple, Protocol
+
+from tortie.datastore.client import Client, Event, Listing
+from tortie.lib.backoff import Backoff, spread_seconds
+from tortie.lib.errors import Compacted, Denied, Unavailable
+
+_UPDATES_AT_ONCE = 1_000
+"""Per call of the sink, so that it can work on the first while we prepare the next."""
+
+_UNCERTAIN = 0
+"""As a revision: the sink may have this key, but in which version is not known."""
+
+
+class Update(NamedTuple):
+    """The newest state of one key; `value` None means gone."""
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+class Status(enum.Enum):
+    CONNECTING = "connecting"
+    """Trying to reach the datastore; what was delivered so far is the last known state."""
+    RESYNC = "resync"
+    """Connected; delivering what differs."""
+    IN_SYNC = "in-sync"
+    """Everything up to a revision was delivered; from now on changes, as they come."""
+
+
+class Sink(Protocol):
+    """Who takes the updates. Level-triggered: the same update may come twice."""
+
+    async def on_updates(self, updates: Sequence[Update]) -> None:
+        """Take them; waiting here slows the reading down (and nothing is lost)."""
+        ...
+
+    def on_status(self, status: Status) -> None:
+        """Told at each change of status; must not wait."""
+        ...
+
+
+class Statistics(NamedTuple):
+    listings: int
+    """Complete listings with values, the first included."""
+    updates: int
+    comparisons: int
+    repairs: int
+    """Keys that the watch had lost and a comparison found: should stay 0."""
+    interruptions: int
+    """Lost connections and lost histories."""
+    revision: int
+    """Everything up to here was delivered."""
+
+
+class Timing(NamedTuple):
+    """Seconds."""
+
+    compare: float | None = 60.0
+    """Between comparisons; None leaves them out."""
+    grace: float = 2.0
+    """How long the watch may lag behind a comparison's listing."""
+    backoff_first: float = 0.1
+    backoff_limit: float = 2.0
+
+
+class _WatchLostKeys(Exception):  # not an error to the caller
+    """A comparison found keys whose change the watch never brought."""
+
+
+class Syncer:
+    """Reads some prefixes into one sink. `run` it as one task.
+
+    Args:
+        prefixes: watched together as one; must not overlap. Their snapshots
+            are of one revision.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        prefixes: Sequence[str],
+        sink: Sink,
+        timing: Timing | None = None,
+    ) -> None:
+        self._client = client
+        self._prefixes = tuple(prefixes)
+        self._sink = sink
+        self._timing = timing or Timing()
+        self._backoff = Backoff(self._timing.backoff_first, self._timing.backoff_limit)
+        self._delivered: dict[str, int] = {}
+        self._seen: dict[str, int] = {}
+        """Prefix → the revision up to which its watch has come; empty means list anew."""
+        self._store_id: str | None = None
+        self._newest = 0
+        """The newest revision seen so far of this store."""
+        self._compared_revision = 0
+        self._delivering = asyncio.Lock()
+        self._status: Status | None = None
+        self._listings = self._updates = self._comparisons = 0
+        self._repairs = self._interruptions = 0
+
+    async def run(self) -> None:
+        """Deliver until cancelled.
+
+        Raises:
+            Denied: the credentials do not suffice for the very first listing.
+                Later it is treated as a lost connection: what was delivered
+                stays, and we try again.
+        """
+        while True:
+            try:
+                await self._sync()
+            except Compacted:  # or another store: what we have seen is no place to go on from
+                self._seen.clear()
+                await self._pause()
+            except _WatchLostKeys:
+                self._seen.clear()
+            except Unavailable:
+                await self._pause()
+            except Denied:
+                if self._store_id is None:
+                    raise
+                await self._pause()
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            self._listings,
+            self._updates,
+            self._comparisons,
+            self._repairs,
+            self._interruptions,
+            min(self._seen.values(), default=0),
+        )
+
+    async def _sync(self) -> None:
+        """List if need be, then watch; ends only by an error."""
+        if not self._seen:
+            await self._list_anew()
+        await self._client.revision()  # a watch may be silent: is anybody there?
+        self._set_status(Status.IN_SYNC)
+        started = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for prefix in self._prefixes:
+                    group.create_task(self._watch(prefix))
+                if self._timing.compare is not None:
+                    group.create_task(self._compare_for_ever(self._timing.compare))
+        except BaseExceptionGroup as several:
+            raise _weightiest(several) from None
+        finally:
+            # A watch that fails at once each time must not make us list in a tight loop.
+            if asyncio.get_running_loop().time() - started > 2 * self._timing.backoff_limit:
+                self._backoff.reset()
+
+    async def _pause(self) -> None:
+        """Back off after a failure."""
+        self._interruptions += 1
+        self._set_status(Status.CONNECTING)
+        await asyncio.sleep(self._backoff.next_seconds())
+
+    def _set_status(self, status: Status) -> None:
+        if status is not self._status:
+            self._status = status
+            self._sink.on_status(status)
+
+    async def _list_anew(self) -> None:
+        if self._status is None:
+            self._set_status(Status.CONNECTING)
+        listings = await self._listings_at_one_revision(keys_only=False)
+        self._set_status(Status.RESYNC)
+        self._listings += 1
+        at = listings[0].revision
+        entries = [entry for listing in listings for entry in listing.entries]
+        # Another store's revisions say nothing about ours, even where they are equal;
+        # nor do those of one that was set back to an earlier state.
+        same_store = listings[0].store_id == self._store_id and at >= self._newest
+        changed = [
+            Update(entry.key, entry.value, entry.mod_revision)
+            for entry in entries
+            if not same_store or self._delivered.get(entry.key) != entry.mod_revision
+        ]
+        present = {entry.key for entry in entries}
+        gone = [Update(key, None, at) for key in self._delivered if key not in present]
+        await self._deliver(changed + gone)
+        self._store_id = listings[0].store_id
+        self._seen = dict.fromkeys(self._prefixes, at)
+        self._newest = at
+        self._compared_revision = at
+
+    async def _listings_at_one_revision(self, *, keys_only: bool) -> list[Listing]:
+        first, *others = self._prefixes
+        listing = await self._client.list(first, keys_only=keys_only)
+        return [
+            listing,
+            *[
+                await self._client.list(prefix, revision=listing.revision, keys_only=keys_only)
+                for prefix in others
+            ],
+        ]
+
+    async def _watch(self, prefix: str) -> None:
+        watch = self._client.watch(prefix, self._seen[prefix] + 1, store_id=self._store_id)
+        async with aclosing(watch):
+            async for batch in watch:
+                await self._deliver([Update(*event) for event in _newest_per_key(batch.events)])
+                self._seen[prefix] = batch.revision
+                self._newest = max(self._newest, batch.revision)
+
+    async def _deliver(self, updates: list[Update]) -> None:
+        """Hand over, and remember; if cancelled in between, the keys count as uncertain."""
+        async with self._delivering:
+            for start in range(0, len(updates), _UPDATES_AT_ONCE):
+                some = updates[start : start + _UPDATES_AT_ONCE]
+                for update in some:
+                    self._delivered[update.key] = _UNCERTAIN
+                await self._sink.on_updates(some)
+                self._updates += len(some)
+                for update in some:
+                    if update.value is None:
+                        del self._delivered[update.key]
+                    else:
+                        self._delivered[update.key] = update.revision
+
+    async def _compare_for_ever(self, interval: float) -> None:
+        while True:
+            await asyncio.sleep(spread_seconds(interval))
+            revision = await self._client.revision()
+            if revision != self._compared_revision and not self._delivering.locked():
+                await self._compare()
+                self._compared_revision = revision
+
+    async def _compare(self) -> None:
+        """Find keys that the watch lost.
+
+        A key counts as lost only if two listings, the grace time apart, agree
+        about it and differ from what was delivered: a change that is on its
+        way, or came while we listed, differs in at most one of them.
+        """
+        self._comparisons += 1
+        suspects = await self._keys_behind()
+        if suspects:
+            await asyncio.sleep(self._timing.grace)
+            lost = suspects.items() & (await self._keys_behind()).items()
+            if lost:
+                self._repairs += len(lost)
+                raise _WatchLostKeys
+
+    async def _keys_behind(self) -> dict[str, int]:
+        """Keys of which the datastore has more than was delivered → its revision, 0 if absent."""
+        newest = self._newest
+        listings = await self._listings_at_one_revision(keys_only=True)
+        at = listings[0].revision
+        if listings[0].store_id != self._store_id or at < newest:
+            raise Compacted(at)
+        listed = {
+            entry.key: entry.mod_revision for listing in listings for entry in listing.entries
+        }
+        behind = {
+            key: revision
+            for key, revision in listed.items()
+            if self._delivered.get(key, _UNCERTAIN) < revision
+        }
+        extra = (key for key, had in self._delivered.items() if had <= at and key not in listed)
+        return behind | dict.fromkeys(extra, 0)
+
+
+def _newest_per_key(events: Sequence[Event]) -> list[Event]:
+    """The last event of each key, in the order of those."""
+    newest: dict[str, Event] = {}
+    for event in events:
+        newest.pop(event.key, None)
+        newest[event.key] = event
+    return list(newest.values())
+
+
+def _weightiest(several: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Of what ended the watches together: a bug before all, then what asks for a listing."""
+    expected = (_WatchLostKeys, Compacted, Unavailable, Denied)
+
+    def weight(error: BaseException) -> int:
+        return next((at for at, kind in enumerate(expected, 1) if isinstance(error, kind)), 0)
+
+    return min(_leaves(several), key=weight)
+
+
+def _leaves(several: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in several.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
