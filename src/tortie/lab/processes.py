@@ -18,15 +18,28 @@ from tortie.lab import topology
 STOP_SECONDS = 5.0
 
 
-def start(namespace: str, argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
-    """Start a daemon in a namespace, its output to `log`; returns its process id."""
+def start(
+    namespace: str,
+    argv: Sequence[str],
+    log: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> int:
+    """Start a daemon in a namespace, its output to `log`; returns its process id.
+
+    Args:
+        environment: beside ours.
+        directory: to run in; None means ours.
+    """
     with open(log, "ab") as output:
         process = netns.spawn_in(
             netns.named_path(namespace),
             argv,
             stdout=output,
             stderr=output,
-            env={**os.environ, **environment},
+            cwd=None if directory is None else str(directory),
+            env={**os.environ, **(environment or {})},
             own_session=True,
         )
     # It outlives us and nobody waits for it here: say so, or Popen warns.
@@ -73,6 +86,15 @@ def stop(pids: Sequence[int], number: signal.Signals = signal.SIGTERM) -> None:
             _reap(waiting.pop(descriptor))
     for descriptor in waiting:
         os.close(descriptor)
+
+
+def alive(pid: int) -> bool:
+    _reap(pid)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _reap(pid: int) -> None:

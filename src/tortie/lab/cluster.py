@@ -1,0 +1,259 @@
+"""Bring a lab up, say how it is, take it down.
+
+`up` is in the order of a real cluster: wires, datastore, what an operator
+writes into it (nodes, pools, how routes are made), then an agent per host.
+Whatever goes wrong on the way, `down` removes all that is there.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import os
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from tortie.datastore.connect import connect, from_environment
+from tortie.datastore.resources import Resources
+from tortie.kernel import netns
+from tortie.lab import description, processes, topology
+from tortie.lab.description import ETCD_ORDINAL, FABRIC, FABRIC6, POOL, POOL6, Host, Lab
+from tortie.lib.errors import NotFound, TortieError, Unavailable
+from tortie.model.bgp_configuration import BGPConfiguration, BGPConfigurationSpec
+from tortie.model.felix_configuration import FelixConfiguration, FelixConfigurationSpec
+from tortie.model.metadata import Metadata, Resource
+from tortie.model.node import IPPool, IPPoolSpec, Node, NodeBGP, NodeSpec
+
+READY_SECONDS = 60.0
+HEALTH_PORT = 9099
+ETCD_PORT = 2379
+_TOOLS_SOCKET = "tools:0"
+"""etcd makes a unix socket of this name in its directory: host and port, of nothing."""
+
+Report = Callable[[str], None]
+
+
+def up(lab: Lab, report: Report) -> None:
+    """Make the lab and wait until every host enforces.
+
+    Raises:
+        AlreadyExists: the name is taken.
+        TortieError: something did not start; everything is taken down again.
+    """
+    check_programs(lab)
+    description.create(lab)
+    try:
+        report(f"wiring {len(lab.hosts)} hosts to one segment")
+        topology.build_fabric(lab)
+        for host in lab.hosts:
+            topology.build_host(lab, host)
+        report(f"starting the datastore ({lab.datastore})")
+        start_datastore(lab)
+        report(f"starting an agent on each host, routes by {lab.routing}")
+        wait_ready(lab, {host: start_agent(lab, host) for host in lab.hosts})
+    except BaseException:
+        with contextlib.suppress(TortieError, OSError):
+            down(lab.name)
+        raise
+
+
+def check_programs(lab: Lab) -> None:
+    """
+    Raises:
+        NotFound: what the lab needs beside Python is not installed.
+    """
+    search = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    if lab.datastore == "etcd" and shutil.which("etcd", path=search) is None:
+        raise NotFound("--datastore etcd needs etcd; on Debian: apt-get install etcd-server")
+    if lab.routing == "bgp" and shutil.which("bird", path=search) is None:
+        raise NotFound("--routing bgp needs BIRD 2; on Debian: apt-get install bird2")
+
+
+def down(name: str) -> None:
+    """Remove a lab, or whatever is left of one: processes, namespaces, files."""
+    prefix = f"tortie.{description.check_name(name)}."
+    processes.stop_all(prefix)
+    topology.remove_namespaces(prefix)
+    shutil.rmtree(description.ROOT / name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        description.ROOT.rmdir()
+
+
+def environment(lab: Lab) -> dict[str, str]:
+    """The settings with which any command of this machine works on the lab."""
+    if lab.datastore == "etcd":
+        socket = lab.directory / "etcd" / _TOOLS_SOCKET
+        return {"DATASTORE_TYPE": "etcdv3", "ETCD_ENDPOINTS": f"unix://{socket}"}
+    return {
+        "DATASTORE_TYPE": "embedded",
+        "TORTIE_EMBEDDED_PATH": str(lab.directory / "datastore.db"),
+    }
+
+
+@contextlib.asynccontextmanager
+async def resources(lab: Lab, *, create: bool = False) -> AsyncIterator[Resources]:
+    """The lab's datastore, as resources."""
+    client = await connect(from_environment(environment(lab)), create=create)
+    try:
+        yield Resources(client)
+    finally:
+        await client.close()
+
+
+def start_datastore(lab: Lab) -> None:
+    """Start etcd, or make the embedded store; then write what an operator would."""
+    if lab.datastore == "etcd":
+        _start_etcd(lab)
+    asyncio.run(_write_cluster(lab))
+
+
+def _start_etcd(lab: Lab) -> None:
+    directory = lab.directory / "etcd"
+    directory.mkdir(mode=0o700)
+    address = FABRIC.address(ETCD_ORDINAL).address_text
+    url = f"http://{address}:{ETCD_PORT}"
+    peer_url = f"http://{address}:{ETCD_PORT + 1}"
+    processes.start(
+        lab.fabric_namespace,
+        [
+            *["etcd", "--name", "lab", "--data-dir", "data"],
+            *["--listen-client-urls", f"{url},unix://{_TOOLS_SOCKET}"],
+            *["--advertise-client-urls", url],
+            *["--listen-peer-urls", peer_url],
+            *["--initial-advertise-peer-urls", peer_url],
+            *["--initial-cluster", f"lab={peer_url}"],
+        ],
+        lab.directory / "etcd.log",
+        directory=directory,
+    )
+
+
+async def _write_cluster(lab: Lab) -> None:
+    give_up = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            async with resources(lab, create=True) as store:
+                await store.ensure_initialized()
+                for resource in _cluster(lab):
+                    await store.apply(resource)
+            return
+        except Unavailable:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.05)
+
+
+def _cluster(lab: Lab) -> Iterator[Resource]:
+    by_agent = lab.routing == "direct"
+    yield FelixConfiguration(
+        kind="FelixConfiguration",
+        metadata=Metadata(name="default"),
+        spec=FelixConfigurationSpec(
+            program_cluster_routes="Enabled" if by_agent else "Disabled",
+            health_enabled=True,
+            health_port=HEALTH_PORT,
+            ipv6_support=lab.ipv6,
+        ),
+    )
+    yield BGPConfiguration(
+        kind="BGPConfiguration",
+        metadata=Metadata(name="default"),
+        spec=BGPConfigurationSpec(
+            program_cluster_routes="Disabled" if by_agent else "Enabled",
+        ),
+    )
+    for host in lab.hosts:
+        bgp = NodeBGP(
+            ipv4_address=f"{host.ipv4.address_text}/{FABRIC.length}",
+            ipv6_address=f"{host.ipv6.address_text}/{FABRIC6.length}" if lab.ipv6 else "",
+        )
+        yield Node(kind="Node", metadata=Metadata(name=host.name), spec=NodeSpec(bgp=bgp))
+    yield _pool("lab-ipv4", str(POOL))
+    if lab.ipv6:
+        yield _pool("lab-ipv6", str(POOL6))
+
+
+def _pool(name: str, cidr: str) -> IPPool:
+    return IPPool(kind="IPPool", metadata=Metadata(name=name), spec=IPPoolSpec(cidr=cidr))
+
+
+def start_agent(lab: Lab, host: Host) -> int:
+    """Start a host's agent (and with it its keeper and BIRD); returns its process id."""
+    directory = lab.host_directory(host.name)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    settings: Mapping[str, str] = environment(lab)
+    if lab.datastore == "etcd":
+        address = FABRIC.address(ETCD_ORDINAL).address_text
+        settings = {**settings, "ETCD_ENDPOINTS": f"http://{address}:{ETCD_PORT}"}
+    return processes.start(
+        lab.host_namespace(host.name),
+        [
+            *[sys.executable, "-m", "tortie.agent.main"],
+            *["--run-directory", str(directory)],
+            *["--state-directory", str(directory / "state")],
+        ],
+        directory / "agent.log",
+        environment={**settings, "FELIX_FELIXHOSTNAME": host.name},
+    )
+
+
+def agent_pid(lab: Lab, host: Host) -> int | None:
+    """The agent's process id; None if it does not run."""
+    try:
+        pid = int((lab.host_directory(host.name) / "agent.pid").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return pid if pid in processes.inside([lab.host_namespace(host.name)]) else None
+
+
+def wait_ready(lab: Lab, agents: Mapping[Host, int]) -> None:
+    """Return when every agent is ready.
+
+    Args:
+        agents: their process ids.
+
+    Raises:
+        Unavailable: one is not, with the end of its log.
+    """
+    give_up = time.monotonic() + READY_SECONDS
+    for host, pid in agents.items():
+        while not (found := health(lab, host)).ready:
+            if time.monotonic() > give_up or not processes.alive(pid):
+                raise Unavailable(
+                    f"the agent of {host.name} is not ready: {found.detail}; "
+                    f"its log ends: {_log_end(lab, host)}"
+                )
+            time.sleep(0.02)
+
+
+class HostHealth(NamedTuple):
+    ready: bool
+    detail: str
+
+
+def health(lab: Lab, host: Host) -> HostHealth:
+    """What the agent's readiness endpoint says, asked from inside the host."""
+
+    def ask() -> HostHealth:
+        connection = http.client.HTTPConnection("localhost", HEALTH_PORT, timeout=5)
+        try:
+            connection.request("GET", "/readiness")
+            answer = connection.getresponse()
+            text = answer.read().decode(errors="replace").strip().replace("\n", "; ")
+            return HostHealth(answer.status == 200, text)
+        except OSError as error:
+            return HostHealth(False, f"no answer ({error})")
+        finally:
+            connection.close()
+
+    return netns.run_in(netns.named_path(lab.host_namespace(host.name)), ask)
+
+
+def _log_end(lab: Lab, host: Host) -> str:
+    try:
+        lines = (lab.host_directory(host.name) / "agent.log").read_text().splitlines()
+    except FileNotFoundError:
+        return "(none)"
+    return " | ".join(lines[-3:])
