@@ -18,6 +18,7 @@ where they start, sees the interface name there and prints `iifname vmap @lists`
 Can go when no supported host has an nft that aborts on the plain program.
 """
 
+import sys
 from typing import Final
 
 from tortie.kernel.nft.constants import MetaKey
@@ -45,7 +46,7 @@ def list_id_data(list_id: int) -> bytes:
 
 def list_id_of(data: bytes) -> int:
     """Undo `list_id_data`."""
-    return int.from_bytes(data[4:8], "little" if u32(1)[0] else "big")
+    return int.from_bytes(data[4:8], sys.byteorder)
 
 
 def dispatch_by_interface(key: MetaKey, id_map: str, list_map: str) -> tuple[Expression, ...]:

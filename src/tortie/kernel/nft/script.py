@@ -287,7 +287,10 @@ class _RuleText:
         elif expression.destination == ex.VERDICT_REGISTER:
             self.say(f"{key} vmap {name}")
         else:
-            self.registers[expression.destination] = _Loaded(f"{key} map {name}", INTEGER)
+            loaded = _Loaded(f"{key} map {name}", INTEGER)
+            self.registers[expression.destination] = loaded
+            if expression.destination + 1 == expression.register:
+                self.registers[expression.register] = loaded  # as `dispatch` does
             self.fresh.clear()
 
     def statement(self, expression: Expression) -> str:
