@@ -142,7 +142,7 @@ async def _write_cluster(lab: Lab) -> None:
         except Unavailable:
             if time.monotonic() > give_up:
                 raise
-            time.sleep(0.05)
+            await asyncio.sleep(0.05)
 
 
 def _cluster(lab: Lab) -> Iterator[Resource]:
