@@ -39,6 +39,7 @@ class Group(IntEnum):
 
     LINK = 1
     NEIGHBOUR = 3
+    """Proxy entries are not told of (Linux 6.18): read them back now and then."""
     IPV4_ADDRESS = 5
     IPV4_ROUTE = 7
     IPV6_ADDRESS = 9
@@ -178,8 +179,8 @@ class Monitor:
                 event = decode(message)
                 if event is not None:
                     self._on_event(event)
-            if self._loop is None:  # closed by the consumer
-                return
+                if self._loop is None:  # closed by the consumer
+                    return
 
 
 def decode(message: Message) -> Event | None:
