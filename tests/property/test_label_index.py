@@ -118,6 +118,7 @@ class IndexMachine(RuleBasedStateMachine):
         """Emptied by whatever way it got here, it holds nothing."""
         for item in ("i1", "i2", "i3", "i4", "i5"):
             self.fast.remove_item(item)
+        assert self.fast.statistics().pairs == 0
         for selector in ("s1", "s2", "s3", "s4"):
             self.fast.remove_selector(selector)
         for parent in ("p1", "p2", "p3"):

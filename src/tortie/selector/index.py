@@ -45,6 +45,8 @@ class IndexStatistics(NamedTuple):
     items: int
     groups: int
     selectors: int
+    pairs: int
+    """Of a selector and a group that match now."""
     evaluation_count: int
     """How often a selector was evaluated against a group."""
 
@@ -152,6 +154,7 @@ class LabelIndex(Generic[Selector, Item]):
             items=len(self._items),
             groups=self._group_count,
             selectors=len(self._selectors),
+            pairs=sum(len(filed.groups) for filed in self._selectors.values()),
             evaluation_count=self._evaluation_count,
         )
 

@@ -14,7 +14,7 @@ from tortie.selector.normal import (
     uses_global,
     with_prefix,
 )
-from tortie.selector.syntax import All, Both, Equals, Global, Has, SelectorSyntax, parse
+from tortie.selector.syntax import GENEROUS, All, Both, Equals, Global, Has, SelectorSyntax, parse
 
 ALL_ID = "s:5y5I3VdRZfDU01O--xXAPx2yxCQQqMf0M6IWug"
 
@@ -44,6 +44,17 @@ CANONICAL = [
 def test_canonical_text(text: str, expected: str) -> None:
     assert canonical(parse(text)) == expected
     assert canonical(parse(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a in{}||a in{}&&(" * 32 + "has(a)" + ")" * 32, "||".join(['a in{"","b"}'] * 580)],
+    ids=["deep", "long"],
+)
+def test_the_canonical_text_of_any_foreign_text_can_be_read_back(text: str) -> None:
+    node = parse(text)
+
+    assert parse(canonical(node), GENEROUS) == node
 
 
 # The ids that Calico's own parser tests expect.
