@@ -1,0 +1,154 @@
+"""Short ways to write datastore entries: each returns one (key, value)."""
+
+from collections.abc import Sequence
+
+from tortie.lib.ip import parse_network
+from tortie.model.endpoint import (
+    EndpointPort,
+    HostEndpoint,
+    HostEndpointSpec,
+    WorkloadEndpoint,
+    WorkloadEndpointPort,
+    WorkloadEndpointSpec,
+)
+from tortie.model.ipam import BlockAffinity
+from tortie.model.keys import AffinityKey, Key, ResourceKey
+from tortie.model.metadata import Metadata
+from tortie.model.network_set import GlobalNetworkSet, NetworkSet, NetworkSetSpec
+from tortie.model.node import IPPool, IPPoolSpec, Node, NodeAddress, NodeBGP, NodeSpec
+from tortie.model.policy import (
+    EntityRule,
+    GlobalNetworkPolicy,
+    GlobalNetworkPolicySpec,
+    NetworkPolicy,
+    NetworkPolicySpec,
+    Profile,
+    ProfileSpec,
+    Rule,
+    Tier,
+    TierSpec,
+)
+
+Entry = tuple[Key, object]
+State = dict[Key, object]
+"""What the datastore holds at one moment."""
+
+
+def workload(
+    path: str,
+    host: str,
+    *addresses: str,
+    labels: dict[str, str] | None = None,
+    profiles: Sequence[str] | None = None,
+    interface: str | None = None,
+    ports: Sequence[tuple[str, str, int]] = (),
+    account: str = "",
+) -> Entry:
+    """`path` is namespace/name; profile `kns.<namespace>` and an interface if none are given."""
+    namespace, name = path.split("/")
+    spec = WorkloadEndpointSpec(
+        orchestrator="k8s",
+        node=host,
+        ip_networks=addresses,
+        profiles=(f"kns.{namespace}",) if profiles is None else tuple(profiles),
+        interface_name=f"cali-{name}" if interface is None else interface,
+        service_account_name=account,
+        ports=tuple(
+            WorkloadEndpointPort(name=port_name, protocol=protocol, port=port)
+            for port_name, protocol, port in ports
+        ),
+    )
+    metadata = Metadata(name=name, namespace=namespace, labels=labels or {})
+    key = ResourceKey("WorkloadEndpoint", name, namespace)
+    return key, WorkloadEndpoint(metadata=metadata, spec=spec)
+
+
+def host_endpoint(
+    name: str, *addresses: str, labels: dict[str, str], ports: Sequence[tuple[str, str, int]] = ()
+) -> Entry:
+    spec = HostEndpointSpec(
+        node="h1",
+        expected_ips=addresses,
+        ports=tuple(EndpointPort(name=n, protocol=p, port=number) for n, p, number in ports),
+    )
+    metadata = Metadata(name=name, labels=labels)
+    return ResourceKey("HostEndpoint", name), HostEndpoint(metadata=metadata, spec=spec)
+
+
+def network_set(path: str, *nets: str, labels: dict[str, str]) -> Entry:
+    """Global without a namespace in `path`."""
+    namespace, _, name = path.rpartition("/")
+    spec = NetworkSetSpec(nets=nets)
+    metadata = Metadata(name=name, namespace=namespace, labels=labels)
+    if namespace:
+        key = ResourceKey("NetworkSet", name, namespace)
+        return key, NetworkSet(metadata=metadata, spec=spec)
+    return ResourceKey("GlobalNetworkSet", name), GlobalNetworkSet(metadata=metadata, spec=spec)
+
+
+def policy(path: str, **spec: object) -> Entry:
+    """Global without a namespace in `path`; `spec` as in the resource."""
+    namespace, _, name = path.rpartition("/")
+    metadata = Metadata(name=name, namespace=namespace)
+    if namespace:
+        key = ResourceKey("NetworkPolicy", name, namespace)
+        return key, NetworkPolicy(metadata=metadata, spec=NetworkPolicySpec(**spec))  # type: ignore[arg-type]
+    key = ResourceKey("GlobalNetworkPolicy", name)
+    return key, GlobalNetworkPolicy(metadata=metadata, spec=GlobalNetworkPolicySpec(**spec))  # type: ignore[arg-type]
+
+
+def tier(name: str, order: float | None, default_action: str = "Deny") -> Entry:
+    spec = TierSpec(order=order, default_action=default_action)  # type: ignore[arg-type]
+    return ResourceKey("Tier", name), Tier(metadata=Metadata(name=name), spec=spec)
+
+
+def profile(
+    name: str,
+    labels: dict[str, str] | None = None,
+    ingress: Sequence[Rule] = (),
+    egress: Sequence[Rule] = (),
+) -> Entry:
+    spec = ProfileSpec(ingress=tuple(ingress), egress=tuple(egress), labels_to_apply=labels or {})
+    return ResourceKey("Profile", name), Profile(metadata=Metadata(name=name), spec=spec)
+
+
+def node(name: str, ipv4: str = "", ipv6: str = "", internal: str = "") -> Entry:
+    bgp = NodeBGP(ipv4_address=ipv4, ipv6_address=ipv6) if ipv4 or ipv6 else None
+    addresses = (NodeAddress(address=internal, type="InternalIP"),) if internal else ()
+    spec = NodeSpec(bgp=bgp, addresses=addresses)
+    return ResourceKey("Node", name), Node(metadata=Metadata(name=name), spec=spec)
+
+
+def pool(name: str, cidr: str, **spec: object) -> Entry:
+    value = IPPool(metadata=Metadata(name=name), spec=IPPoolSpec(cidr=cidr, **spec))  # type: ignore[arg-type]
+    return ResourceKey("IPPool", name), value
+
+
+def affinity(host: str, cidr: str, state: str = "confirmed") -> Entry:
+    return AffinityKey(host, parse_network(cidr)), BlockAffinity(state=state)  # type: ignore[arg-type]
+
+
+def allow(
+    source: EntityRule | None = None, destination: EntityRule | None = None, **rule: object
+) -> Rule:
+    return _rule("Allow", source, destination, rule)
+
+
+def deny(
+    source: EntityRule | None = None, destination: EntityRule | None = None, **rule: object
+) -> Rule:
+    return _rule("Deny", source, destination, rule)
+
+
+def _rule(
+    action: str,
+    source: EntityRule | None,
+    destination: EntityRule | None,
+    rule: dict[str, object],
+) -> Rule:
+    return Rule(
+        action=action,  # type: ignore[arg-type]
+        source=source or EntityRule(),
+        destination=destination or EntityRule(),
+        **rule,  # type: ignore[arg-type]
+    )
