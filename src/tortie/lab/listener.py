@@ -34,7 +34,7 @@ def main(ports: list[str]) -> None:
                 connected[accepted.fileno()] = accepted
             else:
                 payload, sender = listening[ready].recvfrom(READ_BYTES)
-                _try_to_send(listening[ready], payload, sender)
+                _try_to_send(listening[ready], payload, sender[:2])
 
 
 def _echo(connected: dict[int, socket.socket], ready: int) -> None:
@@ -48,9 +48,9 @@ def _echo(connected: dict[int, socket.socket], ready: int) -> None:
     connected.pop(ready).close()
 
 
-def _try_to_send(sock: socket.socket, payload: bytes, receiver: object) -> None:
+def _try_to_send(sock: socket.socket, payload: bytes, receiver: tuple[str, int]) -> None:
     try:
-        sock.sendto(payload, receiver)  # type: ignore[arg-type]
+        sock.sendto(payload, receiver)
     except OSError:
         return  # no way back; whoever asked sees no answer
 

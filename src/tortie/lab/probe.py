@@ -162,7 +162,8 @@ def _is_reply(probe: Probe, payload: bytes, sender: str, identifier: int) -> boo
 
 def _checksum(payload: bytes) -> int:
     """The Internet checksum (RFC 1071) of an even number of bytes."""
-    total = sum(struct.unpack(f"!{len(payload) // 2}H", payload))
+    words: tuple[int, ...] = struct.unpack(f"!{len(payload) // 2}H", payload)
+    total = sum(words)
     total = (total & 0xFFFF) + (total >> 16)
     return ~(total + (total >> 16)) & 0xFFFF
 
