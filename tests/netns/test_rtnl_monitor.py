@@ -232,6 +232,10 @@ def test_nothing_is_called_back_after_close(rtnl: Rtnl) -> None:
 
     async def run() -> None:
         events: list[Event] = []
+        failures: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _loop, context: failures.append(context)
+        )
 
         def close_at_once(event: Event) -> None:
             events.append(event)
@@ -242,6 +246,7 @@ def test_nothing_is_called_back_after_close(rtnl: Rtnl) -> None:
         monitor.start()
         await asyncio.sleep(0.05)
         assert len(events) == 1
+        assert failures == []
 
     asyncio.run(run())
 
