@@ -104,7 +104,7 @@ class FakeNft:
             return []
         if generation is not None and generation != self._generation:
             raise KernelBusy("commit: the ruleset changed in between")
-        self._tables, written = _Work(self._tables, self.port_id).run(operations)
+        self._tables, written = _apply(self._tables, self.port_id, operations)
         self._generation += 1
         self.commits += 1
         return written
@@ -154,19 +154,19 @@ class _Work:
         self.touched: set[TableName] = set()
         self.written: list[WrittenRule] = []
 
-    def run(
-        self, operations: list[Operation]
-    ) -> tuple[dict[TableName, _Contents], list[WrittenRule]]:
-        for operation in operations:
-            try:
-                _APPLIERS[type(operation)](self, operation)
-            except _Refusal as refusal:
-                raise _error(operation, refusal) from None
+    def apply(self, operation: Operation) -> None:
+        try:
+            _APPLIERS[type(operation)](self, operation)
+        except _Refusal as refusal:
+            raise _error(operation, refusal) from None
+
+    def is_too_deep(self) -> bool:
+        touched = self.touched & self.tables.keys()
+        return any(_depth(self.tables[name]) > JUMP_DEPTH for name in touched)
+
+    def finish(self) -> None:
         for name in self.touched & self.tables.keys():
-            if _depth(self.tables[name]) > JUMP_DEPTH:
-                raise _error(_last_verdict(operations), _Refusal(errno.EMLINK, "Too many links"))
             self.tables[name].copied.clear()
-        return self.tables, self.written
 
     def contents(self, name: TableName) -> _Contents:
         """To write: the copy, made at the first touch."""
@@ -318,7 +318,7 @@ class _Work:
         elif exclusive:
             raise _Refusal(errno.EEXIST, "the element exists")
         elif before.data != element.data:
-            raise _Refusal(errno.EBUSY, "the element exists with other data")
+            raise _Refusal(errno.EEXIST, "the element exists with other data")
 
     def delete_elements(self, delete: op.DeleteElements) -> None:
         contents = self.contents(delete.table)
@@ -345,6 +345,30 @@ _APPLIERS: dict[type[Any], Callable[[_Work, Any], None]] = {
     op.AddElements: _Work.add_elements,
     op.DeleteElements: _Work.delete_elements,
 }
+
+
+def _apply(
+    tables: dict[TableName, _Contents], port_id: int, operations: list[Operation]
+) -> tuple[dict[TableName, _Contents], list[WrittenRule]]:
+    work = _Work(tables, port_id)
+    for operation in operations:
+        work.apply(operation)
+    if work.is_too_deep():
+        raise _blame_depth(tables, port_id, operations)
+    work.finish()
+    return work.tables, work.written
+
+
+def _blame_depth(
+    tables: dict[TableName, _Contents], port_id: int, operations: list[Operation]
+) -> Exception:
+    """Do it again, looking at each step, as the kernel does when the whole is not valid."""
+    work = _Work(tables, port_id)
+    for operation in operations:
+        work.apply(operation)
+        if work.is_too_deep():
+            break
+    return _error(operation, _Refusal(errno.EMLINK, "Too many links"))
 
 
 def _error(operation: Operation, refusal: _Refusal) -> Exception:
@@ -398,11 +422,11 @@ def _check_expression(contents: _Contents, expression: Expression) -> None:
         of = contents.sets.get(expression.set_name)
         if of is None:
             raise _Refusal(errno.ENOENT, f"no set {expression.set_name}")
-        fits = (expression.destination is not None) == of.is_map
-        if expression.destination is not None:
-            wants_verdict = expression.destination == VERDICT_REGISTER
-            fits = fits and wants_verdict == of.is_verdict_map and not expression.invert
-        if not fits:
+        if expression.destination is None:
+            return  # a map may serve as a set
+        wants_verdict = expression.destination == VERDICT_REGISTER
+        fits = of.is_map and wants_verdict == of.is_verdict_map
+        if not fits or expression.invert:
             raise _Refusal(errno.EINVAL, "the lookup does not fit the kind of set")
 
 
@@ -465,13 +489,3 @@ def _targets(contents: _Contents, rule: Rule) -> Iterator[str]:
         elif contents.sets[name].is_verdict_map:
             for element in contents.elements[name].values():
                 yield from (chain for _, chain in _element_references(element))
-
-
-def _last_verdict(operations: list[Operation]) -> Operation:
-    """A call chain that is too long belongs to no one operation; name one that made it so."""
-    for operation in reversed(operations):
-        if isinstance(operation, op.AddRule | op.ReplaceRule):
-            return operation
-        if isinstance(operation, op.AddElements) and operation.set.is_verdict_map:
-            return operation
-    return operations[-1]
