@@ -61,6 +61,14 @@ class Delta(Generic[K, V]):
         return set(self._wanted)
 
     @property
+    def actual_keys(self) -> "set[K]":
+        return set(self._actual)
+
+    @property
+    def wanted_count(self) -> int:
+        return len(self._wanted)
+
+    @property
     def in_sync(self) -> bool:
         return not self._pending
 

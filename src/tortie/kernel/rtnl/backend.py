@@ -81,6 +81,13 @@ class Backend(Protocol):
         """Routes of all tables, or those that match; 0 and None mean any."""
         ...
 
+    def add_routes(self, wanted: Sequence[Route]) -> Outcomes:
+        """Add routes where there is none with the same key, whoever's it may be.
+
+        Outcomes: AlreadyExists where there is; else as `replace_routes`.
+        """
+        ...
+
     def replace_routes(self, wanted: Sequence[Route]) -> Outcomes:
         """Add routes, or replace those with the same key (table, destination, metric).
 

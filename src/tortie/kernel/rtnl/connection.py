@@ -254,6 +254,9 @@ class Rtnl:
         """
         self._one(route.delete(gone), gone)
 
+    def add_routes(self, wanted: Sequence[Route]) -> Outcomes:
+        return self._bulk([route.add(entry) for entry in wanted], wanted)
+
     def replace_routes(self, wanted: Sequence[Route]) -> Outcomes:
         return self._bulk([route.replace(entry) for entry in wanted], wanted)
 

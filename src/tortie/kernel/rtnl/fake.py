@@ -132,6 +132,9 @@ class FakeRtnl:
             and interface in (0, route.interface)
         ]
 
+    def add_routes(self, wanted: Sequence[Route]) -> Outcomes:
+        return [_outcome(self._add_route, route) for route in wanted]
+
     def replace_routes(self, wanted: Sequence[Route]) -> Outcomes:
         return [_outcome(self._replace_route, route) for route in wanted]
 
@@ -190,6 +193,11 @@ class FakeRtnl:
             self._routes,
             lambda route: route.interface == index or any(h.interface == index for h in route.hops),
         )
+
+    def _add_route(self, route: Route) -> None:
+        if route.key in self._routes:
+            raise AlreadyExists(f"add route {route}: File exists")
+        self._replace_route(route)
 
     def _replace_route(self, route: Route) -> None:
         self._fail_as_told(route.key)

@@ -1,0 +1,223 @@
+"""What calc decided, made true on this host: managers in front, drivers behind.
+
+Order of an apply, which is what safety rests on:
+
+1. nftables, both tables in one transaction. If it is refused nothing else is
+   done: no route leads to a workload whose policy is not in force.
+2. Connections of addresses that left an endpoint are cut. Its interface is
+   closed by then, so no new one can appear behind our back.
+3. Sysctls and neighbours: forwarding is on only where the rules are.
+4. Routes: an address becomes reachable, here or elsewhere, last of all.
+
+What fails stays pending, and is tried again by the next apply.
+"""
+
+import logging
+from collections.abc import Hashable
+from typing import NamedTuple, Protocol
+
+from tortie.dataplane.driver.link import Links
+from tortie.dataplane.driver.neighbour import NeighbourDriver
+from tortie.dataplane.driver.nftables import NftablesDriver, NftablesStatistics
+from tortie.dataplane.driver.route import RouteDriver
+from tortie.dataplane.driver.sysctl import SysctlDriver, global_key
+from tortie.dataplane.manager.endpoint import EndpointManager
+from tortie.dataplane.manager.ipset import IPSetManager
+from tortie.dataplane.manager.masquerade import MasqueradeManager
+from tortie.dataplane.manager.policy import PolicyManager
+from tortie.dataplane.manager.route import RouteManager
+from tortie.dataplane.rules import static
+from tortie.dataplane.settings import Settings
+from tortie.desired.endpoint import EndpointId
+from tortie.desired.kinds import Kind
+from tortie.kernel.nft.connection import Backend as NftBackend
+from tortie.kernel.rtnl.backend import Backend as RtnlBackend
+from tortie.kernel.rtnl.monitor import Event, LinkChanged, LinkGone, Overflow
+from tortie.lib.errors import KernelBusy, TortieError
+from tortie.lib.ip import Network
+
+log = logging.getLogger(__name__)
+
+
+class Manager(Protocol):
+    def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None: ...
+
+
+class Connections(Protocol):
+    """The part of `kernel.conntrack.Conntrack` that is needed here."""
+
+    def delete_involving(self, addresses: frozenset[Network]) -> int:
+        """Delete every connection of these addresses; returns how many there were."""
+
+
+class Statistics(NamedTuple):
+    nftables: NftablesStatistics
+    endpoints: int
+    routes: int
+    pending: int
+    """Routes, neighbours and sysctls that are not as they should be."""
+    applies: int
+    connections_cut: int
+
+
+class Dataplane:
+    """Everything this host's kernel is told. Loop task only.
+
+    `on_update` and `on_link_event` only take note; the kernel hears of it in
+    `apply`. The caller makes the first apply only when calc is in sync.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        nft: NftBackend,
+        rtnl: RtnlBackend,
+        conntrack: Connections,
+        *,
+        owned_tables: bool = False,
+    ) -> None:
+        """
+        Args:
+            owned_tables: what `kernel.nft.connection.supports_owner_tables` said.
+        """
+        self._settings = settings
+        self._rtnl = rtnl
+        self._conntrack = conntrack
+        self._nft = NftablesDriver(nft, owned=owned_tables)
+        self._sysctls = SysctlDriver()
+        self._links = Links(self._sysctls, settings)
+        self._neighbours = NeighbourDriver(rtnl, self._links)
+        self._routes = RouteDriver(rtnl, protocol=settings.route_protocol)
+        inet, arp = self._nft.inet, self._nft.arp
+        policies = PolicyManager(inet, settings)
+        self._endpoints = EndpointManager(inet, arp, policies, self._neighbours, settings)
+        self._route_manager = RouteManager(self._routes, self._links, settings)
+        masquerade = MasqueradeManager(inet, settings)
+        ip_sets = IPSetManager(inet, settings)
+        self._managers: dict[Kind, Manager] = {
+            Kind.POOL: masquerade,
+            Kind.HOST: masquerade,
+            Kind.IP_SET: ip_sets,
+            Kind.IP_SET_MEMBER: ip_sets,
+            Kind.POLICY: policies,
+            Kind.ENDPOINT: self._endpoints,
+            Kind.ROUTE: self._route_manager,
+        }
+        inet.want_content(static.inet_table(settings))
+        arp.want_content(static.arp_table(settings))
+        self._sysctls.want(global_key("ipv4/ip_forward"), "1")
+        if settings.ipv6:
+            self._sysctls.want(global_key("ipv6/conf/all/forwarding"), "1")
+        self._stale = True
+        """Links, routes and neighbours must be read before anything is written."""
+        self._applies = self._cut = 0
+
+    # Taking note.
+
+    def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
+        """One object of desired state is new, differs, or (None) is gone."""
+        self._managers[kind].on_update(kind, name, value)
+
+    def on_link_event(self, event: Event) -> None:
+        """From `kernel.rtnl.monitor.Monitor`; events about other things are ignored."""
+        match event:
+            case LinkChanged(link):
+                self._check_uplink(link.name, up=link.up)
+                self._on_links(self._links.observe(link))
+            case LinkGone(link):
+                self._check_uplink(link.name, up=False)
+                self._on_links(self._links.observe_gone(link))
+            case Overflow():
+                self._stale = True
+
+    def _check_uplink(self, name: str, *, up: bool) -> None:
+        """Routes by way of other hosts go with the link to them, and nobody tells."""
+        known = self._links.get(name)
+        was_up = known is not None and known.up
+        if up != was_up and not self._links.is_workload(name):
+            self._stale = True
+
+    # Making it true.
+
+    async def apply(self) -> None:
+        """Write everything that is pending.
+
+        A single route, neighbour or sysctl that the kernel refuses is logged,
+        counted as pending, and does not fail the rest.
+
+        Raises:
+            TortieError: the rules, or cutting connections, failed; all is pending.
+        """
+        if self._stale:
+            self._read_back()
+        await self._nft.apply()
+        self._cut_departed()
+        self._report(self._sysctls.apply())
+        try:
+            self._report(self._neighbours.apply())
+            self._routes.apply()  # has logged what was refused
+        except KernelBusy:
+            self._stale = True
+            raise
+        self._applies += 1
+
+    async def resync(self) -> None:
+        """Compare all of ours with the kernel, and write what differs. Raises as `apply`."""
+        self._read_back()
+        self._sysctls.resync()
+        await self._nft.resync()
+        await self.apply()
+
+    # Telling.
+
+    def endpoints_up(self) -> dict[EndpointId, bool]:
+        """Every endpoint here, and whether its link is there and up.
+
+        After an `apply` without error: those that are up are enforced and routed.
+        """
+        found = {}
+        for endpoint_id, endpoint in self._endpoints.endpoints.items():
+            link = self._links.get(endpoint.interface)
+            found[endpoint_id] = link is not None and link.up
+        return found
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether the last `apply` left nothing pending and nothing was noted since."""
+        return not self._stale and self._nft.in_sync and not self._pending_count()
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            nftables=self._nft.statistics(),
+            endpoints=len(self._endpoints.endpoints),
+            routes=self._routes.count,
+            pending=self._pending_count(),
+            applies=self._applies,
+            connections_cut=self._cut,
+        )
+
+    def _pending_count(self) -> int:
+        drivers = (self._sysctls, self._neighbours, self._routes)
+        return sum(driver.pending_count for driver in drivers)
+
+    def _read_back(self) -> None:
+        # Links first: the others are known by their indexes.
+        self._on_links(self._links.observe_all(self._rtnl.links()))
+        self._neighbours.resync()
+        self._routes.resync()
+        self._stale = False
+
+    def _on_links(self, names: set[str]) -> None:
+        for name in names:
+            self._route_manager.on_link(name)
+            self._neighbours.on_link(name)
+
+    def _cut_departed(self) -> None:
+        departed = self._endpoints.departed
+        if departed and self._settings.conntrack_cleanup:
+            self._cut += self._conntrack.delete_involving(departed)
+        self._endpoints.confirm_departed(departed)
+
+    def _report(self, refused: list[TortieError]) -> None:
+        for error in refused:
+            log.warning("refused, will be tried again: %s", error)

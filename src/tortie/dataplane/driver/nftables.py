@@ -1,0 +1,165 @@
+"""The tables `inet tortie` and `arp tortie`: both in one transaction per apply.
+
+Ownership: the tables are ours by name, whole. On a kernel with owner tables
+they carry owner and persist together, so that a flush by others passes them by
+and our own end leaves them in force; a new process adopts them by naming them.
+
+A start and a resync are the same thing: read everything, compare, write the
+difference. Where nothing differs nothing is written, and no packet sees a
+change. A table that has been damaged beyond editing (a set of another type,
+a base chain elsewhere) is replaced whole, in the same transaction.
+"""
+
+import logging
+from collections import defaultdict
+from typing import NamedTuple
+
+from tortie.dataplane.driver.table import Found, TableState
+from tortie.kernel.netlink import OutcomeUnknown
+from tortie.kernel.nft.connection import Backend, WrittenRule
+from tortie.kernel.nft.constants import Family, TableFlag
+from tortie.kernel.nft.objects import Rule, Table, TableName
+from tortie.kernel.nft.transaction import Transaction
+from tortie.lib.errors import NotFound
+
+log = logging.getLogger(__name__)
+
+INET = TableName(Family.INET, "tortie")
+ARP = TableName(Family.ARP, "tortie")
+
+OWNED = TableFlag.OWNER | TableFlag.PERSIST
+
+
+class NftablesStatistics(NamedTuple):
+    chains: int
+    sets: int
+    elements: int
+    commits: int
+    """Transactions with anything in them."""
+    resyncs: int
+    repairs: int
+    """Resyncs after the first that found a difference that nobody had asked for."""
+
+
+class NftablesDriver:
+    """Makes both tables hold what is wanted. Loop task only.
+
+    What is wanted is told to `inet` and `arp`; nothing is done before `apply`.
+    """
+
+    def __init__(self, backend: Backend, *, owned: bool = False) -> None:
+        """
+        Args:
+            owned: make the tables ours in the kernel's eyes; only where
+                `supports_owner_tables` said so.
+        """
+        self.inet = TableState(INET)
+        self.arp = TableState(ARP)
+        self._backend = backend
+        self._flags = OWNED if owned else TableFlag(0)
+        self._tables = {INET: self.inet, ARP: self.arp}
+        self._missing: set[TableName] = set()
+        self._stale = True
+        """The kernel's state is not known: read it back before writing."""
+        self._commits = self._resyncs = self._repairs = 0
+
+    async def apply(self) -> bool:
+        """Write every difference, all or nothing. Returns whether there was any.
+
+        Raises:
+            KernelRefused: nothing changed; trying again without another
+                change of what is wanted will not help.
+            KernelBusy: nothing changed, or nobody knows; try again.
+        """
+        if self._stale:
+            await self._read_back()
+        transaction = Transaction()
+        for name, state in self._tables.items():
+            table = Table(name.family, name.name, self._flags)
+            if state.must_be_replaced:
+                log.warning("table %s was changed beyond repair by others; replacing it", name)
+                transaction.replace_table(table)
+                state.forget()
+                self._stale = True
+            elif name in self._missing:
+                transaction.add_table(table)
+            state.write(transaction)
+        if not transaction:
+            return False
+        try:
+            written = await self._backend.commit(transaction)
+        except OutcomeUnknown:
+            self._stale = True
+            raise
+        self._confirm(written)
+        return True
+
+    async def resync(self) -> bool:
+        """Read everything back and write what differs. Returns whether anything did.
+
+        Raises as `apply`.
+        """
+        pending = not self.in_sync
+        first = not self._resyncs
+        self._stale = True
+        changed = await self.apply()
+        if changed and not first and not pending:
+            self._repairs += 1
+            log.warning("nftables had been changed by others; repaired")
+        return changed
+
+    @property
+    def in_sync(self) -> bool:
+        return not self._stale and all(state.in_sync for state in self._tables.values())
+
+    def statistics(self) -> NftablesStatistics:
+        sizes = [state.sizes() for state in self._tables.values()]
+        chains, sets, elements = (sum(column) for column in zip(*sizes, strict=True))
+        return NftablesStatistics(
+            chains, sets, elements, self._commits, self._resyncs, self._repairs
+        )
+
+    def _confirm(self, written: list[WrittenRule]) -> None:
+        handles: dict[TableName, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for operation, handle in written:
+            handles[operation.table][operation.rule.chain].append(handle)
+        for name, state in self._tables.items():
+            state.confirm(handles[name])
+        self._missing.clear()
+        self._stale = False
+        self._commits += 1
+
+    async def _read_back(self) -> None:
+        tables = {table.table_name: table for table in await self._backend.tables()}
+        self._missing = set()
+        for name, state in self._tables.items():
+            table = tables.get(name)
+            if (
+                table is None
+                or table.flags & OWNED != self._flags
+                or (self._flags and not table.owner)
+            ):
+                self._missing.add(name)
+            if table is None:
+                state.forget()
+            else:
+                state.observe(await self._read(name))
+        self._stale = False
+        self._resyncs += 1
+
+    async def _read(self, name: TableName) -> Found:
+        """One table. Somebody may delete it meanwhile: then it is empty."""
+        try:
+            rules: dict[str, list[Rule]] = defaultdict(list)
+            for rule in await self._backend.rules(name):
+                rules[rule.chain].append(rule)
+            sets = {found.name: found for found in await self._backend.sets(name)}
+            return Found(
+                chains={chain.name: chain for chain in await self._backend.chains(name)},
+                rules=rules,
+                sets=sets,
+                elements={found: await self._backend.elements(name, found) for found in sets},
+            )
+        except NotFound:
+            self._missing.add(name)
+            return Found({}, {}, {}, {})

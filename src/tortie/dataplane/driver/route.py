@@ -1,0 +1,103 @@
+"""Our routes in the main table.
+
+Ownership: routes of our protocol number are ours; all others are never touched.
+So a route is added only where nobody has one with its key, and replaced (in one
+step, without a moment of none) only where the one that is there is ours.
+
+A route that cannot be written, because somebody else has its key or its gateway
+is nowhere, stays pending and keeps no other one waiting.
+"""
+
+import logging
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from tortie.kernel.rtnl.backend import Backend, Outcomes
+from tortie.kernel.rtnl.route import TABLE_MAIN, Route
+from tortie.lib.delta import Delta
+from tortie.lib.errors import AlreadyExists, KernelBusy, NotFound, TortieError
+from tortie.lib.ip import Network
+
+log = logging.getLogger(__name__)
+
+
+class RouteDriver:
+    """Loop task only."""
+
+    def __init__(self, backend: Backend, *, protocol: int) -> None:
+        self._backend = backend
+        self._protocol = protocol
+        self._delta: Delta[Network, Route] = Delta()
+        self._refused: dict[Network, str] = {}
+        """What the kernel said, so that it is logged once."""
+
+    def want(self, destination: Network, route: Route | None) -> None:
+        """Of this driver's protocol, in the main table, without a metric."""
+        self._delta.want(destination, route)
+
+    def forget(self, destination: Network) -> None:
+        """The kernel has taken this route away by itself, with its link."""
+        self._delta.observe(destination, None)
+
+    def apply(self) -> list[TortieError]:
+        """Write what differs; returns what the kernel refused, which stays pending.
+
+        Raises:
+            KernelBusy: some may have been done; `resync`, then again.
+        """
+        gone = list(self._delta.deletions())
+        actual = [self._known(destination) for destination in gone]
+        refused = self._settle(gone, self._backend.delete_routes(actual), deleted=True)
+        pending = list(self._delta.updates())
+        new = [(key, route) for key, route in pending if self._delta.actual(key) is None]
+        changed = [(key, route) for key, route in pending if self._delta.actual(key) is not None]
+        outcomes = self._backend.add_routes([route for _, route in new])
+        refused += self._settle([key for key, _ in new], outcomes)
+        outcomes = self._backend.replace_routes([route for _, route in changed])
+        refused += self._settle([key for key, _ in changed], outcomes)
+        return refused
+
+    def resync(self) -> None:
+        """Read our routes back; what differs is written by the next `apply`."""
+        found = self._backend.routes(table=TABLE_MAIN, protocol=self._protocol)
+        self._delta.observe_all({route.destination: _canonical(route) for route in found})
+
+    @property
+    def pending_count(self) -> int:
+        return len(self._delta)
+
+    @property
+    def count(self) -> int:
+        return self._delta.wanted_count
+
+    def _known(self, destination: Network) -> Route:
+        actual = self._delta.actual(destination)
+        assert actual is not None
+        return actual
+
+    def _settle(
+        self, keys: Iterable[Network], outcomes: Outcomes, *, deleted: bool = False
+    ) -> list[TortieError]:
+        refused: list[TortieError] = []
+        for key, outcome in zip(keys, outcomes, strict=True):
+            if isinstance(outcome, KernelBusy):
+                raise outcome
+            if outcome is None or (deleted and isinstance(outcome, NotFound)):
+                self._delta.confirm(key)
+                self._refused.pop(key, None)
+                continue
+            refused.append(outcome)
+            if isinstance(outcome, AlreadyExists):
+                said = f"route {key} belongs to somebody else and stays as it is"
+            else:
+                said = str(outcome)
+            if self._refused.get(key) != said:
+                self._refused[key] = said
+                log.warning("%s", said)
+        return refused
+
+
+def _canonical(route: Route) -> Route:
+    """With a gateway the kernel finds the link itself, and tells which: not asked for."""
+    return route if route.gateway is None else replace(route, interface=0)

@@ -1,0 +1,68 @@
+"""What rendering yields: chains with their rules, and sets with their elements.
+
+An element's key is one `bytes`: for a hash the key itself, for an interval set
+its first key followed by its last. Elements are unordered; within one interval
+set they never overlap, because the kernel refuses that.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from tortie.kernel.nft.expressions import Verdict
+from tortie.kernel.nft.objects import (
+    IPV4_ADDR,
+    IPV6_ADDR,
+    Base,
+    DataType,
+    Rule,
+    Set,
+)
+from tortie.lib.ip import Network
+
+ADDRESS_TYPE: dict[int, DataType] = {4: IPV4_ADDR, 6: IPV6_ADDR}
+
+NO_DATA = b""
+"""The data of an element of a plain set."""
+
+Data = bytes | Verdict
+
+
+class ChainContent(NamedTuple):
+    base: Base | None
+    rules: tuple[Rule, ...]
+
+
+class Content(msgspec.Struct, frozen=True):
+    """Part of a table. Elements may only name sets of the same content."""
+
+    chains: dict[str, ChainContent] = {}
+    sets: dict[str, Set] = {}
+    elements: dict[str, frozenset[bytes]] = {}
+    """By set; sets without data only."""
+
+
+def net_set(name: str, family: int) -> Set:
+    """A set of networks: always with intervals, also while it holds addresses only.
+
+    A set cannot become an interval set later, and a rule that has to ask two
+    sets becomes two rules; see docs/design/dataplane-nftables.md for the cost.
+    """
+    return Set(name, (ADDRESS_TYPE[family],), interval=True)
+
+
+def network_key(network: Network) -> bytes:
+    """The element of an interval set that stands for a network."""
+    size = network.bits // 8
+    return network.packed + network.last.to_bytes(size, "big")
+
+
+def outermost(networks: Iterable[Network]) -> list[Network]:
+    """Those that no other one contains: disjoint, and together the same addresses."""
+    found: list[Network] = []
+    # Sorted by family, value and length, a network follows what contains it.
+    for network in sorted(networks):
+        if not (found and found[-1].contains(network)):
+            found.append(network)
+    return found

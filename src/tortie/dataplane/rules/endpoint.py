@@ -1,0 +1,55 @@
+"""What an endpoint adds to the table: elements of plain data, nothing else.
+
+So an endpoint that comes, goes or moves costs the kernel no walk of the rules
+(an element that holds a verdict would).
+"""
+
+from typing import NamedTuple
+
+from tortie.dataplane.rules import names
+from tortie.dataplane.rules.content import NO_DATA
+from tortie.dataplane.rules.names import Direction
+from tortie.desired.endpoint import Endpoint
+from tortie.desired.policy import PolicyList
+from tortie.kernel.nft import keys
+
+
+class ElementData(NamedTuple):
+    set_name: str
+    key: bytes
+    data: bytes
+
+
+def endpoint_elements(endpoint: Endpoint, *, ipv6: bool) -> list[ElementData]:
+    """Elements of the inet table. Without `ipv6` no IPv6 source is let in."""
+    interface = keys.ifname(endpoint.interface)
+    found = [
+        _list_element("egress", interface, endpoint.egress),
+        _list_element("ingress", interface, endpoint.ingress),
+    ]
+    for network in endpoint.networks:
+        if network.family == 4 or ipv6:
+            key = keys.concatenate(interface, network.packed)
+            found.append(ElementData(names.SOURCES[network.family], key, NO_DATA))
+    return found
+
+
+def _list_element(direction: Direction, interface: bytes, policies: PolicyList) -> ElementData:
+    data = names.list_data(names.list_id(policies))
+    return ElementData(names.LISTS[direction], interface, data)
+
+
+def arp_elements(endpoint: Endpoint) -> list[ElementData]:
+    """Elements of the arp table: who may say which address is at which MAC."""
+    interface = keys.ifname(endpoint.interface)
+    addresses = [network.packed for network in endpoint.networks if network.family == 4]
+    if not endpoint.mac:
+        return [
+            ElementData(names.ARP_SENDERS_ANY_MAC, keys.concatenate(interface, address), NO_DATA)
+            for address in addresses
+        ]
+    mac = keys.ethernet(endpoint.mac)
+    return [
+        ElementData(names.ARP_SENDERS, keys.concatenate(interface, address, mac), NO_DATA)
+        for address in addresses
+    ]

@@ -1,0 +1,126 @@
+"""Phrases of nft: short runs of expressions that together say one thing.
+
+Every phrase loads what it compares, from register 0 up, and leaves nothing
+behind that another one needs; so phrases can be put together in any order.
+"""
+
+from tortie.kernel.nft import keys
+from tortie.kernel.nft.constants import CmpOp, CtKey, CtState, MetaKey, PayloadBase
+from tortie.kernel.nft.expressions import (
+    VERDICT_REGISTER,
+    Bitwise,
+    Cmp,
+    Counter,
+    Ct,
+    Expression,
+    Lookup,
+    Meta,
+    MetaSet,
+    Payload,
+    Verdict,
+)
+
+Expressions = tuple[Expression, ...]
+
+NFPROTO = {4: 2, 6: 10}
+"""NFPROTO_IPV4 and NFPROTO_IPV6."""
+SOURCE_OFFSET = {4: 12, 6: 8}
+DESTINATION_OFFSET = {4: 16, 6: 24}
+ADDRESS_BYTES = {4: 4, 6: 16}
+SOURCE_PORT_OFFSET, DESTINATION_PORT_OFFSET = 0, 2
+
+_IFNAME_WORDS = 4
+_LIST_ID_WORD = _IFNAME_WORDS + 1
+
+
+def family(number: int) -> Expressions:
+    return (Meta(MetaKey.NFPROTO), Cmp(CmpOp.EQ, keys.u8(NFPROTO[number])))
+
+
+def protocol(number: int, *, negate: bool = False) -> Expressions:
+    """The transport protocol, behind any IPv6 extension headers."""
+    op = CmpOp.NEQ if negate else CmpOp.EQ
+    return (Meta(MetaKey.L4PROTO), Cmp(op, keys.protocol(number)))
+
+
+def input_interface(prefix: str) -> Expressions:
+    """The packet came in by a link whose name begins so."""
+    return (Meta(MetaKey.IIFNAME), Cmp(CmpOp.EQ, prefix.encode()))
+
+
+def output_interface(prefix: str) -> Expressions:
+    return (Meta(MetaKey.OIFNAME), Cmp(CmpOp.EQ, prefix.encode()))
+
+
+def not_loopback() -> Expressions:
+    return (Meta(MetaKey.IIFNAME), Cmp(CmpOp.NEQ, keys.ifname("lo")))
+
+
+def source(number: int, register: int = 0) -> Payload:
+    """Load the source address of a packet of this family."""
+    return Payload(PayloadBase.NETWORK, SOURCE_OFFSET[number], ADDRESS_BYTES[number], register)
+
+
+def destination(number: int, register: int = 0) -> Payload:
+    return Payload(PayloadBase.NETWORK, DESTINATION_OFFSET[number], ADDRESS_BYTES[number], register)
+
+
+def in_set(load: Expression, name: str, *, negate: bool = False) -> Expressions:
+    return (load, Lookup(name, invert=negate))
+
+
+def interface_and_source(number: int, set_name: str) -> Expressions:
+    """Input interface and source address together are in the set."""
+    return (Meta(MetaKey.IIFNAME), source(number, _IFNAME_WORDS), Lookup(set_name))
+
+
+def transport(offset: int, value: bytes, *, negate: bool = False) -> Expressions:
+    """Bytes of the transport header equal `value`."""
+    op = CmpOp.NEQ if negate else CmpOp.EQ
+    return (Payload(PayloadBase.TRANSPORT, offset, len(value)), Cmp(op, value))
+
+
+def transport_port(offset: int, register: int = 0) -> Payload:
+    return Payload(PayloadBase.TRANSPORT, offset, 2, register)
+
+
+def connection(state: CtState) -> Expressions:
+    """The packet's connection is in one of these states."""
+    mask = keys.u32(int(state))
+    return (Ct(CtKey.STATE), Bitwise(mask, bytes(4)), Cmp(CmpOp.NEQ, bytes(4)))
+
+
+def mark_is_clear(bits: int) -> Expressions:
+    return (Meta(MetaKey.MARK), Bitwise(keys.u32(bits), bytes(4)), Cmp(CmpOp.EQ, bytes(4)))
+
+
+def clear_mark(bits: int) -> Expressions:
+    kept = keys.u32(~bits & 0xFFFFFFFF)
+    return (Meta(MetaKey.MARK), Bitwise(kept, bytes(4)), MetaSet(MetaKey.MARK))
+
+
+def set_mark(bits: int) -> Expressions:
+    kept = keys.u32(~bits & 0xFFFFFFFF)
+    return (Meta(MetaKey.MARK), Bitwise(kept, keys.u32(bits)), MetaSet(MetaKey.MARK))
+
+
+def dispatch(interface: MetaKey, lists: str, chains: str) -> Expressions:
+    """interface → list id → chain; goes on to the next rule where either is missing.
+
+    nft(8) 1.0.6 cannot print a look-up of what another look-up has found: it
+    aborts, and whoever lists the ruleset of this host with it. It follows
+    registers by their first word only; so the list id is loaded one word into
+    the map's data (see `names.list_data`), where the interface has been loaded
+    before. The kernel sees the list id there, nft sees the interface, and
+    prints a rule that looks as if it skipped a map. May go with Debian 12.
+    """
+    return (
+        Meta(interface),
+        Meta(interface, _LIST_ID_WORD),
+        Lookup(lists, destination=_LIST_ID_WORD - 1),
+        Lookup(chains, register=_LIST_ID_WORD, destination=VERDICT_REGISTER),
+    )
+
+
+def counted(verdict: Verdict) -> Expressions:
+    return (Counter(), verdict)

@@ -1,0 +1,69 @@
+"""Names of kernel objects: all from hashes, so that no user's text gets there.
+
+Names are at most 31 bytes (the limit of older kernels and of set names in
+nft's own listings). 120 bits of BLAKE2b in base 32: a collision would merge
+two objects, and nobody who may name a policy can look for one.
+"""
+
+import base64
+import hashlib
+from collections.abc import Hashable
+from typing import Literal
+
+import msgspec
+
+from tortie.desired.policy import PolicyId, PolicyList
+
+Direction = Literal["ingress", "egress"]
+
+LIST_ID_BYTES = 16
+
+# Chains and sets that are always there.
+
+SOURCES = {4: "sources4", 6: "sources6"}
+"""interface · address: what a workload may send from."""
+LISTS: dict[Direction, str] = {"ingress": "ingress-lists", "egress": "egress-lists"}
+"""interface → list id; plain data, so an endpoint's change is cheap."""
+CHAINS: dict[Direction, str] = {"ingress": "ingress-chains", "egress": "egress-chains"}
+"""list id → chain."""
+POOLS = {4: "pools4", 6: "pools6"}
+MASQUERADE = {4: "masquerade4", 6: "masquerade6"}
+HOSTS = {4: "hosts4", 6: "hosts6"}
+ARP_SENDERS = "senders"
+"""interface · address · MAC, in the arp table."""
+ARP_SENDERS_ANY_MAC = "senders-any-mac"
+"""interface · address, where the datastore does not know the MAC."""
+
+
+def digest(*parts: Hashable) -> str:
+    """24 characters of base 32 over `repr`, which tells apart what differs."""
+    packed = hashlib.blake2b(repr(parts).encode(), digest_size=15).digest()
+    return base64.b32encode(packed).decode().lower()
+
+
+def list_id(policies: PolicyList) -> bytes:
+    """What equal policy lists share, 16 bytes: the key to their chain."""
+    return hashlib.blake2b(msgspec.json.encode(policies), digest_size=LIST_ID_BYTES).digest()
+
+
+def list_data(identity: bytes) -> bytes:
+    """A list id as map data: one empty word before it; `match.dispatch` says why."""
+    return bytes(4) + identity
+
+
+def list_chain(identity: bytes, direction: Direction) -> str:
+    return f"l{direction[0]}-{digest(identity)}"
+
+
+def policy_chain(policy: PolicyId, direction: Direction) -> str:
+    return f"p{direction[0]}-{digest(policy.kind, policy.namespace, policy.name)}"
+
+
+def net_set(set_id: str, family: int) -> str:
+    """The kernel's set for a `NET` set of desired state, one per family."""
+    return f"s{family}-{digest(set_id)}"
+
+
+def port_set(set_id: str, family: int) -> str:
+    """The kernel's set for an `ADDRESS_PORT` set of desired state."""
+    return f"a{family}-{digest(set_id)}"

@@ -1,0 +1,274 @@
+"""A policy as one chain per direction; a Calico rule is one nft rule, or several.
+
+Several where the families need different matches, and where a side gives both
+port numbers and named ports: nft has no "or" over different sets.
+
+Values are never in a rule but in sets of its own, named after the rule's
+*shape* (all of it but its networks and ports) and how many rules of that shape
+came before. So an edit of CIDRs or ports changes elements only, and a rule
+inserted above leaves the names, the rules and the counters below as they are,
+unless it has their very shape.
+
+A side that gives networks but none of a family matches nothing there: no rule
+is written for that family. An empty set from desired state is a set like any
+other, and matches nothing by itself.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Iterator
+from itertools import product
+
+from tortie.dataplane.rules import match, names
+from tortie.dataplane.rules.content import (
+    ChainContent,
+    Content,
+    net_set,
+    network_key,
+    outermost,
+)
+from tortie.dataplane.rules.match import Expressions
+from tortie.dataplane.rules.names import Direction
+from tortie.dataplane.settings import Settings
+from tortie.desired.policy import (
+    ICMP,
+    ICMPV6,
+    ICMPMatch,
+    Policy,
+    PolicyId,
+    PortRange,
+    Rule,
+    Side,
+)
+from tortie.kernel.nft import keys, objects, userdata
+from tortie.kernel.nft.constants import LogLevel, MetaKey
+from tortie.kernel.nft.expressions import (
+    ACCEPT,
+    DROP,
+    RETURN,
+    Counter,
+    Log,
+    Lookup,
+    Meta,
+    Payload,
+)
+from tortie.lib.ip import Network
+
+_ICMP_OF_FAMILY = {4: ICMP, 6: ICMPV6}
+_WORDS = {4: 1, 6: 4}
+"""Registers that an address fills."""
+
+SidePhrases = tuple[Expressions, list[Expressions]]
+"""What must hold, and alternatives of which one must hold as well."""
+
+
+def policy_chain(
+    policy_id: PolicyId, policy: Policy, direction: Direction, settings: Settings
+) -> Content:
+    """The chain of one direction of a policy, with the sets that are its own.
+
+    It returns where no rule decides, and behind a Pass with `mark_pass` set.
+    """
+    rules = policy.ingress if direction == "ingress" else policy.egress
+    return _Renderer(policy_id, direction, settings).render(rules)
+
+
+def stand_in(policy_id: PolicyId, direction: Direction) -> Content:
+    """The chain of a policy that is referred to but not known: it drops everything."""
+    chain = names.policy_chain(policy_id, direction)
+    rule = objects.Rule(chain, match.counted(DROP), userdata.pack_rule(comment="unknown policy"))
+    return Content(chains={chain: ChainContent(None, (rule,))})
+
+
+class _Renderer:
+    def __init__(self, policy_id: PolicyId, direction: Direction, settings: Settings) -> None:
+        self._policy_id = policy_id
+        self._direction = direction
+        self._settings = settings
+        self._chain = names.policy_chain(policy_id, direction)
+        self._user_data = userdata.pack_rule(comment=str(policy_id))
+        self._shapes: Tally[str] = Tally()
+        self._sets: dict[str, objects.Set] = {}
+        self._elements: dict[str, frozenset[bytes]] = {}
+
+    def render(self, rules: tuple[Rule, ...]) -> Content:
+        rendered = tuple(
+            objects.Rule(self._chain, expressions, self._user_data)
+            for rule in rules
+            for expressions in self._rule(rule)
+        )
+        chains = {self._chain: ChainContent(None, rendered)}
+        return Content(chains=chains, sets=self._sets, elements=self._elements)
+
+    def _rule(self, rule: Rule) -> Iterator[Expressions]:
+        shape = _shape(rule)
+        occurrence = self._shapes[shape]
+        self._shapes[shape] += 1
+        stem = names.digest(self._policy_id, self._direction, shape, occurrence)
+        action = _action(rule, self._settings)
+        for family in self._families(rule):
+            yield from (condition + action for condition in self._conditions(rule, family, stem))
+
+    def _families(self, rule: Rule) -> tuple[int | None, ...]:
+        """None stands for a rule that reads the same for both families."""
+        enabled = (4, 6) if self._settings.ipv6 else (4,)
+        if rule.family is not None:
+            return (rule.family,) if rule.family in enabled else ()
+        if _needs_family(rule):
+            return enabled
+        return (None,)
+
+    def _conditions(self, rule: Rule, family: int | None, stem: str) -> Iterator[Expressions]:
+        source = self._side(rule.source, family, stem, source=True)
+        destination = self._side(rule.destination, family, stem, source=False)
+        if source is None or destination is None:
+            return
+        head = match.family(family) if family is not None else ()
+        head += _protocol(rule, family)
+        for one, other in product(source[1], destination[1]):
+            yield head + source[0] + destination[0] + one + other
+
+    def _side(
+        self, side: Side, family: int | None, stem: str, *, source: bool
+    ) -> SidePhrases | None:
+        """None if this side matches nothing in this family."""
+        offset = match.SOURCE_PORT_OFFSET if source else match.DESTINATION_PORT_OFFSET
+        stem = names.digest(stem, source)
+        always: Expressions = ()
+        if family is not None:
+            addresses = self._addresses(side, family, stem, source=source)
+            if addresses is None:
+                return None
+            always = addresses
+        port = match.transport_port(offset)
+        if side.not_ports:
+            always += match.in_set(port, self._ports(stem, side.not_ports, "not"), negate=True)
+        for set_id in side.not_named_ports:
+            always += _named_port(set_id, _known(family), source=source, negate=True)
+        alternatives: list[Expressions] = []
+        if side.ports:
+            alternatives.append(match.in_set(port, self._ports(stem, side.ports, "")))
+        for set_id in side.named_ports:
+            alternatives.append(_named_port(set_id, _known(family), source=source))
+        return always, alternatives or [()]
+
+    def _addresses(self, side: Side, family: int, stem: str, *, source: bool) -> Expressions | None:
+        load = match.source(family) if source else match.destination(family)
+        found: Expressions = ()
+        if side.networks:
+            name = self._networks(stem, family, side.networks, "")
+            if name is None:
+                return None
+            found += match.in_set(load, name)
+        for set_id in side.sets:
+            found += match.in_set(load, names.net_set(set_id, family))
+        if side.not_networks:
+            name = self._networks(stem, family, side.not_networks, "not")
+            if name is not None:
+                found += match.in_set(load, name, negate=True)
+        for set_id in side.not_sets:
+            found += match.in_set(load, names.net_set(set_id, family), negate=True)
+        return found
+
+    def _networks(
+        self, stem: str, family: int, networks: tuple[Network, ...], use: str
+    ) -> str | None:
+        """The name of a set with those of this family; None if there are none."""
+        members = outermost(network for network in networks if network.family == family)
+        if not members:
+            return None
+        name = f"n{family}-{names.digest(stem, use)}"
+        self._sets[name] = net_set(name, family)
+        self._elements[name] = frozenset(map(network_key, members))
+        return name
+
+    def _ports(self, stem: str, ranges: tuple[PortRange, ...], use: str) -> str:
+        name = f"q-{names.digest(stem, use)}"
+        self._sets[name] = objects.Set(name, (objects.INET_SERVICE,), interval=True)
+        self._elements[name] = frozenset(
+            keys.port(first) + keys.port(last) for first, last in disjoint(ranges)
+        )
+        return name
+
+
+def disjoint(ranges: tuple[PortRange, ...]) -> list[PortRange]:
+    """The same ports in ranges that neither overlap nor touch, in order."""
+    found: list[PortRange] = []
+    for one in sorted(ranges):
+        if found and one.first <= found[-1].last + 1:
+            found[-1] = PortRange(found[-1].first, max(found[-1].last, one.last))
+        else:
+            found.append(one)
+    return found
+
+
+def _shape(rule: Rule) -> str:
+    """All of a rule but the values of its networks and ports."""
+    fields = (rule.action, rule.family, rule.protocol, rule.not_protocol, rule.icmp, rule.not_icmp)
+    return repr((fields, _side_shape(rule.source), _side_shape(rule.destination)))
+
+
+def _side_shape(side: Side) -> tuple[object, ...]:
+    values = (side.networks, side.not_networks, side.ports, side.not_ports)
+    references = (side.sets, side.not_sets, side.named_ports, side.not_named_ports)
+    return (*map(bool, values), *references)
+
+
+def _needs_family(rule: Rule) -> bool:
+    """Whether any match is on addresses, or on ICMP's types, which differ by family."""
+    return bool(
+        (rule.icmp and rule.protocol is None)
+        or any(
+            side.networks or side.not_networks or side.set_ids
+            for side in (rule.source, rule.destination)
+        )
+    )
+
+
+def _known(family: int | None) -> int:
+    assert family is not None, "a rule with named ports has been split by family"
+    return family
+
+
+def _protocol(rule: Rule, family: int | None) -> Expressions:
+    """Protocol and ICMP. An ICMP type without a protocol means the family's ICMP."""
+    found: Expressions = ()
+    protocol = rule.protocol
+    if protocol is None and rule.icmp:
+        protocol = _ICMP_OF_FAMILY[_known(family)]
+    if protocol is not None:
+        found += match.protocol(protocol)
+    if rule.not_protocol is not None:
+        found += match.protocol(rule.not_protocol, negate=True)
+    if rule.icmp:
+        found += match.transport(0, _icmp_bytes(rule.icmp))
+    if rule.not_icmp:
+        found += match.transport(0, _icmp_bytes(rule.not_icmp), negate=True)
+    return found
+
+
+def _icmp_bytes(icmp: ICMPMatch) -> bytes:
+    """Type and, if given, code: the first bytes of the ICMP header, in both families."""
+    return bytes((icmp.type,)) if icmp.code is None else bytes((icmp.type, icmp.code))
+
+
+def _named_port(set_id: str, family: int, *, source: bool, negate: bool = False) -> Expressions:
+    """address · protocol · port is one of those that endpoints call by this name."""
+    offset = match.SOURCE_PORT_OFFSET if source else match.DESTINATION_PORT_OFFSET
+    load: Payload = match.source(family) if source else match.destination(family)
+    words = _WORDS[family]
+    return (
+        load,
+        Meta(MetaKey.L4PROTO, words),
+        match.transport_port(offset, words + 1),
+        Lookup(names.port_set(set_id, family), invert=negate),
+    )
+
+
+def _action(rule: Rule, settings: Settings) -> Expressions:
+    if rule.action == "Allow":
+        return match.counted(ACCEPT)
+    if rule.action == "Deny":
+        return match.counted(DROP)
+    if rule.action == "Pass":
+        return (Counter(), *match.set_mark(settings.mark_pass), RETURN)
+    return (Counter(), Log(prefix=f"{settings.log_prefix}: ", level=LogLevel.NOTICE))

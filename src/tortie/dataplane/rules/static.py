@@ -1,0 +1,307 @@
+"""The part of both tables that no workload changes: base chains and empty sets.
+
+Order of a packet's way, with what each chain may decide:
+
+    raw-prerouting  -300   our mark bits cleared; loopback addresses from
+                           outside dropped; from a workload only its own
+                           sources, and what a host must hear to find it
+    forward-from      -1   from a workload: its egress list
+    forward-to         0   to a workload: its ingress list
+    input-from        -1   from a workload to this host: its egress list
+    input-to           0   from a workload: the endpoint-to-host action
+    output             0   to a workload: all but router advertisements
+    postrouting      100   masquerading
+
+Two base chains on one hook are how an `accept` ends one half only. All policies
+of base chains are `accept`: traffic that is not of workloads is not ours. A
+workload's packet never gets to one's end, except where something said accept.
+
+Host endpoints, floating addresses and untracked or pre-DNAT policy add rules
+to these chains and base chains beside them; nothing here is written for them.
+"""
+
+from tortie.dataplane.rules import match, names, nat
+from tortie.dataplane.rules.content import ChainContent, Content, net_set
+from tortie.dataplane.rules.match import Expressions
+from tortie.dataplane.settings import Settings
+from tortie.kernel.nft import keys
+from tortie.kernel.nft.constants import (
+    ArpHook,
+    CmpOp,
+    CtState,
+    Hook,
+    MetaKey,
+    PayloadBase,
+)
+from tortie.kernel.nft.expressions import (
+    ACCEPT,
+    DROP,
+    RETURN,
+    Bitwise,
+    Cmp,
+    Lookup,
+    Meta,
+    Payload,
+    goto,
+)
+from tortie.kernel.nft.objects import (
+    ETHER_ADDR,
+    IFNAME,
+    IPV4_ADDR,
+    IPV6_ADDR,
+    MARK,
+    VERDICT,
+    Base,
+    Rule,
+    Set,
+)
+
+RAW_PRIORITY, FILTER_PRIORITY, SOURCE_NAT_PRIORITY = -300, 0, 100
+"""NF_IP_PRI_*, include/uapi/linux/netfilter_ipv4.h."""
+FROM_PRIORITY = FILTER_PRIORITY - 1
+"""Just before: what the sender's side says comes first."""
+
+UDP, IPIP, ICMP, ICMPV6 = 17, 4, 1, 58
+
+ROUTER_ADVERTISEMENT, REDIRECT = 134, 137
+TO_HOST_ICMPV6 = (133, 135, 136, 131, 132, 143)
+"""What a host must hear of a neighbour: router and neighbour solicitation,
+neighbour advertisement, multicast listener reports (RFC 4861, 2710, 3810).
+Not 130, the query: only a router asks, and a workload is none."""
+
+_FROM_WORKLOAD, _TO_WORKLOAD = "from-workload", "to-workload"
+_WORKLOAD_SOURCE, _WORKLOAD_TO_HOST = "workload-source", "workload-to-host"
+_LINK_LOCAL_SOURCE = "link-local-source"
+_WORKLOAD_INPUT = "workload-input"
+
+LIST_ID = IPV6_ADDR
+"""Data type of a list id: nft has no type of 16 bytes that means nothing."""
+
+
+def inet_table(settings: Settings) -> Content:
+    """Chains and sets of `inet tortie`; the sets' elements come from others."""
+    chains = (
+        _raw_prerouting(settings),
+        _workload_source(settings),
+        _link_local_source(settings),
+        _half("forward-from", Hook.FORWARD, FROM_PRIORITY, _from_jump(settings, _FROM_WORKLOAD)),
+        _half("forward-to", Hook.FORWARD, FILTER_PRIORITY, _to_jump(settings)),
+        _from_workload(settings),
+        _to_workload(settings),
+        _half("input-from", Hook.INPUT, FROM_PRIORITY, _from_jump(settings, _WORKLOAD_INPUT)),
+        _half("input-to", Hook.INPUT, FILTER_PRIORITY, _from_jump(settings, _WORKLOAD_TO_HOST)),
+        _workload_input(settings),
+        _workload_to_host(settings),
+        _output(settings),
+        _postrouting(settings),
+    )
+    return Content(chains=dict(chains), sets={one.name: one for one in _sets(settings)})
+
+
+def arp_table(settings: Settings) -> Content:
+    """Chains and sets of `arp tortie`: a workload speaks for its own addresses only."""
+    interface = match.input_interface(settings.interface_prefix)
+    iifname = Meta(MetaKey.IIFNAME)
+    sender = _arp_payload(14, 4, register=4)
+    mac = _arp_payload(8, 6, register=5)
+    chain = _chain(
+        "input",
+        (*interface, iifname, sender, mac, Lookup(names.ARP_SENDERS), ACCEPT),
+        (*interface, iifname, sender, Lookup(names.ARP_SENDERS_ANY_MAC), ACCEPT),
+        (*interface, *match.counted(DROP)),
+        base=Base("filter", ArpHook.INPUT, FILTER_PRIORITY),
+    )
+    sets = (
+        Set(names.ARP_SENDERS, (IFNAME, IPV4_ADDR, ETHER_ADDR)),
+        Set(names.ARP_SENDERS_ANY_MAC, (IFNAME, IPV4_ADDR)),
+    )
+    return Content(chains=dict((chain,)), sets={one.name: one for one in sets})
+
+
+def _sets(settings: Settings) -> list[Set]:
+    found = [
+        Set(names.SOURCES[4], (IFNAME, IPV4_ADDR)),
+        Set(names.SOURCES[6], (IFNAME, IPV6_ADDR)),
+    ]
+    for direction in ("egress", "ingress"):
+        found.append(Set(names.LISTS[direction], (IFNAME,), data=(MARK, LIST_ID)))
+        found.append(Set(names.CHAINS[direction], (LIST_ID,), data=(VERDICT,)))
+    for family in (4, 6):
+        found.append(net_set(names.POOLS[family], family))
+        found.append(net_set(names.MASQUERADE[family], family))
+        if settings.nat_exclusions == "IPPoolsAndHostIPs":
+            found.append(net_set(names.HOSTS[family], family))
+    return found
+
+
+def _chain(name: str, *rules: Expressions, base: Base | None = None) -> tuple[str, ChainContent]:
+    return name, ChainContent(base, tuple(Rule(name, expressions) for expressions in rules))
+
+
+def _raw_prerouting(settings: Settings) -> tuple[str, ChainContent]:
+    outside = match.not_loopback()
+    return _chain(
+        "raw-prerouting",
+        match.clear_mark(settings.mark_mask),
+        # A host's services on loopback are reachable from outside as soon as
+        # anyone sets route_localnet, which others' software does.
+        *(
+            (*match.family(4), *outside, load, *_first_byte(127), *match.counted(DROP))
+            for load in (match.source(4), match.destination(4))
+        ),
+        *(
+            (*match.family(6), *outside, load, _is(_LOOPBACK6), *match.counted(DROP))
+            for load in (match.source(6), match.destination(6))
+        ),
+        (*match.input_interface(settings.interface_prefix), goto(_WORKLOAD_SOURCE)),
+        base=Base("filter", Hook.PREROUTING, RAW_PRIORITY),
+    )
+
+
+def _workload_source(settings: Settings) -> tuple[str, ChainContent]:
+    rules = [
+        (*match.family(4), *match.interface_and_source(4, names.SOURCES[4]), ACCEPT),
+    ]
+    if settings.ipv6:
+        rules += [
+            # Before the sources: an advertisement from a good address is as bad.
+            *(
+                (*match.family(6), *_icmpv6(kind), *match.counted(DROP))
+                for kind in (ROUTER_ADVERTISEMENT, REDIRECT)
+            ),
+            (*match.family(6), *match.interface_and_source(6, names.SOURCES[6]), ACCEPT),
+            (*match.family(6), match.source(6), *_LINK_LOCAL, goto(_LINK_LOCAL_SOURCE)),
+            (*match.family(6), match.source(6), _is(bytes(16)), goto(_LINK_LOCAL_SOURCE)),
+        ]
+    if settings.dhcp_to_host:
+        rules.append(
+            (*match.family(4), match.source(4), _is(bytes(4)), *_udp(68, 67), ACCEPT),
+        )
+    return _chain(_WORKLOAD_SOURCE, *rules, match.counted(DROP))
+
+
+def _link_local_source(settings: Settings) -> tuple[str, ChainContent]:
+    """From fe80:: or, before there is an address, ::; the kernel forwards neither."""
+    rules = [(*_icmpv6(kind), ACCEPT) for kind in TO_HOST_ICMPV6] if settings.ipv6 else []
+    if settings.ipv6 and settings.dhcp_to_host:
+        rules.append((*_udp(546, 547), ACCEPT))
+    return _chain(_LINK_LOCAL_SOURCE, *rules, match.counted(DROP))
+
+
+def _half(name: str, hook: Hook, priority: int, *rules: Expressions) -> tuple[str, ChainContent]:
+    """A base chain that is done with known connections and otherwise goes on."""
+    related = match.connection(CtState.RELATED)
+    return _chain(
+        name,
+        (*match.connection(CtState.ESTABLISHED), ACCEPT),
+        # Errors only: helpers' expectations would let a workload open any port.
+        (*related, *match.protocol(ICMP), ACCEPT),
+        (*related, *match.protocol(ICMPV6), ACCEPT),
+        *rules,
+        base=Base("filter", hook, priority),
+    )
+
+
+def _from_jump(settings: Settings, chain: str) -> Expressions:
+    return (*match.input_interface(settings.interface_prefix), goto(chain))
+
+
+def _to_jump(settings: Settings) -> Expressions:
+    return (*match.output_interface(settings.interface_prefix), goto(_TO_WORKLOAD))
+
+
+def _egress() -> Expressions:
+    return match.dispatch(MetaKey.IIFNAME, names.LISTS["egress"], names.CHAINS["egress"])
+
+
+def _from_workload(settings: Settings) -> tuple[str, ChainContent]:
+    rules = [(*match.connection(CtState.INVALID), *match.counted(DROP))]
+    if not settings.allow_vxlan_from_workloads:
+        port = match.transport(2, keys.port(settings.vxlan_port))
+        rules.append((*match.protocol(UDP), *port, *match.counted(DROP)))
+    if not settings.allow_ipip_from_workloads:
+        rules.append((*match.protocol(IPIP), *match.counted(DROP)))
+    return _chain(_FROM_WORKLOAD, *rules, _egress(), match.counted(DROP))
+
+
+def _to_workload(settings: Settings) -> tuple[str, ChainContent]:
+    rules = [(*match.connection(CtState.INVALID), *match.counted(DROP))]
+    if not settings.ipv6:
+        rules.append((*match.family(6), *match.counted(DROP)))
+    ingress = match.dispatch(MetaKey.OIFNAME, names.LISTS["ingress"], names.CHAINS["ingress"])
+    return _chain(_TO_WORKLOAD, *rules, ingress, match.counted(DROP))
+
+
+def _to_host_always(settings: Settings) -> list[Expressions]:
+    """Without these a workload cannot be found, whatever its policy says."""
+    rules = [(*_icmpv6(kind), ACCEPT) for kind in TO_HOST_ICMPV6] if settings.ipv6 else []
+    if settings.dhcp_to_host:
+        rules.append((*match.family(4), *_udp(68, 67), ACCEPT))
+        if settings.ipv6:
+            rules.append((*match.family(6), *_udp(546, 547), ACCEPT))
+    return rules
+
+
+def _workload_input(settings: Settings) -> tuple[str, ChainContent]:
+    return _chain(
+        _WORKLOAD_INPUT,
+        *_to_host_always(settings),
+        (*match.connection(CtState.INVALID), *match.counted(DROP)),
+        _egress(),
+        match.counted(DROP),
+    )
+
+
+def _workload_to_host(settings: Settings) -> tuple[str, ChainContent]:
+    """Behind an egress list's accept. Return leaves it to what follows in input-to."""
+    verdict = {"Drop": DROP, "Accept": ACCEPT, "Return": RETURN}[settings.endpoint_to_host_action]
+    return _chain(_WORKLOAD_TO_HOST, *_to_host_always(settings), match.counted(verdict))
+
+
+def _output(settings: Settings) -> tuple[str, ChainContent]:
+    """This host always reaches its workloads, as in Calico; it is no router to them."""
+    to_workload = match.output_interface(settings.interface_prefix)
+    return _chain(
+        "output",
+        (*to_workload, *_icmpv6(ROUTER_ADVERTISEMENT), *match.counted(DROP)),
+        base=Base("filter", Hook.OUTPUT, FILTER_PRIORITY),
+    )
+
+
+def _postrouting(settings: Settings) -> tuple[str, ChainContent]:
+    return _chain(
+        "postrouting",
+        *(nat.masquerade(family, settings) for family in (4, 6)),
+        base=Base("nat", Hook.POSTROUTING, SOURCE_NAT_PRIORITY),
+    )
+
+
+_LOOPBACK6 = bytes(15) + b"\x01"
+_LINK_LOCAL: Expressions = (
+    # fe80::/10 is ten bits: compare two bytes without their last six.
+    Bitwise(b"\xff\xc0" + bytes(14), bytes(16)),
+    Cmp(CmpOp.EQ, b"\xfe\x80" + bytes(14)),
+)
+
+
+def _is(value: bytes) -> Cmp:
+    return Cmp(CmpOp.EQ, value)
+
+
+def _first_byte(value: int) -> Expressions:
+    """The address in register 0 is of this /8 network."""
+    return (Cmp(CmpOp.EQ, bytes((value,))),)
+
+
+def _icmpv6(kind: int) -> Expressions:
+    return (*match.protocol(ICMPV6), *match.transport(0, bytes((kind,))))
+
+
+def _udp(source: int, destination: int) -> Expressions:
+    ports = keys.port(source) + keys.port(destination)
+    return (*match.protocol(UDP), *match.transport(0, ports))
+
+
+def _arp_payload(offset: int, length: int, *, register: int) -> Payload:
+    """Of an ARP packet for IPv4 over Ethernet: 8 is the sender's MAC, 14 its address."""
+    return Payload(PayloadBase.NETWORK, offset, length, register)

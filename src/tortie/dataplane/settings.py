@@ -1,0 +1,51 @@
+"""What the agent's configuration tells the dataplane; read once, never changed."""
+
+from typing import Literal
+
+import msgspec
+
+EndpointToHostAction = Literal["Drop", "Return", "Accept"]
+NatExclusions = Literal["IPPoolsOnly", "IPPoolsAndHostIPs"]
+
+
+class ProtoPort(msgspec.Struct, frozen=True):
+    """A port that stays open on host endpoints whatever policy says."""
+
+    protocol: int
+    port: int
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Defaults are Calico's where it has the setting, else the closed choice."""
+
+    host: str
+    """This node's name in the datastore."""
+    interface_prefix: str = "cali"
+    """Links whose names begin so are workloads'; 1 to 15 bytes."""
+    ipv6: bool = True
+    """False: IPv6 is dropped from and to workloads, neighbour discovery included."""
+    endpoint_to_host_action: EndpointToHostAction = "Drop"
+    """What becomes of a packet from a workload to this host that egress policy allows."""
+    dhcp_to_host: bool = False
+    """Let workloads reach a DHCP server on this host (for virtual machines)."""
+    allow_vxlan_from_workloads: bool = False
+    allow_ipip_from_workloads: bool = False
+    vxlan_port: int = 4789
+    mark_mask: int = 0xFFFF0000
+    """Bits of the packet mark that are ours; at least one."""
+    log_prefix: str = "calico-packet"
+    failsafe_inbound: tuple[ProtoPort, ...] = ()
+    failsafe_outbound: tuple[ProtoPort, ...] = ()
+    nat_exclusions: NatExclusions = "IPPoolsOnly"
+    """Where masquerading stops beside the pools: at the other hosts' own addresses too?"""
+    route_protocol: int = 80
+    """rtm_protocol of our routes; routes of any other protocol are never touched."""
+    install_remote_routes: bool = True
+    """Routes to other hosts' blocks are ours ("direct"); False leaves them to BGP."""
+    conntrack_cleanup: bool = True
+    """Delete the connections of addresses that leave this host."""
+
+    @property
+    def mark_pass(self) -> int:
+        """The bit that says "a rule said Pass": the lowest of ours."""
+        return self.mark_mask & -self.mark_mask
