@@ -213,9 +213,25 @@ def test_replace_moves_a_route_and_changes_its_kind(backend: Backend) -> None:
         for wanted in (workload(one, address), workload(two, address)):
             assert backend.replace_routes([wanted]) == [None]
             assert backend.routes(wanted.destination.family, protocol=OURS) == [wanted]
-    four = blackhole("10.65.0.1/32")
-    assert backend.replace_routes([four]) == [None]
-    assert backend.routes(4, protocol=OURS) == [four]
+
+
+@pytest.mark.parametrize(
+    ("destination", "gateway"), [("10.65.0.0/26", "169.254.1.1"), ("fd00:65::/122", "fe80::1")]
+)
+def test_every_kind_replaces_every_other(backend: Backend, destination: str, gateway: str) -> None:
+    link = up_veth(backend)
+    via = Route(
+        destination=parse_network(destination),
+        interface=link,
+        gateway=parse_address(gateway),
+        onlink=True,
+        protocol=OURS,
+    )
+    kinds = [blackhole(destination), workload(link, destination), via]
+    for before in kinds:
+        for after in kinds:
+            assert backend.replace_routes([before, after]) == [None, None]
+            assert backend.routes(protocol=OURS) == [after]
 
 
 def test_one_bad_route_does_not_stop_the_others(backend: Backend) -> None:

@@ -13,7 +13,7 @@ from tortie.lib.errors import InvalidInput, KernelRefused, NotFound
 @pytest.fixture
 def space() -> Iterator[int]:
     if os.geteuid() != 0:
-        pytest.skip("needs root; run under `unshare --map-root-user --net`")
+        pytest.fail("needs root; run under `unshare --map-root-user --net`")
     handle = netns.create_anonymous()
     yield handle
     os.close(handle)
