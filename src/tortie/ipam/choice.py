@@ -1,0 +1,343 @@
+"""From which block the next address comes: own, claimed, or borrowed.
+
+The order is Calico's: a free address in a block that this host owns; else a
+block that nobody has, claimed in the same transaction; else, unless
+`strict_affinity` forbids it, a free address in a block of another host.
+
+This reads and decides; `allocator` writes.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection
+from typing import NamedTuple
+
+from tortie.datastore.client import Client
+from tortie.ipam import affinity
+from tortie.ipam import block as blocks
+from tortie.ipam.pools import Pool, block_of, parse_pools, pool_of, serving
+from tortie.ipam.stored import (
+    Change,
+    Stored,
+    list_affinities,
+    list_blocks,
+    list_resources,
+    read,
+    read_kind,
+    stored,
+)
+from tortie.lib.errors import AlreadyExists, InvalidInput, Unavailable
+from tortie.lib.ip import Network
+from tortie.model.ipam import Attribute, Block, BlockAffinity, IPAMConfig, IPAMHost
+from tortie.model.keys import AffinityKey, BlockKey, IPAMHostKey, ResourceKey
+from tortie.model.node import IPPool, Node
+
+BLOCKS_PER_LOOK = 32
+"""Foreign blocks read at a time in search of a free address."""
+
+
+class PoolExhausted(Unavailable):
+    """No address is free now; one may be after the next release, or in a new pool."""
+
+
+class Request(NamedTuple):
+    families: frozenset[int]
+    addresses: tuple[Network, ...]
+    """By name; a family without one here gets an address of our choice."""
+    attribute: Attribute
+    pools: frozenset[str] = frozenset()
+    use: str = "Workload"
+
+
+class Source(NamedTuple):
+    """A block to take addresses from, and what taking them rests on."""
+
+    found: Stored[Block]
+    """As read; absent for a block that is being made."""
+    before: Block
+    """What to assign from: as read with cooled addresses freed, or new."""
+    addresses: tuple[Network, ...]
+    """These by name; empty means one of our choice."""
+    anyhow: int
+    """How many of our choice."""
+    pool: Stored[IPPool]
+    affinity: Stored[BlockAffinity] | None
+    """Ours, absent or not confirmed if the block is being claimed; None when borrowing."""
+    mark: Stored[IPAMHost] | None
+    """Written with each claim, so that two claims of one host exclude each other."""
+
+    def taken(self, attribute: Attribute) -> tuple[Block, list[Network]]:
+        """
+        Raises:
+            AlreadyExists: one of `addresses` is in use.
+        """
+        after = self.before
+        for address in self.addresses:
+            try:
+                after = blocks.assign_address(after, address, attribute)
+            except AlreadyExists as error:
+                raise AlreadyExists(
+                    f"{error}; release it first, or ask for another address"
+                ) from None
+        if not self.anyhow:
+            return after, list(self.addresses)
+        after, more = blocks.assign(after, self.anyhow, attribute)
+        return after, [*self.addresses, *more]
+
+    def write(self, change: Change, after: Block) -> None:
+        change.write(self.found, after)
+        change.rest_on(self.pool)
+        if self.affinity is None:
+            return
+        if self.mark is None:
+            change.rest_on(self.affinity)
+        else:
+            change.write(self.affinity, BlockAffinity(state="confirmed"))
+            change.write(self.mark, IPAMHost())
+
+
+class Choice:
+    """One look at the datastore, good for one transaction."""
+
+    def __init__(
+        self,
+        client: Client,
+        host: str,
+        config: IPAMConfig,
+        now_ns: int,
+        pools: list[Stored[IPPool]],
+        node_labels: dict[str, str],
+        affinities: list[Stored[BlockAffinity]],
+        mark: Stored[IPAMHost],
+    ) -> None:
+        self._client = client
+        self._host = host
+        self._config = config
+        self._now_ns = now_ns
+        self._stored_pools = {found.key: found for found in pools}
+        parsed = parse_pools(found.value for found in pools if found.value is not None)
+        self._pools = parsed.usable
+        self._problems = (*(found.problem for found in pools if found.problem), *parsed.problems)
+        self._node_labels = node_labels
+        self._affinities = affinities
+        self._mark = mark
+        self._existing: dict[int, list[Network]] = {}
+
+    @classmethod
+    async def read(
+        cls, client: Client, host: str, config: Stored[IPAMConfig], now_ns: int
+    ) -> "Choice":
+        pools = await list_resources(client, IPPool, "IPPool")
+        node_key, mark_key = ResourceKey("Node", host), IPAMHostKey(host)
+        node_entry, mark_entry = await read(client, [node_key, mark_key])
+        node = stored(node_key, Node, node_entry)
+        affinities = await list_affinities(client, host)
+        return cls(
+            client,
+            host,
+            config.value or IPAMConfig(),
+            now_ns,
+            pools,
+            node.value.metadata.labels if node.value else {},
+            [stored(key, BlockAffinity, entry) for key, entry in affinities],
+            stored(mark_key, IPAMHost, mark_entry),
+        )
+
+    async def sources(self, wanted: Request) -> list[Source]:
+        """One source for each block that is needed, at most one of them claimed per family.
+
+        Raises:
+            InvalidInput, PoolExhausted, AlreadyExists: as `Allocator.assign`.
+        """
+        named: dict[Network, list[Network]] = defaultdict(list)
+        found: dict[Network, Source] = {}
+        for address in wanted.addresses:
+            source = await self._holding(address, wanted.use)
+            cidr = blocks.network(source.before)
+            named[cidr].append(address)
+            found[cidr] = source._replace(addresses=tuple(named[cidr]))
+        claimed = [source for source in found.values() if source.mark is not None]
+        if len(claimed) > len({blocks.network(source.before).family for source in claimed}):
+            raise InvalidInput("the addresses asked for lie in several blocks that nobody has yet")
+        for family in sorted(wanted.families - {a.family for a in wanted.addresses}):
+            source = await self._any(family, wanted)
+            found[blocks.network(source.before)] = source
+        return list(found.values())
+
+    async def _any(self, family: int, wanted: Request) -> Source:
+        pools = serving(self._pools, family, self._node_labels, use=wanted.use, names=wanted.pools)
+        if not pools:
+            raise InvalidInput(self._no_pool(family, wanted))
+        source = await self._own(family, pools)
+        if source is None:
+            source = await self._claim(family, pools)
+        if source is None and not self._config.strict_affinity:
+            source = await self._borrow(family, pools)
+        if source is None:
+            raise PoolExhausted(self._exhausted(family, pools))
+        return source._replace(anyhow=1)
+
+    async def _own(self, family: int, pools: Collection[Pool]) -> Source | None:
+        confirmed = [
+            found
+            for found in self._affinities
+            if _is_confirmed(found) and _cidr(found).family == family
+        ]
+        confirmed = [found for found in confirmed if pool_of(pools, _cidr(found))]
+        keys = [BlockKey(_cidr(found)) for found in confirmed]
+        read_blocks = await read_kind(self._client, keys, Block)
+        for mine, found in zip(confirmed, read_blocks, strict=True):
+            block = self._usable(found)
+            if block and self._is_ours(block) and blocks.free_count(block):
+                return self._source(found, block, mine)
+        return None
+
+    async def _claim(self, family: int, pools: Collection[Pool]) -> Source | None:
+        if not self._may_claim(family):
+            return None
+        for mine in self._affinities:
+            if not _is_confirmed(mine) and pool_of(pools, _cidr(mine)):
+                source = await self._resume(mine, pools)
+                if source is not None:
+                    return source
+        existing = await self._existing_blocks(family)
+        for pool in pools:
+            free = affinity.free_blocks(pool.cidr, pool.block_length, self._host, existing)
+            cidr = next(free, None)
+            if cidr is not None:
+                return self._new(cidr)
+        return None
+
+    async def _resume(self, mine: Stored[BlockAffinity], pools: Collection[Pool]) -> Source | None:
+        """Take up a block whose affinity an interrupted claim or release left unconfirmed."""
+        cidr = _cidr(mine)
+        pool = pool_of(pools, cidr)
+        if pool is None or pool.block_length != cidr.length:
+            return None
+        [found] = await read_kind(self._client, [BlockKey(cidr)], Block)
+        if found.entry is None:
+            others = await self._existing_blocks(cidr.family)
+            return None if any(cidr.overlaps(other) for other in others) else self._new(cidr)
+        block = self._usable(found)
+        if block is None or not self._is_ours(block) or not blocks.free_count(block):
+            return None
+        return self._source(found, block, mine, claim=True)
+
+    async def _borrow(self, family: int, pools: Collection[Pool]) -> Source | None:
+        inside = [c for c in await self._existing_blocks(family) if pool_of(pools, c)]
+        order = affinity.host_order(inside, self._host)
+        for start in range(0, len(order), BLOCKS_PER_LOOK):
+            keys = [BlockKey(cidr) for cidr in order[start : start + BLOCKS_PER_LOOK]]
+            for found in await read_kind(self._client, keys, Block):
+                block = self._usable(found)
+                if block and not self._is_ours(block) and blocks.free_count(block):
+                    return self._source(found, block, None)
+        return None
+
+    async def _holding(self, address: Network, use: str) -> Source:
+        """The block of an address that was asked for by name."""
+        pool = pool_of(self._pools, address)
+        if pool is None or pool.disabled or use not in pool.uses:
+            raise InvalidInput(self._not_in_pool(address, pool, use))
+        existing = await self._existing_blocks(address.family)
+        cidr = next((cidr for cidr in existing if cidr.contains(address)), None)
+        if cidr is None:
+            cidr = block_of(pool, address)
+            if not self._may_claim(address.family):
+                raise PoolExhausted(self._exhausted(address.family, [pool]))
+            if any(cidr.overlaps(other) for other in existing):
+                raise InvalidInput(f"block {cidr} would overlap blocks of another size")
+            return self._new(cidr)
+        [found] = await read_kind(self._client, [BlockKey(cidr)], Block)
+        block = self._usable(found)
+        if block is None:
+            raise InvalidInput(f"block {cidr} is damaged or being deleted; run an IPAM check")
+        mine = self._affinity(cidr)
+        if self._is_ours(block) and _is_confirmed(mine):
+            return self._source(found, block, mine)
+        if self._config.strict_affinity and not self._is_ours(block):
+            raise InvalidInput(
+                f"{address.address_text} is in block {cidr} of {block.affinity or 'nobody'}, and "
+                "strict affinity forbids borrowing: attach there, or turn strict affinity off"
+            )
+        return self._source(found, block, None)
+
+    def _new(self, cidr: Network) -> Source:
+        block = blocks.new_block(cidr, self._host, self._now_ns)
+        absent: Stored[Block] = Stored(BlockKey(cidr), None, None)
+        return self._source(absent, block, self._affinity(cidr), claim=True)
+
+    def _source(
+        self,
+        found: Stored[Block],
+        block: Block,
+        mine: Stored[BlockAffinity] | None,
+        *,
+        claim: bool = False,
+    ) -> Source:
+        pool = pool_of(self._pools, blocks.network(block))
+        assert pool is not None, "blocks are chosen by pool"
+        stored_pool = self._stored_pools[ResourceKey("IPPool", pool.name)]
+        return Source(found, block, (), 0, stored_pool, mine, self._mark if claim else None)
+
+    def _affinity(self, cidr: Network) -> Stored[BlockAffinity]:
+        key = AffinityKey(self._host, cidr)
+        return next((a for a in self._affinities if a.key == key), Stored(key, None, None))
+
+    def _usable(self, found: Stored[Block]) -> Block | None:
+        if found.value is None or found.value.deleted or blocks.problems(found.value):
+            return None
+        return blocks.collect_cooled(found.value, self._now_ns, self._config.ip_cooldown_seconds)
+
+    def _is_ours(self, block: Block) -> bool:
+        return block.affinity == blocks.host_affinity(self._host)
+
+    def _may_claim(self, family: int) -> bool:
+        owned = sum(_is_confirmed(a) and _cidr(a).family == family for a in self._affinities)
+        most = self._config.max_blocks_per_host or affinity.MAX_BLOCKS_PER_HOST
+        return self._config.auto_allocate_blocks and owned < most
+
+    async def _existing_blocks(self, family: int) -> list[Network]:
+        if family not in self._existing:
+            self._existing[family] = await list_blocks(self._client, family)
+        return self._existing[family]
+
+    def _no_pool(self, family: int, wanted: Request) -> str:
+        among = f" among {', '.join(sorted(wanted.pools))}" if wanted.pools else ""
+        return (
+            f"no IPv{family} pool{among} serves host {self._host}: create an IPPool, enable one, "
+            f"or let its nodeSelector match the labels of Node {self._host}{self._trouble()}"
+        )
+
+    def _exhausted(self, family: int, pools: Collection[Pool]) -> str:
+        names = ", ".join(f"{pool.name} ({pool.cidr})" for pool in pools)
+        if not self._may_claim(family):
+            most = self._config.max_blocks_per_host or affinity.MAX_BLOCKS_PER_HOST
+            reason = f"host {self._host} may not claim another block (it may have {most})"
+        else:
+            reason = "every block is taken"
+        return (
+            f"no IPv{family} address is free for host {self._host} in {names}: {reason}; "
+            "release addresses or add an IPPool"
+        )
+
+    def _not_in_pool(self, address: Network, pool: Pool | None, use: str) -> str:
+        if pool is not None:
+            reason = "disabled" if pool.disabled else f"not for use as {use}"
+            return f"{address.address_text} is in IPPool {pool.name}, which is {reason}"
+        known = ", ".join(str(pool.cidr) for pool in self._pools) or "none"
+        return (
+            f"{address.address_text} is in no IPPool; ask for an address in one of: "
+            f"{known}{self._trouble()}"
+        )
+
+    def _trouble(self) -> str:
+        return f" (ignored: {'; '.join(self._problems)})" if self._problems else ""
+
+
+def _cidr(found: Stored[BlockAffinity]) -> Network:
+    assert isinstance(found.key, AffinityKey)
+    return found.key.cidr
+
+
+def _is_confirmed(found: Stored[BlockAffinity]) -> bool:
+    return found.value is not None and found.value.state == "confirmed" and not found.value.deleted

@@ -1,0 +1,119 @@
+"""Reading what a decision rests on, and writing it as one transaction.
+
+`Stored` is a value with the revision at which it was read; `Change` collects
+what to write and compares every single thing it was told to rest on. Absence
+counts as something read: revision 0 compares as "still absent".
+"""
+
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from tortie.datastore.client import Client, Delete, Entry, Get, Put, Txn, unchanged
+from tortie.lib.errors import Conflict, InvalidInput
+from tortie.lib.ip import Network
+from tortie.model.codec import Value, decode, encode
+from tortie.model.keys import IPAM, AffinityKey, BlockKey, Key, ResourceKey, parse_key
+
+V = TypeVar("V", bound=Value)
+
+GETS_PER_READ = 64
+"""Half of what a transaction may hold; a block is 1 to 20 KB."""
+
+
+class Stored(NamedTuple, Generic[V]):
+    key: Key
+    value: V | None
+    """None: absent, or unreadable (then `problem` says why)."""
+    entry: Entry | None
+    problem: str = ""
+
+    @property
+    def revision(self) -> int:
+        return self.entry.mod_revision if self.entry else 0
+
+
+def stored(key: Key, kind: type[V], entry: Entry | None) -> Stored[V]:
+    """Decode one entry as `kind`; what cannot be read is absent with a problem."""
+    if entry is None:
+        return Stored(key, None, None)
+    try:
+        value = decode(key, entry.value)
+    except InvalidInput as error:
+        return Stored(key, None, entry, str(error))
+    assert isinstance(value, kind), f"{key} decodes as {type(value).__name__}"
+    return Stored(key, value, entry)
+
+
+async def read(client: Client, keys: Sequence[Key]) -> list[Entry | None]:
+    """Entries in the order of `keys`; those of one read are of one revision."""
+    found: list[Entry | None] = []
+    for start in range(0, len(keys), GETS_PER_READ):
+        gets = [Get(key.path) for key in keys[start : start + GETS_PER_READ]]
+        result = await client.transact(Txn(success=gets))
+        found.extend(response.entry for response in result.responses)
+    return found
+
+
+async def read_kind(client: Client, keys: Sequence[Key], kind: type[V]) -> list[Stored[V]]:
+    entries = await read(client, keys)
+    return [stored(key, kind, entry) for key, entry in zip(keys, entries, strict=True)]
+
+
+async def list_resources(client: Client, kind: type[V], name: str) -> list[Stored[V]]:
+    """Every resource of a global kind, ordered by key."""
+    listing = await client.list(ResourceKey(name, "").path)
+    found = []
+    for entry in listing.entries:
+        key = parse_key(entry.key)
+        if isinstance(key, ResourceKey):
+            found.append(stored(key, kind, entry))
+    return found
+
+
+async def list_blocks(client: Client, family: int) -> list[Network]:
+    """The CIDR of every block that there is, of any host."""
+    listing = await client.list(f"{IPAM}assignment/ipv{family}/block/", keys_only=True)
+    keys = (parse_key(entry.key) for entry in listing.entries)
+    return [key.cidr for key in keys if isinstance(key, BlockKey)]
+
+
+async def list_affinities(client: Client, host: str) -> list[tuple[AffinityKey, Entry]]:
+    """Of one host, both families, ordered by key."""
+    prefix = AffinityKey(host, Network(4, 0, 32)).path.partition("/ipv4/")[0] + "/"
+    listing = await client.list(prefix)
+    pairs = ((parse_key(entry.key), entry) for entry in listing.entries)
+    return [(key, entry) for key, entry in pairs if isinstance(key, AffinityKey)]
+
+
+class Change:
+    """One transaction in the making."""
+
+    def __init__(self) -> None:
+        self._revisions: dict[str, int] = {}
+        self._writes: dict[str, Put | Delete] = {}
+
+    def rest_on(self, *read: Stored[V]) -> None:
+        """The change is right only while these are as they were read."""
+        for found in read:
+            self._revisions[found.key.path] = found.revision
+
+    def write(self, read: Stored[V], value: V | None) -> None:
+        """Replace what was read; None deletes it. Rests on it, too."""
+        self.rest_on(read)
+        path = read.key.path
+        if value is None:
+            self._writes[path] = Delete(path)
+        else:
+            previous = read.entry.value if read.entry else None
+            self._writes[path] = Put(path, encode(read.key, value, previous))
+
+    async def commit(self, client: Client) -> None:
+        """
+        Raises:
+            Conflict: something has changed since it was read; nothing was written.
+            Unavailable: with `maybe_applied`, read again to learn what happened.
+        """
+        compares = [unchanged(path, revision) for path, revision in self._revisions.items()]
+        result = await client.transact(Txn(compares, list(self._writes.values())))
+        if not result.succeeded:
+            raise Conflict(f"one of {', '.join(self._revisions)} has changed")

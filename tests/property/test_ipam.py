@@ -1,0 +1,249 @@
+"""IPAM under random calls, races, crashes and lost answers: nothing is ever given twice."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Literal
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.unit.ipam.invariants import (
+    allocated,
+    check,
+    check_borrowing,
+    check_growth,
+    check_limit,
+)
+
+from tortie.datastore.memory import MemoryClient, MemoryStore
+from tortie.ipam.allocator import Allocator
+from tortie.lib.errors import TortieError, Unavailable
+from tortie.lib.ip import Network, parse_address
+from tortie.model.codec import encode
+from tortie.model.ipam import BlockAffinity, IPAMConfig
+from tortie.model.keys import AffinityKey, IPAMConfigKey, ResourceKey
+from tortie.model.metadata import Metadata
+from tortie.model.node import IPPool, IPPoolSpec
+
+HOSTS = ("alpha", "beta", "gamma")
+HANDLES = tuple(f"lab.{name}" for name in "abcdefgh")
+CIDRS = {4: "10.9.0.0/28", 6: "fd09::/124"}
+LENGTHS = {4: 30, 6: 126}
+
+hosts = st.sampled_from(HOSTS)
+handles = st.sampled_from(HANDLES)
+families = st.sampled_from([{4}, {6}, {4, 6}])
+addresses = st.integers(0, 15).map(lambda n: parse_address(f"10.9.0.{n}"))
+
+
+class Crash(Exception):
+    """The process dies here: nobody catches it."""
+
+
+Fault = Literal["none", "crash", "lost request", "lost answer"]
+faults = st.tuples(
+    st.sampled_from(["none", "none", "none", "crash", "lost request", "lost answer"]),
+    st.integers(0, 8),
+    st.sampled_from(["before", "after"]),
+)
+
+
+class Host:
+    """One allocator with its own connection, restarted after each crash."""
+
+    def __init__(self, store: MemoryStore, name: str, clock: Callable[[], int]) -> None:
+        self._store, self._name, self._clock = store, name, clock
+        self.plan: tuple[str, int, str] = ("none", 0, "before")
+        self.jitter: random.Random | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        self.calls = 0
+        client = MemoryClient(self._store, self._fault)
+        self.allocator = Allocator(client, self._name, now_ns=self._clock)
+
+    async def _fault(self, moment: Literal["before", "after"], call: str) -> None:
+        if self.jitter is not None:
+            for _ in range(self.jitter.randrange(4)):
+                await asyncio.sleep(0)
+        kind, at, when = self.plan
+        if moment == "before":
+            self.calls += 1
+        if kind == "none" or self.calls != at + 1:
+            return
+        if kind == "crash" and moment == when:
+            raise Crash
+        if kind == "lost request" and moment == "before":
+            raise Unavailable("lost", maybe_applied=call == "transact")
+        if kind == "lost answer" and moment == "after":
+            raise Unavailable("lost", maybe_applied=call == "transact")
+
+
+class Ipam(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = MemoryStore(clock=lambda: 0.0)
+        self.now_ns = 1_787_412_000_000_000_000
+        self.hosts = {name: Host(self.store, name, lambda: self.now_ns) for name in HOSTS}
+        self.entries: dict[str, bytes] = {}
+        self.acknowledged: dict[str, set[str]] = {}
+        self.callers: dict[str, set[str]] = {}
+        self.config = IPAMConfig()
+
+    @initialize(strict=st.booleans(), cooldown=st.sampled_from([0, 0, 30]), most=st.integers(0, 2))
+    def begin(self, strict: bool, cooldown: int, most: int) -> None:
+        self.config = IPAMConfig(
+            strict_affinity=strict, ip_cooldown_seconds=cooldown, max_blocks_per_host=most
+        )
+        self._put(IPAMConfigKey(), encode(IPAMConfigKey(), self.config))
+        for family, cidr in CIDRS.items():
+            self._put_pool(family, cidr, disabled=False)
+
+    def _put(self, key: Any, value: bytes) -> None:
+        asyncio.run(MemoryClient(self.store).put(key.path, value))
+
+    def _put_pool(self, family: int, cidr: str, disabled: bool) -> None:
+        key = ResourceKey("IPPool", f"pool{family}")
+        spec = IPPoolSpec(cidr=cidr, block_size=LENGTHS[family], disabled=disabled)
+        self._put(key, encode(key, IPPool(metadata=Metadata(name=key.name), spec=spec)))
+
+    def _run(self, host: str, plan: tuple[str, int, str], call: Awaitable[Any]) -> Any:
+        """The call's result; None if it failed as it may."""
+
+        async def go() -> Any:
+            return await call
+
+        self.hosts[host].plan = plan
+        self.hosts[host].calls = 0
+        try:
+            return asyncio.run(go())
+        except TortieError:
+            return None
+        except Crash:
+            self.hosts[host].restart()
+            return None
+        finally:
+            self.hosts[host].plan = ("none", 0, "before")
+
+    def _acknowledge(self, handle: str, found: list[Network] | None, wanted: set[int]) -> None:
+        if found is None:
+            return
+        assert wanted <= {address.family for address in found}, "a family is missing"
+        texts = {address.address_text for address in found}
+        before = self.acknowledged.get(handle, set())
+        assert before <= texts, f"{handle} had {before} and now {texts}"
+        self.acknowledged[handle] = texts
+
+    @rule(host=hosts, handle=handles, wanted=families, plan=faults)
+    def assign(self, host: str, handle: str, wanted: set[int], plan: tuple[str, int, str]) -> None:
+        self._called(host, handle)
+        call = self.hosts[host].allocator.assign(wanted, handle, {"namespace": "lab"})
+        self._acknowledge(handle, self._run(host, plan, call), wanted)
+
+    @rule(host=hosts, handle=handles, address=addresses, plan=faults)
+    def assign_named(
+        self, host: str, handle: str, address: Network, plan: tuple[str, int, str]
+    ) -> None:
+        self._called(host, handle)
+        call = self.hosts[host].allocator.assign(set(), handle, {}, requested=[address])
+        found = self._run(host, plan, call)
+        assert found is None or address in found
+        self._acknowledge(handle, found, {4})
+
+    @rule(host=hosts, handle=handles, plan=faults)
+    def release(self, host: str, handle: str, plan: tuple[str, int, str]) -> None:
+        self.acknowledged.pop(handle, None)
+        done = self._run(host, plan, self.hosts[host].allocator.release(handle))
+        if done is not None:
+            assert handle not in allocated(self._dump()).values()
+
+    @rule(host=hosts, address=addresses, plan=faults)
+    def release_address(self, host: str, address: Network, plan: tuple[str, int, str]) -> None:
+        for held in self.acknowledged.values():
+            held.discard(address.address_text)
+        self._run(host, plan, self.hosts[host].allocator.release_address(address))
+
+    @rule(
+        calls=st.lists(st.tuples(hosts, handles, families, st.booleans()), min_size=2, max_size=6),
+        seed=st.integers(0, 1 << 32),
+    )
+    def race(self, calls: list[tuple[str, str, set[int], bool]], seed: int) -> None:
+        """Several hosts at once, in an order that the seed decides."""
+        chance = random.Random(seed)
+
+        async def one(host: str, handle: str, wanted: set[int], free: bool) -> None:
+            allocator = self.hosts[host].allocator
+            try:
+                if free:
+                    await allocator.release(handle)
+                else:
+                    await allocator.assign(wanted, handle, {})
+            except TortieError:
+                pass
+
+        async def go() -> None:
+            jobs: list[Coroutine[Any, Any, None]] = [one(*call) for call in calls]
+            await asyncio.gather(*jobs)
+
+        self._shake(chance)
+        asyncio.run(go())
+        self._shake(None)
+        for host, handle, _, free in calls:
+            if free:
+                self.acknowledged.pop(handle, None)
+            else:
+                self._called(host, handle)
+
+    def _shake(self, chance: random.Random | None) -> None:
+        for machine in self.hosts.values():
+            machine.jitter = chance
+            machine.restart()
+
+    def _called(self, host: str, handle: str) -> None:
+        self.callers.setdefault(handle, set()).add(host)
+
+    @rule(seconds=st.integers(1, 40))
+    def wait(self, seconds: int) -> None:
+        self.now_ns += seconds * 1_000_000_000
+
+    @rule(family=st.sampled_from([4, 6]), disabled=st.booleans())
+    def change_pool(self, family: int, disabled: bool) -> None:
+        self._put_pool(family, CIDRS[family], disabled)
+
+    @rule(
+        host=hosts, place=st.integers(0, 3), state=st.sampled_from(["pending", "pendingDeletion"])
+    )
+    def leave_unconfirmed(self, host: str, place: int, state: Any) -> None:
+        """Another implementation died in the middle of a claim."""
+        key = AffinityKey(host, Network(4, parse_address("10.9.0.0").value + 4 * place, 30))
+        if key.path not in self.entries:
+            self._put(key, encode(key, BlockAffinity(state=state)))
+
+    def _dump(self) -> dict[str, bytes]:
+        return {entry.key: entry.value for entry in self.store.entries("/calico/")}
+
+    @invariant()
+    def sound(self) -> None:
+        entries = self._dump()
+        assert check(entries) == []
+        assert check_growth(self.entries, entries) == []
+        if self.config.strict_affinity:
+            # A moved workload keeps its address, in a block of the host where it was.
+            moved = {handle for handle, callers in self.callers.items() if len(callers) > 1}
+            assert check_borrowing(entries, moved) == []
+        if self.config.max_blocks_per_host:
+            assert check_limit(entries, self.config.max_blocks_per_host) == []
+        held = allocated(entries)
+        for handle, texts in self.acknowledged.items():
+            assert all(held.get(text) == handle for text in texts)
+        self.entries = entries
+
+
+Ipam.TestCase.settings = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestIpam = Ipam.TestCase
