@@ -24,17 +24,23 @@ def validate(resource: Resource, *, stored: bool = False) -> list[Problem]:
 
     Args:
         stored: it comes from the datastore, where other writers may have left what we would
-            not take from a user but which has one clear meaning: host bits in rules.
+            not take from a user but which does no harm: host bits in rules, odd labels and
+            names, and single settings, which fall back to their defaults one by one.
     """
-    return list(_problems(resource, strict=not stored))
+    problems = _spec_problems(resource, strict=not stored)
+    if stored:
+        settings_kinds = (FelixConfiguration, BGPConfiguration)
+        return [] if isinstance(resource, settings_kinds) else list(problems)
+    return [*_metadata_problems(resource), *problems]
 
 
-def check(resource: Resource) -> None:
-    """
+def check(resource: Resource, *, stored: bool = False) -> None:
+    """Like `validate`, for who wants an error.
+
     Raises:
         InvalidInput: on one line, what it is, and of its problems the fields, rules and values.
     """
-    problems = validate(resource)
+    problems = validate(resource, stored=stored)
     if problems:
         raise InvalidInput(f"{titled(resource)}: {summary(problems)}")
 
@@ -52,8 +58,7 @@ def summary(problems: list[Problem]) -> str:
     return f"{shown}; and {more} more" if more > 0 else shown
 
 
-def _problems(resource: Resource, *, strict: bool) -> Iterator[Problem]:
-    yield from _metadata_problems(resource)
+def _spec_problems(resource: Resource, *, strict: bool) -> Iterator[Problem]:
     match resource:
         case NetworkPolicy() | GlobalNetworkPolicy():
             yield from policy.policy_problems(resource, strict=strict)
