@@ -126,8 +126,11 @@ class LabelIndex(Generic[Selector, Item]):
                 return
             self._unfile(before)
         filed = self._selectors[selector] = self._file(selector, node)
+        # Most selectors look only at labels that no parent has, so that there is nothing to merge.
+        inherits = any(map(self._holding_parents.value_count, filed.labels))
         for group in self._groups_filed_like(filed):
-            if group not in filed.groups and self._evaluate(filed, self._effective(group)):
+            labels = self._effective(group) if inherits else group.labels
+            if group not in filed.groups and self._evaluate(filed, labels):
                 _match(filed, group)
         self._tell_items(selector, before.groups if before else {}, filed.groups)
 

@@ -204,6 +204,7 @@ def test_nothing_is_left_behind(fast: LabelIndex[str, str]) -> None:
     texts = ["all()", "has(x)", "x == '1'", "x in {'1','2'} && y == '1'", "!has(x)", "global()"]
     for number, text in enumerate(texts):
         fast.set_selector(str(number), parse(text))
+        fast.set_selector("replaced", parse(text))
     fast.set_parent("p", {"x": "1"})
     fast.set_item("i", {"y": "1"}, ("p", "q", "p"))
     fast.set_item("j", {"x": "2", "y": "1"}, ())
@@ -214,6 +215,7 @@ def test_nothing_is_left_behind(fast: LabelIndex[str, str]) -> None:
     fast.remove_parent("p")
     for number in range(len(texts)):
         fast.remove_selector(str(number))
+    fast.remove_selector("replaced")
     assert _tables(fast) == empty
 
 
