@@ -378,7 +378,7 @@ def test_claims_of_one_host_exclude_each_other_even_for_different_blocks() -> No
     async def race() -> list[Any]:
         asked = [parse_address("10.0.0.1"), parse_address("10.0.0.9")]
         calls = [
-            bench.host(fault=slow).assign({4}, f"w{address}", {}, requested=[address])
+            bench.host(fault=slow).assign({4}, f"w{address.value}", {}, requested=[address])
             for address in asked
         ]
         return await asyncio.gather(*calls, return_exceptions=True)
@@ -402,3 +402,10 @@ def test_a_lost_answer_to_the_write_is_cleared_up_within_the_call() -> None:
     found = bench.run(bench.host(fault=lose_writes).assign({4, 6}, "web", {}))
     assert lost == 1
     assert sorted(allocated(bench.dump())) == sorted(a.address_text for a in found)
+
+
+def test_several_named_addresses_of_one_block_count_in_one_handle() -> None:
+    bench = Bench()
+    asked = [parse_address("10.0.0.5"), parse_address("10.0.0.6")]
+    assert bench.assign("web", requested=asked) == ["10.0.0.5", "10.0.0.6"]
+    assert bench.value(HandleKey("web"))["block"] == {"10.0.0.4/30": 2}
