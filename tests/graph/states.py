@@ -110,6 +110,47 @@ STATES: dict[str, Named] = {
         route 10.0.0.1 to cali-web borrowed
         """,
     ),
+    "labels do not choose a namespace": Named(
+        state(
+            DEFAULT_TIER,
+            SHOP,
+            WEB,
+            workload(
+                "other/liar",
+                "h2",
+                "10.0.1.3/32",
+                labels={_NS: "shop", "pcns.team": "sales", "pcsa.trust": "high"},
+            ),
+            network_set(
+                "other/lie", "0.0.0.0/0", labels={_NS: "shop", "pcns.team": "sales", "app": "x"}
+            ),
+            network_set("lie", "::/0", labels={_NS: "shop", "app": "x"}),
+            profile("kns.other", {_NS: "shop"}),
+            host_endpoint("lie", "1.1.1.1", labels={_NS: "shop"}),
+            policy(
+                "shop/p",
+                ingress=(
+                    allow(to(selector="all()")),
+                    allow(to(namespace_selector="team == 'sales'")),
+                    allow(to(service_accounts=ServiceAccountMatch(selector="has(trust)"))),
+                ),
+            ),
+        ),
+        f"""
+        set own: 10.0.0.1
+        set sales: 10.0.0.1
+        set trusted:
+        policy profile kns.shop: {OPEN}
+        policy shop/p: in Allow from-in:own, Allow from-in:sales, Allow from-in:trusted
+        endpoint shop/web on cali-web 10.0.0.1: in default(shop/p)Deny; out kns.shop
+        route 10.0.0.1 to cali-web borrowed
+        """,
+        {
+            **net("own", f"{_NS} == 'shop'"),
+            **net("sales", f"has({_NS}) && pcns.team == 'sales'"),
+            **net("trusted", f"{_NS} == 'shop' && has(pcsa.trust)"),
+        },
+    ),
     "a policy reaches its own namespace only": Named(
         state(
             DEFAULT_TIER,
@@ -186,7 +227,7 @@ STATES: dict[str, Named] = {
             tier("default", None, "Pass"),
             SHOP,
             WEB,
-            policy("p", tier="nowhere", types=("Ingress",)),
+            policy("p", tier="absent", types=("Ingress",)),
             policy("q", types=("Ingress",)),
         ),
         f"""
@@ -194,7 +235,7 @@ STATES: dict[str, Named] = {
         policy p:
         policy q:
         endpoint shop/web on cali-web 10.0.0.1:
-            in default(q)Pass → nowhere(p)Deny; out kns.shop
+            in default(q)Pass → absent(p)Deny; out kns.shop
         route 10.0.0.1 to cali-web borrowed
         """,
     ),

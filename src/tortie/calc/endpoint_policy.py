@@ -28,7 +28,7 @@ class TierSettings(msgspec.Struct, frozen=True):
 
 def missing_tier(name: str) -> TierSettings:
     """The stand-in for a tier that some policy names and nobody has stored: closed."""
-    return TierSettings(tier_order(name, None), "Deny")
+    return TierSettings(tier_order(name, None, missing=True), "Deny")
 
 
 def policy_list(

@@ -1,6 +1,7 @@
 """In which order tiers and policies are consulted: everywhere the same, whatever came first.
 
-Tiers by order, then name; policies by order, then kind, name and namespace. No order sorts last.
+Tiers by order, then name; policies by order, then kind, name and namespace. No order sorts last,
+and a tier that is missing after all those that there are.
 
 Source: Calico, felix/calc/policy_sorter.go.
 """
@@ -13,6 +14,7 @@ from tortie.desired.policy import PolicyId
 class TierOrder(NamedTuple):
     """Sorts tiers."""
 
+    missing: bool
     unordered: bool
     order: float
     name: str
@@ -26,8 +28,8 @@ class PolicyOrder(NamedTuple):
     policy: PolicyId
 
 
-def tier_order(name: str, order: float | None) -> TierOrder:
-    return TierOrder(order is None, order or 0.0, name)
+def tier_order(name: str, order: float | None, *, missing: bool = False) -> TierOrder:
+    return TierOrder(missing, order is None, order or 0.0, name)
 
 
 def policy_order(policy: PolicyId, order: float | None) -> PolicyOrder:

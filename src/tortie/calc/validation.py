@@ -12,6 +12,8 @@ import msgspec
 
 from tortie.calc.policy_order import PolicyOrder, policy_order
 from tortie.calc.rule_scanner import (
+    NAMESPACE_PREFIX,
+    SERVICE_ACCOUNT_PREFIX,
     ScannedRules,
     SetSpec,
     check_name,
@@ -50,6 +52,9 @@ from tortie.selector.syntax import Node as Selector
 
 NAMESPACE_PROFILE_PREFIX = "kns."
 """Before a namespace's name: the profile that gives its labels."""
+
+
+_LENT = (NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX)
 
 
 class ServedPort(msgspec.Struct, frozen=True, gc=False):
@@ -131,8 +136,7 @@ def parse_workload_endpoint(key: ResourceKey, resource: WorkloadEndpoint) -> Wor
         InvalidInput: an address or port that does not parse, or a network of several addresses.
     """
     spec = resource.spec
-    # Who may set an endpoint's labels must not thereby choose its namespace.
-    labels = resource.metadata.labels | {NAMESPACE_LABEL: key.namespace}
+    labels = _labels_in_namespace(resource.metadata.labels, key.namespace)
     if spec.orchestrator:
         labels[ORCHESTRATOR_LABEL] = spec.orchestrator
     if spec.service_account_name:
@@ -162,7 +166,7 @@ def parse_network_set(key: ResourceKey, resource: NetworkSet) -> Labelled:
     Raises:
         InvalidInput: a network that does not parse.
     """
-    labels = resource.metadata.labels | {NAMESPACE_LABEL: key.namespace}
+    labels = _labels_in_namespace(resource.metadata.labels, key.namespace)
     parents = (NAMESPACE_PROFILE_PREFIX + key.namespace,)
     return Labelled(labels, parents, Member(_networks(resource.spec.nets)))
 
@@ -275,6 +279,18 @@ def _problems(ingress: ScannedRules, egress: ScannedRules) -> tuple[str, ...]:
         *(f"ingress {problem}" for problem in ingress.problems),
         *(f"egress {problem}" for problem in egress.problems),
     )
+
+
+def _labels_in_namespace(labels: dict[str, str], namespace: str) -> dict[str, str]:
+    """With the label that says so, and without any that only profiles may give.
+
+    Whoever may label an endpoint must not thereby choose its namespace or service account.
+
+    Source: Calico, libcalico-go/lib/backend/syncersv1/updateprocessors/
+    workloadendpointprocessor.go (there for workload endpoints only).
+    """
+    own = {label: value for label, value in labels.items() if not label.startswith(_LENT)}
+    return own | {NAMESPACE_LABEL: namespace}
 
 
 def _labels_outside_namespaces(labels: dict[str, str]) -> dict[str, str]:

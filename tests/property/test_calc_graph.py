@@ -1,0 +1,176 @@
+"""Any updates, in any order, with flushes anywhere: always what the current state alone says."""
+
+from collections.abc import Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.graph.dataplane import FakeDataplane
+from tests.graph.plain_model import PlainModel
+from tests.graph.resources import (
+    Entry,
+    State,
+    affinity,
+    host_endpoint,
+    network_set,
+    node,
+    policy,
+    pool,
+    profile,
+    tier,
+    workload,
+)
+from tests.graph.states import HOST
+
+from tortie.calc.graph import Graph
+from tortie.model.policy import EntityRule, Rule, ServiceAccountMatch
+
+hosts = st.sampled_from(["h0", "h1", "h1", "h2", ""])
+namespaces = st.sampled_from(["red", "blue"])
+names = st.sampled_from(["a", "b", "c"])
+paths = st.builds("{}/{}".format, namespaces, names)
+labels = st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2)
+addresses = st.sampled_from(
+    ["10.0.0.1", "10.0.0.2", "10.0.0.65", "10.0.0.66", "10.0.1.1", "fd00::1", "fd00::41"]
+)
+networks = st.one_of(addresses, st.sampled_from(["10.0.0.0/24", "10.0.0.0/8", "fd00::/64"]))
+selectors = st.sampled_from(
+    ["all()", "x == '1'", "x == '2'", "has(y)", "!has(y)", "x == '1' && y == '2'", "x != '1'"]
+)
+namespace_selectors = st.sampled_from(["", "", "all()", "global()", "x == '1'", "!has(y)"])
+profile_names = st.sampled_from(["kns.red", "kns.blue", "ksa.red.z", "projectcalico-default-allow"])
+protocols = st.sampled_from(["TCP", "UDP"])
+orders = st.sampled_from([None, 1.0, 2.0])
+
+
+def tuples(of: st.SearchStrategy[object], most: int) -> st.SearchStrategy[tuple[object, ...]]:
+    return st.lists(of, max_size=most, unique=True).map(tuple)
+
+
+entities = st.builds(
+    EntityRule,
+    nets=st.sampled_from([(), (), ("10.0.0.0/8",)]),
+    selector=st.one_of(st.just(""), selectors),
+    not_selector=st.one_of(st.just(""), st.just(""), selectors),
+    namespace_selector=namespace_selectors,
+    ports=st.sampled_from([(), (), (80,), ("http",), ("http", 80)]),
+    not_ports=st.sampled_from([(), (), ("http",)]),
+    service_accounts=st.sampled_from([None, None, ServiceAccountMatch(names=("z",))]),
+)
+rules = st.builds(
+    Rule,
+    action=st.sampled_from(["Allow", "Deny", "Pass", "Log"]),
+    protocol=protocols,
+    source=entities,
+    destination=entities,
+)
+rule_lists = st.lists(rules, max_size=2).map(tuple)
+ports = st.lists(st.tuples(st.just("http"), protocols, st.sampled_from([80, 81])), max_size=2)
+specs = st.fixed_dictionaries(
+    {
+        "tier": st.sampled_from(["default", "t"]),
+        "order": orders,
+        "selector": selectors,
+        "types": st.sampled_from([(), ("Ingress",), ("Egress",), ("Ingress", "Egress")]),
+        "ingress": rule_lists,
+        "egress": rule_lists,
+    }
+)
+global_specs = st.builds(
+    lambda spec, scope, untracked: {
+        **spec,
+        "namespace_selector": scope,
+        "do_not_track": untracked,
+    },
+    specs,
+    namespace_selectors,
+    st.sampled_from([False, False, False, True]),
+)
+
+workloads = st.builds(
+    lambda path, host, at, **fields: workload(path, host, *at, **fields),
+    paths,
+    hosts,
+    tuples(addresses, 2),
+    labels=labels,
+    profiles=tuples(profile_names, 3),
+    interface=st.sampled_from(["cali1", "cali2", "cali3", ""]),
+    ports=ports,
+    account=st.sampled_from(["", "z"]),
+)
+policies = st.one_of(
+    st.builds(lambda path, spec: policy(path, **spec), paths, specs),
+    st.builds(lambda name, spec: policy(name, **spec), names, global_specs),
+)
+entries: st.SearchStrategy[Entry] = st.one_of(
+    workloads,
+    workloads,
+    workloads,
+    policies,
+    policies,
+    st.builds(
+        lambda path, nets, labels: network_set(path, *nets, labels=labels),
+        st.one_of(paths, names),
+        tuples(networks, 2),
+        labels,
+    ),
+    st.builds(
+        lambda name, at, labels, ports: host_endpoint(name, *at, labels=labels, ports=ports),
+        names,
+        tuples(addresses, 2),
+        labels,
+        ports,
+    ),
+    st.builds(
+        profile,
+        profile_names,
+        st.dictionaries(st.sampled_from(["x", "pcns.x", "pcns.y"]), st.sampled_from("12")),
+        rule_lists,
+        rule_lists,
+    ),
+    st.builds(tier, st.sampled_from(["default", "t"]), orders, st.sampled_from(["Deny", "Pass"])),
+    st.builds(
+        node,
+        hosts.filter(bool),
+        st.sampled_from(["", "192.168.0.1/24", "192.168.0.2/24"]),
+        st.sampled_from(["", "fd01::1/64"]),
+    ),
+    st.builds(pool, names, st.sampled_from(["10.0.0.0/24", "10.0.0.0/16", "fd00::/48"])),
+    st.builds(
+        affinity,
+        hosts.filter(bool),
+        st.sampled_from(
+            ["10.0.0.0/26", "10.0.0.64/26", "10.0.1.0/28", "10.0.0.2/32", "fd00::/122"]
+        ),
+        st.sampled_from(["confirmed", "confirmed", "pending"]),
+    ),
+)
+LAST = tier("default", 1000000)
+"""Put at the end, with a flush."""
+
+updates = st.tuples(entries, st.sampled_from(["put", "put", "put", "delete"]), st.booleans())
+
+
+@settings(max_examples=150, deadline=None)
+@given(start=st.lists(entries, max_size=25), history=st.lists(updates, max_size=25))
+def test_the_outcome_depends_on_the_state_alone(
+    start: Sequence[Entry], history: Sequence[tuple[Entry, str, bool]]
+) -> None:
+    dataplane = FakeDataplane()
+    graph = Graph(HOST, dataplane.emit)
+    state: State = {}
+    for key, value in start:
+        state[key] = value
+        graph.on_update(key, value)
+    for (key, value), what, flush in [
+        *history,
+        (next(iter(STATES["routes"].state.items())), "put", True),
+    ]:
+        if what == "put":
+            state[key] = value
+        else:
+            state.pop(key, None)
+        graph.on_update(key, state.get(key))
+        if flush:
+            graph.flush()
+            dataplane.check()
+            assert dataplane.objects == PlainModel(HOST, state).objects()
