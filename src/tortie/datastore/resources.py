@@ -99,10 +99,18 @@ class Resources:
         """
         if key == _DEFAULT_ALLOW_KEY:
             return Stored(DEFAULT_ALLOW, 0)
+        return _stored(await self.get_entry(key))
+
+    async def get_entry(self, key: ResourceKey) -> Entry:
+        """What is stored, readable or not.
+
+        Raises:
+            NotFound: it does not exist.
+        """
         entry = await self._entry(key)
         if entry is None:
             raise NotFound(f"{key} does not exist")
-        return _stored(entry)
+        return entry
 
     async def list(self, kind: str, namespace: str | None = None) -> Found:
         """
