@@ -19,6 +19,8 @@ import errno
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from tortie.kernel import netlink
 from tortie.kernel.netlink import (
     NETLINK_NETFILTER,
@@ -34,9 +36,22 @@ from tortie.kernel.nft import constants as nft
 from tortie.kernel.nft import decode
 from tortie.kernel.nft.constants import TableFlag
 from tortie.kernel.nft.decode import Generation
-from tortie.kernel.nft.encode import BATCH_HEADER, Body, encode, family_header
+from tortie.kernel.nft.encode import (
+    BATCH_HEADER,
+    Body,
+    element_count,
+    element_index,
+    encode,
+    family_header,
+)
 from tortie.kernel.nft.objects import Chain, Element, Rule, Set, Table, TableName
-from tortie.kernel.nft.operations import AddRule, Operation, ReplaceRule
+from tortie.kernel.nft.operations import (
+    AddElements,
+    AddRule,
+    DeleteElements,
+    Operation,
+    ReplaceRule,
+)
 from tortie.kernel.nft.transaction import Transaction
 from tortie.lib.errors import KernelBusy, KernelRefused, NotFound, TortieError, kernel_error
 
@@ -55,11 +70,25 @@ class WrittenRule(NamedTuple):
 
 
 class OperationRefused(KernelRefused):
-    """The kernel refused `refused`, one operation of a transaction; nothing changed."""
+    """The kernel refused `refused`, one operation of a transaction; nothing changed.
 
-    def __init__(self, refused: Operation, code: int, detail: str) -> None:
-        super().__init__(str(refused), code, f"{detail} (errno {code})")
+    `element` is the element at fault, where the operation is about elements and
+    the kernel said which.
+    """
+
+    def __init__(
+        self, refused: Operation, code: int, detail: str, element: Element | None = None
+    ) -> None:
+        super().__init__(_name(refused, element), code, f"{detail} (errno {code})")
         self.refused = refused
+        self.element = element
+
+
+def _name(operation: Operation, element: Element | None) -> str:
+    """The operation in nft syntax; one about many elements, only with the one at fault."""
+    if element is not None and isinstance(operation, AddElements | DeleteElements):
+        return str(msgspec.structs.replace(operation, elements=(element,)))
+    return str(operation)
 
 
 class Backend(Protocol):
@@ -248,6 +277,7 @@ class _Batch:
             echoes += isinstance(operation, AddRule | ReplaceRule)
         self._first = socket.reserve_sequences(len(bodies) + 2)
         self._last = self._first + len(bodies)
+        self._bodies = bodies
         begin = BATCH_HEADER
         if generation is not None:
             begin += netlink.attribute_be32(nft.BATCH_GENID, generation)
@@ -300,10 +330,26 @@ class _Batch:
         operation = self._operations[blamed.sequence - self._first - 1]
         error = kernel_error(str(operation), blamed.code, blamed.detail)
         if isinstance(error, KernelRefused):
-            error = OperationRefused(operation, blamed.code, blamed.detail)
+            element = self._element(blamed)
+            error = OperationRefused(operation, blamed.code, blamed.detail, element)
         if len(refusals) > 1:
             error.add_note(f"and {len(refusals) - 1} more operations were refused after it")
         return error
+
+    def _element(self, blamed: Acknowledgement) -> Element | None:
+        """Which element the kernel pointed at, if it did."""
+        place = blamed.sequence - self._first - 1
+        operation = self._operations[place]
+        if not isinstance(operation, AddElements | DeleteElements):
+            return None
+        inside = element_index(self._bodies[place], blamed.offset - netlink.HEADER_BYTES)
+        if inside is None:
+            return None
+        # The elements of one operation may fill several messages.
+        while place and self._operations[place - 1] is operation:
+            place -= 1
+            inside += element_count(self._bodies[place])
+        return operation.elements[inside]
 
 
 class Change(NamedTuple):

@@ -269,6 +269,30 @@ def _chunks(encoded: Sequence[bytes]) -> Iterator[bytes]:
         yield b"".join(encoded[start:])
 
 
+def _element_list(body: Body) -> memoryview:
+    """The elements in a message made here."""
+    return netlink.attribute_map(memoryview(body.payload)[len(BATCH_HEADER) :])[3]
+
+
+def element_count(body: Body) -> int:
+    """How many elements are in this message."""
+    return sum(1 for _ in netlink.attributes(_element_list(body)))
+
+
+def element_index(body: Body, offset: int) -> int | None:
+    """Which element byte `offset` of the payload lies in; None if in none."""
+    elements = _element_list(body)
+    inside = offset - (len(body.payload) - len(elements))
+    if inside < 0:
+        return None
+    end = 0
+    for index, (_, value) in enumerate(netlink.attributes(elements)):
+        end += (len(value) + 7) & ~3  # with its header, padded
+        if inside < end:
+            return index
+    return None
+
+
 @lru_cache(maxsize=128)
 def _key_frame(length: int) -> tuple[bytes, bytes, bytes]:
     """What stands before a lone key in an element list, before it inside an element, and behind.
