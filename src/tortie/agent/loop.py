@@ -46,8 +46,8 @@ class Consumer(Protocol):
 class Dataplane(Consumer, Protocol):
     def on_link_event(self, event: Event) -> None: ...
 
-    def request_resync(self) -> None:
-        """At the next apply, first read back everything that is ours."""
+    async def resync(self) -> None:
+        """Compare all that is ours with the kernel, and apply. Raises as `apply`."""
         ...
 
 
@@ -99,6 +99,7 @@ class Loop:
         self._settings = settings
         self._backoff = Backoff(0.1, 10.0)
         self._in_sync = False
+        self._audit_due = False
         self._arrived_revision = 0
         self._turns = self._applies = self._failures = 0
         self._failures_in_a_row = 0
@@ -150,7 +151,7 @@ class Loop:
             case (Signal(), _) if key == IN_SYNC:
                 self._in_sync = True
             case (Signal(), _) if key == AUDIT:
-                self._dataplane.request_resync()
+                self._audit_due = True
             case _:
                 self._dataplane.on_link_event(entry)  # type: ignore[arg-type]
 
@@ -164,7 +165,10 @@ class Loop:
         self._graph.flush()
         failures = []
         try:
-            await self._dataplane.apply()
+            if self._audit_due:
+                await self._dataplane.resync()
+            else:
+                await self._dataplane.apply()
         except TortieError as error:
             failures.append(error)
             self._failures_in_a_row += 1
@@ -172,6 +176,7 @@ class Loop:
                 raise
         else:
             self._failures_in_a_row = 0
+            self._audit_due = False
             self._progress.programmed(self._arrived_revision)
         # Routes by BGP may lag; that is no reason to hold back or give up enforcement.
         for consumer in self._others:

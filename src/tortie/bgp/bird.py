@@ -90,7 +90,9 @@ class Bird:
             columns = text.split(None, 5)
             if code == 1002 and len(columns) >= 5:
                 name, protocol, _, state, since, *info = columns
-                states.append(ProtocolState(name, protocol, state, since, info[0] if info else ""))
+                states.append(
+                    ProtocolState(name, protocol, state, since, info[0].strip() if info else "")
+                )
         return states
 
     async def ask(self, command: str) -> list[tuple[int, str]]:

@@ -22,10 +22,9 @@ log = logging.getLogger(__name__)
 class BGPManager:
     """This host's BGP. Hears what the dataplane hears; the same owner calls `apply`."""
 
-    def __init__(self, host: str, bird: Bird, *, program_kernel: bool, route_protocol: int) -> None:
+    def __init__(self, host: str, bird: Bird, *, route_protocol: int) -> None:
         self._host = host
         self._bird = bird
-        self._program_kernel = program_kernel
         self._route_protocol = route_protocol
         self._hosts: dict[str, Host] = {}
         self._pools: dict[Network, Pool] = {}
@@ -72,7 +71,6 @@ class BGPManager:
             pools=tuple(sorted(self._pools)),
             exported_pools=tuple(sorted(cidr for cidr, pool in self._pools.items() if pool.export)),
             own_blocks=tuple(sorted(self._own_blocks)),
-            program_kernel=self._program_kernel,
             route_protocol=self._route_protocol,
         )
 

@@ -36,8 +36,6 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Only what lies in one of these is announced."""
     own_blocks: tuple[Network, ...] = ()
     """Announced whole; the addresses in them never singly."""
-    program_kernel: bool = True
-    """Put learnt routes into the kernel; off when the agent does it itself."""
     route_protocol: int = 80
     """The protocol number of the agent's routes, which are what we announce."""
 

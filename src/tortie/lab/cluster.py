@@ -77,8 +77,10 @@ def down(name: str) -> None:
     processes.stop_all(prefix)
     topology.remove_namespaces(prefix)
     shutil.rmtree(description.ROOT / name, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        description.ROOT.rmdir()
+    # The directories above are shared: they go with the last who uses them.
+    for directory in (description.ROOT, description.ROOT.parent):
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def environment(lab: Lab) -> dict[str, str]:

@@ -42,9 +42,9 @@ def accepted(text: str, directory: Path) -> bool:
         Snapshot(ipv4=ONE, ipv6=None),
         Snapshot(ipv4=None, ipv6=ONE6, peers=(Peer(TWO6, 1),), pools=(POOL6,)),
         Snapshot(ipv4=None, ipv6=None),
-        Snapshot(ipv4=ONE, ipv6=None, program_kernel=False, own_blocks=(TWO,), pools=(POOL,)),
+        Snapshot(ipv4=ONE, ipv6=None, own_blocks=(TWO,), pools=(POOL,)),
     ],
-    ids=["full", "alone", "ipv6 only", "no address", "agent programs routes"],
+    ids=["full", "alone", "ipv6 only", "no address", "single addresses as blocks"],
 )
 def test_bird_accepts_what_is_rendered(snapshot: Snapshot, tmp_path: Path) -> None:
     assert accepted(render_bird(snapshot), tmp_path)

@@ -249,16 +249,18 @@ _CONNECTION_TROUBLE = (
 
 
 def parse_endpoint(endpoint: str) -> tuple[bool, str]:
-    """Whether `endpoint` is TLS, and its `host:port`.
+    """Whether `endpoint` is TLS, and gRPC's name for it.
 
     Raises:
-        InvalidInput: not `http://host:port` or `https://host:port`.
+        InvalidInput: not `http://host:port`, `https://host:port` or `unix:///path`.
     """
     try:
         parts = urlsplit(endpoint)
         port = parts.port or 2379
     except ValueError as error:
         raise InvalidInput(f"etcd endpoint {endpoint!r}: {error}") from None
+    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
+        return False, f"unix:{parts.path}"
     if parts.scheme not in ("http", "https") or not parts.hostname:
         example = "http://127.0.0.1:2379"
         raise InvalidInput(f"etcd endpoint {endpoint!r} is no URL such as {example}")

@@ -1,0 +1,80 @@
+"""The running agent: its tasks, and in what order they start and stop."""
+
+import asyncio
+import contextlib
+import logging
+
+from tortie.agent import wiring
+from tortie.agent.effective import Effective, StoredSettings
+from tortie.agent.health_server import HealthServer
+from tortie.agent.ingest import PREFIXES, AgentInbox, Ingest
+from tortie.agent.loop import Consumer, Loop
+from tortie.agent.routing import Routing
+from tortie.agent.settings_watch import SettingsWatch
+from tortie.agent.status import Progress
+from tortie.agent.wiring import Paths
+from tortie.attach.namespaces import Namespaces
+from tortie.calc.graph import Graph
+from tortie.datastore.client import Client
+from tortie.datastore.syncer import Syncer
+from tortie.lib.health import Health
+from tortie.lib.inbox import Inbox
+
+log = logging.getLogger(__name__)
+
+
+async def serve(
+    stored: StoredSettings,
+    running: Effective,
+    client: Client,
+    paths: Paths,
+    namespaces: Namespaces,
+) -> None:
+    """Run until cancelled.
+
+    Raises:
+        Restart: a stored setting changed.
+        AlreadyExists: another agent runs on this host.
+        TortieError: something that only a restart may repair.
+    """
+    config, routing = running
+    inbox: AgentInbox = Inbox(wiring.INBOX_LIMIT)
+    health = Health()
+    progress = Progress()
+    async with contextlib.AsyncExitStack() as stack:
+        kernel = wiring.open_kernel(paths, inbox)
+        stack.callback(kernel.close)
+        dataplane = wiring.build_dataplane(config, kernel, routing)
+        bgp = wiring.build_bgp(config, paths) if routing is Routing.BGP else None
+        if bgp is not None:
+            stack.push_async_callback(bgp.close)
+        others: tuple[Consumer, ...] = () if bgp is None else (bgp,)
+        graph = Graph(config.host, wiring.fan_out((dataplane, *others)))
+        settings = SettingsWatch(stored, running, bgp)
+        loop = Loop(inbox, graph, dataplane, others, progress, health.reporter("loop"), settings)
+        ingest = Ingest(inbox)
+        syncer = Syncer(client, PREFIXES, ingest)
+        attach = wiring.build_attach(config, client, paths, namespaces, progress)
+        status = wiring.build_status(config, client, dataplane)
+        if config["HealthEnabled"]:
+            server = HealthServer(health)
+            await server.start(config["HealthHost"], config["HealthPort"])
+            stack.push_async_callback(server.close)
+        kernel.links.start()
+        wiring.watch_changes(kernel, inbox)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(loop.run(), name="loop")
+            tasks.create_task(syncer.run(), name="syncer")
+            tasks.create_task(wiring.audit(inbox), name="audit")
+            tasks.create_task(status.run(), name="status")
+            tasks.create_task(attach.run(), name="attach")
+
+
+def first_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a group of tasks failed of: the first one that says something."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            return first_failure(error)
+        if not isinstance(error, asyncio.CancelledError):
+            return error
+    return group

@@ -1,0 +1,156 @@
+"""`tortie agent`: the daemon of one host.
+
+Start: settings of this machine, datastore, settings stored there, the socket
+that owns our tables, then everything else. Stop (SIGTERM): the kernel's state
+stays, so nothing that was protected is open. A crash is the same, less polite.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tortie.agent import daemon, wiring
+from tortie.agent.config import FELIX_CFG, Local, read_local
+from tortie.agent.effective import Effective, StoredSettings
+from tortie.agent.settings_watch import Restart
+from tortie.attach import namespaces
+from tortie.datastore.client import Client
+from tortie.datastore.connect import DatastoreSettings, connect, from_environment
+from tortie.datastore.resources import Resources, key_of
+from tortie.lib import log as logs
+from tortie.lib.backoff import Backoff
+from tortie.lib.errors import Denied, TortieError, Unavailable
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+EXIT_INVALID = 2
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tortie agent",
+        description="Route for this host's workloads and enforce their policy. Settings: "
+        "FELIX_* in the environment, felix.cfg, FelixConfiguration.",
+    )
+    parser.add_argument(
+        "--run-directory",
+        type=Path,
+        default=Path("/run/tortie"),
+        help="sockets (default %(default)s)",
+    )
+    parser.add_argument(
+        "--state-directory",
+        type=Path,
+        default=Path("/var/lib/tortie"),
+        help="what must outlive a reboot (default %(default)s)",
+    )
+    parser.add_argument("--felix-config", type=Path, default=FELIX_CFG, help="default %(default)s")
+    parser.add_argument("-c", "--config", type=Path, help="a CalicoAPIConfig file")
+    parser.add_argument("--log-json", action="store_true", help="log JSON instead of text")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = parse_arguments(argv)
+    faulthandler.enable()
+    logs.configure(json=arguments.log_json)
+    if os.geteuid() != 0:
+        print("tortie agent: needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN)", file=sys.stderr)
+        return EXIT_FAILED
+    # Forked before any thread or event loop exists.
+    helper = namespaces.start()
+    try:
+        local = read_local(os.environ, arguments.felix_config)
+        settings = from_environment(os.environ, arguments.config)
+        asyncio.run(_run(arguments, local, settings, helper))
+    except Restart:
+        log.info("settings changed; starting anew")
+        logging.shutdown()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
+    except TortieError as error:
+        print(f"tortie agent: {error}", file=sys.stderr)
+        return EXIT_FAILED if error.retryable else EXIT_INVALID
+    finally:
+        helper.close()
+    return 0
+
+
+async def _run(
+    arguments: argparse.Namespace,
+    local: Local,
+    settings: DatastoreSettings,
+    helper: namespaces.Namespaces,
+) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    work = asyncio.create_task(_serve(arguments, local, settings, helper))
+    waiting = asyncio.create_task(stopped.wait())
+    done, _ = await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if work not in done:
+        log.info("stopping; what is in the kernel stays")
+        work.cancel()
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+
+
+async def _serve(
+    arguments: argparse.Namespace,
+    local: Local,
+    settings: DatastoreSettings,
+    helper: namespaces.Namespaces,
+) -> None:
+    client = await _connect(settings)
+    try:
+        running = await _read_settings(StoredSettings(local, settings.type), client)
+        logs.configure(running.config["LogSeverityScreen"], json=arguments.log_json)
+        fields = {
+            "host": running.config.host,
+            "datastore": settings.type and settings.type.value,
+            "routing": running.routing.value,
+        }
+        log.info("starting", extra={"fields": fields})
+        paths = wiring.Paths(arguments.run_directory, arguments.state_directory)
+        stored = StoredSettings(local, settings.type)
+        await daemon.serve(stored, running, client, paths, helper)
+    except BaseExceptionGroup as group:
+        raise daemon.first_failure(group) from group
+    finally:
+        await client.close()
+
+
+async def _connect(settings: DatastoreSettings) -> Client:
+    """Reach the datastore, however long it takes: the kernel's state stands meanwhile."""
+    backoff = Backoff(0.1, 5.0)
+    while True:
+        try:
+            return await connect(settings, create=True)
+        except Unavailable as error:
+            log.warning("datastore not reachable, will try again: %s", error)
+            await asyncio.sleep(backoff.next_seconds())
+
+
+async def _read_settings(stored: StoredSettings, client: Client) -> Effective:
+    """What to run with; settings that we may not read count as not there."""
+    resources = Resources(client)
+    try:
+        for kind in ("FelixConfiguration", "BGPConfiguration", "Node"):
+            for found in (await resources.list(kind)).items:
+                stored.on_resource(key_of(found.resource), found.resource)
+    except Denied as error:
+        log.warning("may not read the stored settings: %s", error)
+    return stored.effective()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,162 @@
+"""Puts the agent together: one function per part, each returning what the next needs."""
+
+import asyncio
+import logging
+from collections.abc import Hashable
+from pathlib import Path
+from typing import NamedTuple
+
+from tortie.agent.config import Config
+from tortie.agent.ingest import AUDIT, AgentInbox
+from tortie.agent.loop import Consumer
+from tortie.agent.ownership import Ownership, obtain
+from tortie.agent.routing import Routing
+from tortie.agent.status import StatusReporter
+from tortie.bgp.bird import Bird
+from tortie.bgp.manager import BGPManager
+from tortie.calc.rule_scanner import parse_protocol
+from tortie.dataplane.dataplane import Dataplane
+from tortie.dataplane.driver.nftables import ARP, INET
+from tortie.dataplane.settings import ProtoPort, Settings
+from tortie.datastore.client import Client
+from tortie.desired.kinds import Emit, Kind
+from tortie.kernel.conntrack import Conntrack
+from tortie.kernel.netlink import NetlinkSocket, OutcomeUnknown
+from tortie.kernel.nft.connection import Changes, Nft, supports_owner_tables
+from tortie.kernel.rtnl.connection import Rtnl
+from tortie.kernel.rtnl.monitor import Event, LinkChanged, LinkGone, Monitor
+
+log = logging.getLogger(__name__)
+
+INBOX_LIMIT = 10_000
+AUDIT_SECONDS = 60.0
+
+
+class Paths(NamedTuple):
+    run: Path
+    """Sockets, BIRD's files; gone after a reboot."""
+    state: Path
+    """What must outlive a reboot."""
+
+
+class Kernel(NamedTuple):
+    """Everything that is open towards the kernel."""
+
+    ownership: Ownership
+    nft: Nft
+    rtnl: Rtnl
+    conntrack: Conntrack
+    links: Monitor
+    changes: Changes | None
+    """Others' changes of nf_tables; None where nobody else can change our tables."""
+
+    def close(self) -> None:
+        for part in (self.links, self.changes, self.conntrack, self.rtnl, self.nft):
+            if part is not None:
+                part.close()
+        self.ownership.close()
+
+
+def open_kernel(paths: Paths, inbox: AgentInbox) -> Kernel:
+    """
+    Raises:
+        AlreadyExists: another agent runs on this host.
+        KernelRefused: no permission, or no nf_tables.
+    """
+
+    def on_link(event: Event) -> None:
+        index = event.link.index if isinstance(event, LinkChanged | LinkGone) else 0
+        inbox.put_now(("link", index), event)
+
+    ownership = obtain(paths.run)
+    owned = supports_owner_tables()
+    if not owned:
+        log.warning("this kernel has no owned tables; changes by others are repaired, not refused")
+    return Kernel(
+        ownership,
+        Nft(NetlinkSocket.adopt(ownership.netlink.detach())),
+        Rtnl.open(),
+        Conntrack.open(),
+        Monitor.open(on_link),
+        None if owned else Changes(),
+    )
+
+
+def build_dataplane(config: Config, kernel: Kernel, routing: Routing) -> Dataplane:
+    settings = Settings(
+        host=config.host,
+        interface_prefix=config["InterfacePrefix"],
+        ipv6=config["Ipv6Support"],
+        endpoint_to_host_action=config["DefaultEndpointToHostAction"],
+        mark_mask=config["NftablesMarkMask"],
+        log_prefix=config["LogPrefix"],
+        failsafe_inbound=_ports(config["FailsafeInboundHostPorts"]),
+        failsafe_outbound=_ports(config["FailsafeOutboundHostPorts"]),
+        nat_exclusions=config["NATOutgoingExclusions"],
+        route_protocol=config["DeviceRouteProtocol"],
+        install_remote_routes=routing is Routing.DIRECT,
+    )
+    return Dataplane(
+        settings,
+        kernel.nft,
+        kernel.rtnl,
+        kernel.conntrack,
+        owned_tables=kernel.changes is None,
+    )
+
+
+def _ports(ports: tuple[tuple[str, int], ...]) -> tuple[ProtoPort, ...]:
+    return tuple(ProtoPort(parse_protocol(protocol), port) for protocol, port in ports)
+
+
+def build_bgp(config: Config, paths: Paths) -> BGPManager:
+    return BGPManager(
+        config.host, Bird(paths.run / "bird"), route_protocol=config["DeviceRouteProtocol"]
+    )
+
+
+def fan_out(consumers: tuple[Consumer, ...]) -> Emit:
+    """What calc emits goes to every consumer."""
+
+    def emit(kind: Kind, name: Hashable, value: object | None) -> None:
+        for consumer in consumers:
+            consumer.on_update(kind, name, value)
+
+    return emit
+
+
+def build_status(config: Config, client: Client, dataplane: Dataplane) -> StatusReporter:
+    return StatusReporter(
+        client,
+        config.host,
+        config.region,
+        config["ReportingIntervalSecs"],
+        config["ReportingTTLSecs"],
+    )
+
+
+async def audit(inbox: AgentInbox) -> None:
+    """Now and then have the kernel compared with what we want, for ever."""
+    while True:
+        await asyncio.sleep(AUDIT_SECONDS)
+        inbox.put_now(AUDIT, None)
+
+
+def watch_changes(kernel: Kernel, inbox: AgentInbox) -> None:
+    """Have the kernel compared as soon as another process changes our tables."""
+    changes = kernel.changes
+    if changes is None:
+        return
+
+    def on_readable() -> None:
+        try:
+            foreign = any(
+                change.table in (INET, ARP) and change.port_id != kernel.nft.port_id
+                for change in changes.read()
+            )
+        except OutcomeUnknown:
+            foreign = True
+        if foreign:
+            inbox.put_now(AUDIT, None)
+
+    asyncio.get_running_loop().add_reader(changes.fileno(), on_readable)
