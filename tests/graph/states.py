@@ -186,7 +186,7 @@ STATES: dict[str, Named] = {
             DEFAULT_TIER,
             SHOP,
             WEB,
-            policy("late", tier="a", selector="all()", types=("Ingress",)),
+            policy("late", tier="a", selector="all()", types=("Ingress",), egress=(allow(),)),
             policy("early", tier="a", order=-1.0, selector="all()", types=("Ingress", "Egress")),
             policy("x", tier="b", order=5.0, types=("Ingress",)),
             policy("shop/x", tier="b", order=5.0, types=("Ingress",)),
@@ -532,6 +532,9 @@ STATES: dict[str, Named] = {
             affinity("h2", "10.0.0.0/26"),
             affinity("h0", "10.0.1.0/26"),
             affinity("h1", "10.0.1.0/26"),
+            affinity("h1", "10.0.3.0/24"),
+            affinity("h2", "10.0.3.0/26"),
+            workload("a/inner", "h2", "10.0.3.1/32", profiles=()),
             affinity("h1", "10.0.2.1/32"),
             affinity("h1", "10.0.2.2/32"),
             workload("a/here", "h1", "10.0.0.1/32", "10.0.1.1/32", "10.0.2.1/32", profiles=()),
@@ -549,6 +552,8 @@ STATES: dict[str, Named] = {
         route 10.0.1.1 to cali-here borrowed
         route 10.0.2.1 to cali-here
         route 10.0.2.2 here
+        route 10.0.3.0/24 here
+        route 10.0.3.0/26 at h2 via 192.168.0.2
         route 10.0.0.2 at h2 via 192.168.0.2
         """,
     ),

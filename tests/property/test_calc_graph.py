@@ -161,10 +161,7 @@ def test_the_outcome_depends_on_the_state_alone(
     for key, value in start:
         state[key] = value
         graph.on_update(key, value)
-    for (key, value), what, flush in [
-        *history,
-        (next(iter(STATES["routes"].state.items())), "put", True),
-    ]:
+    for (key, value), what, flush in [*history, (LAST, "put", True)]:
         if what == "put":
             state[key] = value
         else:
