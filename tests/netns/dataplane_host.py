@@ -2,21 +2,29 @@
 
 import asyncio
 import os
+import re
 import socket
+import struct
 import subprocess
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from itertools import count
 
 from tortie.dataplane.dataplane import Dataplane
+from tortie.dataplane.driver.nftables import INET
 from tortie.dataplane.settings import Settings
+from tortie.desired import policy as desired
 from tortie.desired.endpoint import Endpoint, EndpointId, Route, RouteType
 from tortie.desired.kinds import Kind
-from tortie.desired.policy import Policy, PolicyId, PolicyList, Rule, TierPolicies
+from tortie.desired.policy import Policy, PolicyId, PolicyList, TierPolicies
 from tortie.kernel.conntrack import Conntrack
+from tortie.kernel.netlink import NETLINK_ROUTE, NetlinkSocket
 from tortie.kernel.netns import create_anonymous, open_socket_in, run_in
 from tortie.kernel.nft.connection import Nft
+from tortie.kernel.nft.objects import Rule
 from tortie.kernel.rtnl.connection import Rtnl
-from tortie.kernel.rtnl.link import VethPeer
+from tortie.kernel.rtnl.link import VethPeer, parse_mac
+from tortie.kernel.rtnl.monitor import Group, decode
 from tortie.lib.ip import Network, parse_address
 
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
@@ -40,9 +48,9 @@ class Workload:
             VethPeer(
                 name="eth0",
                 namespace=self.namespace,
-                mac=bytes.fromhex("0200000000" + f"{number:02x}"),
+                mac=parse_mac(self.mac),
             ),
-            mac=bytes.fromhex(HOST_MAC.replace(":", "")),
+            mac=parse_mac(HOST_MAC),
         )
         self.run(
             f"""ip link set lo up; ip link set eth0 up
@@ -66,23 +74,109 @@ class Workload:
         made.settimeout(SILENCE_SECONDS)
         return made
 
+    def pings(self, to: Network | str) -> bool:
+        target = parse_address(to) if isinstance(to, str) else to
+        return run_in(self.namespace, lambda: pings(target))
+
+    def seen_by(self, other: "Workload") -> str:
+        """The source address under which a datagram of ours reaches `other`."""
+        with (
+            other.socket(4, socket.SOCK_DGRAM) as server,
+            self.socket(4, socket.SOCK_DGRAM) as client,
+        ):
+            server.bind((other.ipv4.address_text, 80))
+            client.sendto(b"who", server.getsockname())
+            source: str = server.recvfrom(16)[1][0]
+            return source
+
+    def arp_is_answered(self, *, sender: str, mac: str, target: str) -> bool:
+        """Ask for `target` as `sender` at `mac`."""
+        made = run_in(
+            self.namespace,
+            lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)),
+        )
+        with made as raw:
+            raw.bind(("eth0", 0x0806))
+            raw.settimeout(2 * SILENCE_SECONDS)
+            packed = bytes.fromhex(mac.replace(":", ""))
+            ethernet = b"\xff" * 6 + packed + b"\x08\x06"
+            request = b"\0\x01\x08\0\x06\x04\0\x01" + packed + socket.inet_aton(sender)
+            raw.send(ethernet + request + bytes(6) + socket.inet_aton(target))
+            try:
+                while True:
+                    frame = raw.recv(128)
+                    if frame[20:22] == b"\0\x02" and frame[28:32] == socket.inet_aton(target):
+                        return True
+            except TimeoutError:
+                return False
+
     def endpoint(self, ingress: PolicyList, egress: PolicyList) -> Endpoint:
         return Endpoint(self.interface, (self.ipv4, self.ipv6), self.mac, ingress, egress)
 
 
-def hears(source: Workload, target: Workload, port: int, family: int = 4) -> bool:
-    """Whether one UDP datagram on a new connection arrives."""
+_echo_ids = count(1)
+"""Each ping is a new connection to the kernel."""
+
+
+def pings(target: Network, source: str = "") -> bool:
+    """Whether an echo request from the calling thread's namespace is answered."""
+    kind, answer = (8, 0) if target.family == 4 else (128, 129)
+    protocol = socket.IPPROTO_ICMP if target.family == 4 else socket.IPPROTO_ICMPV6
+    with socket.socket(FAMILIES[target.family], socket.SOCK_RAW, protocol) as raw:
+        raw.settimeout(SILENCE_SECONDS)
+        if source:
+            raw.bind((source, 0))
+        number = next(_echo_ids)
+        # The kernel fills in ICMPv6's checksum; ICMP's over these 8 bytes is this.
+        checksum = 0xFFFF - ((kind << 8) + number + 1)
+        echo = struct.pack("!BBHHH", kind, 0, checksum, number, 1)
+        raw.sendto(echo, (target.address_text, 0))
+        try:
+            while True:
+                packet = raw.recv(256)
+                message = packet[20:] if target.family == 4 else packet
+                if message[0] == answer and message[4:6] == number.to_bytes(2, "big"):
+                    return True
+        except TimeoutError:
+            return False
+
+
+def hears(
+    sender: Workload, target: Workload, port: int, family: int = 4, *, source: str = ""
+) -> bool:
+    """Whether one UDP datagram on a new connection arrives.
+
+    Args:
+        source: address to send from; empty means the sender's own.
+    """
     to = target.address(family).address_text
     with (
         target.socket(family, socket.SOCK_DGRAM) as server,
-        source.socket(family, socket.SOCK_DGRAM) as client,
+        sender.socket(family, socket.SOCK_DGRAM) as client,
     ):
         server.bind((to, port))
+        client.bind((source or sender.address(family).address_text, 0))
         client.sendto(b"hello", (to, port))
         try:
             return server.recv(16) == b"hello"
         except TimeoutError:
             return False
+
+
+def hears_tcp(sender: Workload, target: Workload, port: int, family: int = 4) -> bool:
+    """Whether a TCP connection comes about."""
+    to = target.address(family).address_text
+    with (
+        target.socket(family, socket.SOCK_STREAM) as server,
+        sender.socket(family, socket.SOCK_STREAM) as client,
+    ):
+        server.bind((to, port))
+        server.listen()
+        try:
+            client.connect((to, port))
+        except TimeoutError:
+            return False
+        return True
 
 
 class Host:
@@ -94,6 +188,7 @@ class Host:
         self.rtnl = Rtnl.open()
         self.conntrack = Conntrack.open()
         self.dataplane = self.restart()
+        self._events = NetlinkSocket.open(NETLINK_ROUTE, groups=(Group.LINK,))
 
     def restart(self) -> Dataplane:
         """A new dataplane that knows nothing, as after a restart of the agent."""
@@ -107,8 +202,8 @@ class Host:
         self,
         name: str,
         *,
-        ingress: tuple[Rule, ...] = (),
-        egress: tuple[Rule, ...] = (),
+        ingress: tuple[desired.Rule, ...] = (),
+        egress: tuple[desired.Rule, ...] = (),
         tier: str = "default",
     ) -> PolicyId:
         policy_id = PolicyId("GlobalNetworkPolicy", name)
@@ -116,7 +211,7 @@ class Host:
         return policy_id
 
     def allow_all_profile(self) -> None:
-        allow = (Rule("Allow"),)
+        allow = (desired.Rule("Allow"),)
         self.update(Kind.POLICY, ALLOW_ALL, Policy(allow, allow))
 
     def endpoint(
@@ -148,15 +243,54 @@ class Host:
     def generation(self) -> int:
         return asyncio.run(self.nft.generation())
 
+    def rules(self) -> dict[int | None, Rule]:
+        """Every rule of the inet table, by handle; equal whatever they have counted."""
+        return {rule.handle: rule for rule in asyncio.run(self.nft.rules(INET))}
+
+    def ruleset(self, *tables: str) -> list[str]:
+        """Blocks as nft(8) lists them, without counts, in an order of their own."""
+        blocks: list[str] = []
+        for table in tables or ("inet tortie", "arp tortie"):
+            listed = subprocess.run(
+                ["nft", "-s", "list", "table", *table.split()], capture_output=True, text=True
+            ).stdout
+            _, _, body = listed.partition("{\n")
+            blocks += (
+                f"{table}: {_sorted_elements(block).strip()}" for block in body.split("\n\t}\n")
+            )
+        return sorted(blocks)
+
+    def sysctl(self, key: str) -> str:
+        return subprocess.run(
+            ["sysctl", "-n", key], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    def read_link_events(self) -> None:
+        """Give the dataplane what the kernel has told of links since the last call."""
+        for message in self._events.events():
+            event = decode(message)
+            if event is not None:
+                self.dataplane.on_link_event(event)
+
     def close(self) -> None:
+        self._events.close()
         self.nft.close()
         self.rtnl.close()
         self.conntrack.close()
 
 
+def _sorted_elements(block: str) -> str:
+    return re.sub(
+        r"elements = \{(.*?)\}",
+        lambda found: ",".join(sorted(one.strip() for one in found[1].split(","))),
+        block,
+        flags=re.DOTALL,
+    )
+
+
 @contextmanager
-def workloads(host: Host, count: int) -> Iterator[list[Workload]]:
-    made = [Workload(number + 1, host.rtnl) for number in range(count)]
+def workloads(host: Host, how_many: int) -> Iterator[list[Workload]]:
+    made = [Workload(number + 1, host.rtnl) for number in range(how_many)]
     try:
         yield made
     finally:

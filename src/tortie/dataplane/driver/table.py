@@ -15,7 +15,9 @@ import msgspec
 
 from tortie.dataplane.driver.rule_diff import Delete, Insert, Keep, rule_diff
 from tortie.dataplane.rules.content import NO_DATA, ChainContent, Content, Data
+from tortie.kernel.nft.constants import Policy
 from tortie.kernel.nft.objects import (
+    Base,
     Chain,
     Element,
     Rule,
@@ -116,8 +118,11 @@ class TableState:
         """Whether something is there that cannot be changed in place: a set of
         another type, or a base chain at another hook. Somebody else's doing."""
         sets = any(self._sets.actual(name) is not None for name, _ in self._sets.updates())
-        chains = ((self._chains.actual(name), wanted) for name, wanted in self._chains.updates())
-        return sets or any(actual and actual.base != wanted.base for actual, wanted in chains)
+        return sets or any(
+            actual is not None and _place(actual.base) != _place(wanted.base)
+            for name, wanted in self._chains.updates()
+            for actual in (self._chains.actual(name),)
+        )
 
     @property
     def in_sync(self) -> bool:
@@ -206,6 +211,8 @@ class TableState:
         if actual is None:
             transaction.add_chain(self.name, Chain(name, wanted.base))
             actual = wanted._replace(rules=())
+        elif actual.base != wanted.base:
+            transaction.add_chain(self.name, Chain(name, wanted.base))  # sets its policy
         handles = self._handles.get(name, [])
         plan: list[int | None] = []
         for step in rule_diff(actual.rules, wanted.rules):
@@ -222,6 +229,11 @@ class TableState:
                 case Keep(_, position):
                     plan.append(handles[position])
         self._plans[name] = plan
+
+
+def _place(base: Base | None) -> Base | None:
+    """What of a base chain cannot be changed in place: all but its policy."""
+    return None if base is None else msgspec.structs.replace(base, policy=Policy.ACCEPT)
 
 
 def _flat(groups: Iterable[tuple[Element, ...]]) -> Iterator[Element]:
