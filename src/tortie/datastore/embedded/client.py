@@ -46,8 +46,9 @@ class _Session:
         self._kept_revisions = kept_revisions
         self._inode = path.stat().st_ino
         self.bell = Bell(path.with_name(path.name + "-bell"))
-        self.writing = Worker(self.bell.fd)
+        self.writing = Worker(self.bell.fd, self._flush)
         self.listing = Worker()
+        self._to_flush: StoreFile | None = None
         self.writer: StoreFile
         self.lister: StoreFile
         self.reader: StoreFile
@@ -59,8 +60,21 @@ class _Session:
             self.writer, self.lister, self.reader = (
                 StoreFile(self._path, self._kept_revisions) for _ in range(3)
             )
+            self._to_flush = self.writer
 
-        await self.writing.run(connect, PATIENCE_SECONDS)
+        try:
+            await self.writing.run(connect, PATIENCE_SECONDS)
+        except BaseException:
+            self._stop_threads()
+            raise
+
+    def _flush(self) -> None:
+        if self._to_flush is not None:
+            self._to_flush.flush()
+
+    def _stop_threads(self) -> None:
+        self.listing.stop()
+        self.writing.stop()
 
     @property
     def is_current(self) -> bool:
@@ -71,15 +85,18 @@ class _Session:
             return False
 
     async def close(self) -> None:
+        def disconnect() -> None:
+            self._to_flush = None
+            self.writer.close()
+
         self.bell.deafen()
         self.reader.close()
         with contextlib.suppress(Unavailable):
             await self.listing.run(self.lister.close, PATIENCE_SECONDS)
-            await self.writing.run(self.writer.close, 1.0)
+            await self.writing.run(disconnect, 1.0)
             # Reached only when the writing thread is not waiting on this very file.
             self.bell.close()
-        self.listing.stop()
-        self.writing.stop()
+        self._stop_threads()
 
 
 class EmbeddedClient(SingleKeyCalls):
@@ -136,18 +153,19 @@ class EmbeddedClient(SingleKeyCalls):
         news = asyncio.Event()
         self._listen(session, news)
         seen = from_revision - 1
+        news.set()
         try:
             while True:
+                await news.wait()
                 news.clear()
                 if self._session is not session:
                     raise Unavailable(f"{self._path} was closed or replaced")
                 events, upto = session.reader.events(prefix, seen, _BATCH_REVISIONS)
-                behind = upto - seen == _BATCH_REVISIONS
+                if upto - seen == _BATCH_REVISIONS:
+                    news.set()
                 seen = upto
                 if events:
                     yield Batch(events, upto)
-                elif not behind:
-                    await news.wait()
         finally:
             self._unlisten(session, news)
 

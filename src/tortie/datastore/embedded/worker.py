@@ -24,6 +24,11 @@ class _Job(NamedTuple):
     loop: asyncio.AbstractEventLoop
 
 
+class _Outcome(NamedTuple):
+    result: Any = None
+    problem: BaseException | None = None
+
+
 class Worker:
     """Runs jobs one after the other, oldest first.
 
@@ -31,9 +36,14 @@ class Worker:
         lock_fd: take this file's exclusive `flock` around each job. The kernel
             hands it over at once, where SQLite's own busy handler sleeps for
             1 to 100 ms between attempts; it is free again when a holder dies.
+        finish: runs after the jobs that were waiting together, without the
+            lock, and before anybody learns that they are done.
     """
 
-    def __init__(self, lock_fd: int | None = None) -> None:
+    def __init__(
+        self, lock_fd: int | None = None, finish: Callable[[], None] = lambda: None
+    ) -> None:
+        self._finish = finish
         self._lock_fd = lock_fd
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -63,12 +73,35 @@ class Worker:
         self._jobs.put(None)
 
     def _main(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            with self._locked():
-                settle = _do(job)
-            # After the unlock: whoever waits for the job may close the file next.
-            with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-                job.loop.call_soon_threadsafe(settle)
+        while jobs := self._waiting_jobs():
+            done = []
+            for job in jobs:
+                with self._locked():
+                    done.append((job, _do(job)))
+            problem = self._problem_of_finish()
+            for job, outcome in done:
+                # Now that nothing is locked: whoever waits for the job may close the file next.
+                with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+                    job.loop.call_soon_threadsafe(_settle, job.future, problem or outcome)
+
+    def _waiting_jobs(self) -> list[_Job]:
+        """What waits now, or else the next; empty when it is time to stop."""
+        jobs: list[_Job] = []
+        while not jobs or not self._jobs.empty():
+            job = self._jobs.get()
+            if job is None:
+                self._jobs.put(None)  # for the next round
+                break
+            jobs.append(job)
+        return jobs
+
+    def _problem_of_finish(self) -> _Outcome | None:
+        try:
+            self._finish()
+        except OSError as error:
+            problem = Unavailable(f"the datastore file: {error.strerror}", maybe_applied=True)
+            return _Outcome(problem=problem)
+        return None
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -82,14 +115,20 @@ class Worker:
             fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
 
 
-def _do(job: _Job) -> Callable[[], None]:
-    """Run it unless nobody waits any more; what to tell the loop."""
-    future = job.future
-    if future.cancelled():
-        return lambda: None
+def _do(job: _Job) -> _Outcome:
+    """Run it unless nobody waits any more."""
+    if job.future.cancelled():
+        return _Outcome()
     try:
-        result = job.work()
+        return _Outcome(job.work())
     except BaseException as error:  # noqa: BLE001  # belongs to the task that waits for it
-        problem = error
-        return lambda: None if future.done() else future.set_exception(problem)
-    return lambda: None if future.done() else future.set_result(result)
+        return _Outcome(problem=error)
+
+
+def _settle(future: "asyncio.Future[Any]", outcome: _Outcome) -> None:
+    if future.done():
+        return
+    if outcome.problem is not None:
+        future.set_exception(outcome.problem)
+    else:
+        future.set_result(outcome.result)
