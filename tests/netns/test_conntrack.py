@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from tortie.kernel import conntrack, netns
 from tortie.kernel.conntrack import Conntrack, Flow, FlowTuple
@@ -115,7 +116,8 @@ def echo_request(pair: Pair, address: str, protocol: int, kind: int) -> None:
 
 
 def mirror(one: FlowTuple) -> FlowTuple:
-    return one._replace(
+    return replace(
+        one,
         source=one.destination,
         destination=one.source,
         source_port=one.destination_port,
