@@ -137,6 +137,9 @@ def test_links_that_are_not_there(backend: Backend) -> None:
             backend.link(missing)
     with pytest.raises(NotFound):
         backend.change_link(99, LinkChange(up=True))
+    with pytest.raises(NotFound):
+        backend.stop_address_generation(99)
+    backend.stop_address_generation(backend.create_veth("cali8", VethPeer(name="far8")).index)
     with pytest.raises(KernelRefused) as refused:
         backend.change_link(up_veth(backend), LinkChange(master=99))
     assert refused.value.errno == errno.EINVAL

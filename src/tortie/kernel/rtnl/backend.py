@@ -66,6 +66,14 @@ class Backend(Protocol):
         """
         ...
 
+    def stop_address_generation(self, index: int) -> None:
+        """No fe80:: address of the kernel's own making; call before setting the link up.
+
+        Raises:
+            NotFound: no such link.
+        """
+        ...
+
     def delete_links(self, indexes: Collection[int]) -> None:
         """Delete links, all in one wait of the kernel; those already gone are fine."""
         ...

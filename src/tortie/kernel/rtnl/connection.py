@@ -157,11 +157,6 @@ class Rtnl:
         self._do(link.change(index, wanted))
 
     def stop_address_generation(self, index: int) -> None:
-        """No fe80:: address of the kernel's own making; call before setting the link up.
-
-        Raises:
-            NotFound: no such link.
-        """
         self._do(link.no_generated_address(index))
 
     def delete_link(self, name_or_index: str | int) -> None:

@@ -104,6 +104,9 @@ class FakeRtnl:
         if wanted.up is not None:
             self._set_up(index, wanted.up)
 
+    def stop_address_generation(self, index: int) -> None:
+        self.link(index)
+
     def delete_links(self, indexes: Collection[int]) -> None:
         for index in indexes:
             link = self._links.get(index)
