@@ -249,6 +249,7 @@ def with_pool_defaults(pool: IPPool) -> IPPool:
 
 
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
+_ONE_BRACKET = bytes.maketrans(b"[]", b"{}")
 _STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -267,13 +268,13 @@ def depth(raw: bytes) -> int:
     """
     if b"\\" in raw:
         return _exact_depth(raw)
-    rest = raw.translate(None, _NOT_STRUCTURE).replace(b'""', b"")
+    rest = raw.translate(_ONE_BRACKET, _NOT_STRUCTURE).replace(b'""', b"")
     for level in range(DEPTH_MAX + 1):
         if not rest:
             return level
-        peeled = rest.replace(b"{}", b"").replace(b"[]", b"")
+        peeled = rest.replace(b"{}", b"")
         if len(peeled) == len(rest):
-            break
+            break  # brackets inside strings, or no JSON at all
         rest = peeled.replace(b'""', b"")
     return _exact_depth(raw)
 
@@ -306,6 +307,10 @@ _OPTIONAL_IN_BLOCK = frozenset({"affinity_claim_time", "strictAffinity"})
 """The rest of a block is always written, whatever its value."""
 
 
+_ALWAYS = frozenset({"kind", "apiVersion", "metadata", "spec"})
+"""The frame of a resource."""
+
+
 def _is_none(value: Any) -> bool:
     return value is None
 
@@ -320,26 +325,26 @@ def _never(value: Any) -> bool:
 
 
 def _fields_of(kind: type[msgspec.Struct]) -> tuple[_Field, ...]:
-    """How to write each field: the API leaves out zeros, and writes defaults that are not."""
     known = _fields.get(kind)
     if known is None:
-        sparse = kind.__struct_config__.omit_defaults
-        required = {"kind", "apiVersion", "metadata", "spec"} if issubclass(kind, Resource) else ()
         known = _fields[kind] = tuple(
-            _Field(
-                field.name,
-                field.encode_name,
-                _is_empty
-                if field.encode_name in _OPTIONAL_IN_BLOCK
-                else _never
-                if not sparse or field.encode_name in required or field.required
-                else _is_none
-                if field.default is None
-                else _is_empty,
-            )
+            _Field(field.name, field.encode_name, _rule_of(kind, field))
             for field in msgspec.structs.fields(kind)
         )
     return known
+
+
+def _rule_of(kind: type[msgspec.Struct], field: msgspec.structs.FieldInfo) -> Callable[[Any], bool]:
+    """When to leave a field out: where nothing there reads back as the same value."""
+    if field.encode_name in _OPTIONAL_IN_BLOCK:
+        return _is_empty
+    is_sparse = kind.__struct_config__.omit_defaults and not field.required
+    if not is_sparse or (issubclass(kind, Resource) and field.encode_name in _ALWAYS):
+        return _never
+    if field.default is None:
+        return _is_none
+    has_default = field.default is not msgspec.NODEFAULT
+    return _is_empty if not has_default or _is_empty(field.default) else _never
 
 
 def _to_plain(value: Any) -> Any:
