@@ -402,7 +402,7 @@ def decode_expression(data: bytes) -> Expression:
     if name == b"immediate":
         verdict = netlink.attribute_map(found[2]).get(nft.DATA_VERDICT)
         if verdict is not None:
-            return decode_verdict(verdict)
+            return _decode_known_verdict(verdict) or ex.Opaque("immediate", bytes(body))
     for layout in _BY_NAME.get(name, ()):
         made = _decode_layout(layout, found)
         if made is not None:
@@ -429,6 +429,13 @@ def _decode_layout(layout: _Layout, found: dict[int, memoryview]) -> Expression 
             values[field.name] = value
     made: Expression = layout.make(**values)
     return made
+
+
+def _decode_known_verdict(data: memoryview) -> Verdict | None:
+    try:
+        return decode_verdict(data)
+    except ValueError:
+        return None
 
 
 def decode_verdict(data: memoryview) -> Verdict:

@@ -163,6 +163,11 @@ class Nft:
     def open(cls) -> "Nft":
         return cls(NetlinkSocket.open(NETLINK_NETFILTER))
 
+    @classmethod
+    def adopt(cls, descriptor: int) -> "Nft":
+        """Take over another process's socket, and with it the tables it owns."""
+        return cls(NetlinkSocket.adopt(descriptor))
+
     @property
     def port_id(self) -> int:
         """Whom the kernel names as the author of our changes and the owner of our tables."""

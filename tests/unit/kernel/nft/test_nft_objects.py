@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tortie.kernel.nft import keys, userdata
-from tortie.kernel.nft.dispatch import list_id_data, list_id_of
 from tortie.kernel.nft.objects import (
     IFNAME,
     INET_PROTO,
@@ -91,9 +90,3 @@ def test_a_comment_and_a_tag_share_the_user_data(comment: str, tag: bytes) -> No
 def test_cut_user_data_is_no_error() -> None:
     assert userdata.rule_comment(b"\0\x09abc") == ""
     assert userdata.rule_tag(b"") == b""
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_a_list_id_is_read_back_from_its_data(list_id: int) -> None:
-    assert list_id_of(list_id_data(list_id)) == list_id
-    assert len(list_id_data(list_id)) == 8

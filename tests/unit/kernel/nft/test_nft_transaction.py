@@ -2,17 +2,13 @@
 
 from tortie.kernel.nft import keys, userdata
 from tortie.kernel.nft.constants import Family, Hook, MetaKey, Policy, TableFlag
-from tortie.kernel.nft.dispatch import (
-    LIST_ID,
-    LIST_KEY,
-    LIST_VERDICT,
-    dispatch_by_interface,
-    list_id_data,
-)
+from tortie.kernel.nft.dispatch import FILLER, dispatch_by_interface, identified
 from tortie.kernel.nft.expressions import ACCEPT, goto, jump
 from tortie.kernel.nft.objects import (
     IFNAME,
     IPV4_ADDR,
+    MARK,
+    VERDICT,
     Base,
     Chain,
     Element,
@@ -27,8 +23,8 @@ from tortie.kernel.nft.transaction import Transaction
 from tortie.lib.ip import parse_network
 
 TABLE = TableName(Family.INET, "t")
-IDS = Set("ids", (IFNAME,), LIST_ID)
-LISTS = Set("lists", LIST_KEY, LIST_VERDICT)
+IDS = Set("ids", (IFNAME,), (FILLER, MARK))
+LISTS = Set("lists", (MARK,), (VERDICT,))
 CIDRS = Set("cidrs", (IPV4_ADDR,), interval=True)
 
 
@@ -37,7 +33,7 @@ def test_whatever_the_order_of_calls_references_resolve() -> None:
     change.delete_table(TableName(Family.ARP, "old"))
     change.delete_set(TABLE, "s-old")
     change.delete_chain(TABLE, "c-old")
-    change.add_elements(TABLE, IDS, [Element(keys.ifname("cali1"), list_id_data(7))])
+    change.add_elements(TABLE, IDS, [Element(keys.ifname("cali1"), identified(keys.u32(7)))])
     change.add_elements(TABLE, LISTS, [Element(keys.u32(7), goto("list"))])
     change.delete_elements(TABLE, IDS, [Element(keys.ifname("cali1"))])
     change.add_rule(TABLE, Rule("list", (jump("policy"),), userdata.pack_rule(comment="why")))
@@ -87,7 +83,7 @@ delete table arp old
 def test_elements_of_one_set_are_one_operation() -> None:
     change = Transaction()
     for n in range(3):
-        change.add_elements(TABLE, IDS, [Element(bytes(15) + bytes((n,)), list_id_data(n))])
+        change.add_elements(TABLE, IDS, [Element(bytes(15) + bytes((n,)), identified(keys.u32(n)))])
     (operation,) = change.operations()
     assert isinstance(operation, AddElements)
     assert len(operation.elements) == 3
@@ -99,7 +95,7 @@ def test_nothing_asked_is_nothing_to_do() -> None:
     change.add_elements(TABLE, IDS, [])
     assert not change
     assert list(change.operations()) == []
-    change.add_elements(TABLE, IDS, [Element(bytes(16), list_id_data(1))])
+    change.add_elements(TABLE, IDS, [Element(bytes(16), identified(keys.u32(1)))])
     change.add_elements(TABLE, IDS, [])
     assert change
     assert len(list(change.operations())) == 1
