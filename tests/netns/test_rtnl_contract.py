@@ -276,6 +276,61 @@ def test_only_the_very_route_is_deleted(backend: Backend) -> None:
     assert ours(backend) == set()
 
 
+def test_in_ipv4_a_delete_without_metric_takes_any(backend: Backend) -> None:
+    """A trap of the kernel, and so of the fake: routes of ours should have one metric."""
+    link = up_veth(backend)
+    for address, outcome, gone in (("10.65.0.1", type(None), 1), ("fd00:65::1", NotFound, 0)):
+        plain = workload(link, address)
+        numbered = [workload(link, address, metric=7), workload(link, address, metric=9)]
+        assert not any(backend.replace_routes([*numbered, plain]))
+        assert backend.delete_routes([plain]) == [None]
+        assert set(backend.routes(plain.destination.family, protocol=OURS)) == set(numbered)
+        (said,) = backend.delete_routes([plain])
+        assert isinstance(said, outcome)
+        kept = set(backend.routes(plain.destination.family, protocol=OURS))
+        assert kept == set(numbered[gone:])
+
+
+def test_deleting_a_blackhole_spares_a_device_route(backend: Backend) -> None:
+    """IPv6's kernel compares no kinds, and would take one for the other."""
+    link = up_veth(backend)
+    for destination in ("10.65.0.0/26", "fd00:65::/122"):
+        present, hole = workload(link, destination), blackhole(destination)
+        assert backend.replace_routes([present]) == [None]
+        (said,) = backend.delete_routes([hole])
+        assert isinstance(said, NotFound)
+        assert backend.routes(present.destination.family, protocol=OURS) == [present]
+
+        assert backend.replace_routes([hole]) == [None]
+        (said,) = backend.delete_routes([present])
+        assert isinstance(said, NotFound)
+        assert backend.delete_routes([hole]) == [None]
+
+
+def test_a_delete_that_names_no_gateway_takes_any(backend: Backend) -> None:
+    link = up_veth(backend)
+    for destination, gateway in (("10.65.0.0/26", "169.254.1.1"), ("fd00:65::/122", "fe80::1")):
+        via = Route(
+            destination=parse_network(destination),
+            interface=link,
+            gateway=parse_address(gateway),
+            onlink=True,
+            protocol=OURS,
+        )
+        assert backend.replace_routes([via]) == [None]
+        other = Route(
+            destination=via.destination,
+            interface=link,
+            gateway=via.gateway and via.gateway.address(1),
+            protocol=OURS,
+        )
+        (said,) = backend.delete_routes([other])
+        assert isinstance(said, NotFound)
+        bare = Route(destination=via.destination, interface=link, protocol=OURS)
+        assert backend.delete_routes([bare]) == [None]
+        assert backend.routes(via.destination.family, protocol=OURS) == []
+
+
 def test_what_goes_with_a_link_that_is_set_down(backend: Backend) -> None:
     link, other = up_veth(backend, "cali1"), up_veth(backend, "cali2")
     stays = [workload(other, "10.65.0.2"), blackhole("10.65.0.0/26")]

@@ -28,13 +28,22 @@ def outcome_kinds(outcomes: list[object]) -> list[str]:
     return [type(outcome).__name__ for outcome in outcomes]
 
 
-def make_route(text: str, interface: int, table: int, metric: int) -> Route:
+def make_route(text: str, interface: int, table: int, metric: int, via: bool) -> Route:
     destination = parse_network(text)
-    if interface == 0:
-        return Route(destination=destination, kind=Kind.BLACKHOLE, protocol=OURS, table=table,
-                     metric=metric)  # fmt: skip
-    return Route(destination=destination, interface=interface, protocol=OURS, table=table,
-                 metric=metric, scope=SCOPE_LINK if destination.family == 4 else 0)  # fmt: skip
+    four = destination.family == 4
+    gateway = parse_address("169.254.1.1" if four else "fe80::1")
+    on_link = interface != 0 and not via
+    return Route(
+        destination=destination,
+        kind=Kind.UNICAST if interface else Kind.BLACKHOLE,
+        interface=interface,
+        gateway=gateway if interface and via else None,
+        onlink=bool(interface and via),
+        protocol=OURS,
+        table=table,
+        metric=metric,
+        scope=SCOPE_LINK if four and on_link else 0,
+    )
 
 
 routes = st.builds(
@@ -43,6 +52,7 @@ routes = st.builds(
     st.sampled_from([0, *NEAR, *NEAR, MISSING]),
     st.sampled_from([254, 1000]),
     st.sampled_from([0, 7]),
+    st.booleans(),
 )
 neighbours = st.builds(
     lambda text, interface, proxy: (

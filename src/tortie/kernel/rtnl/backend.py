@@ -106,7 +106,10 @@ class Backend(Protocol):
         ...
 
     def delete_routes(self, gone: Sequence[Route]) -> Outcomes:
-        """Outcomes: NotFound where there was no such route."""
+        """Delete routes; what one does not give may be anything (see `route.delete`).
+
+        Outcomes: NotFound where there was no such route.
+        """
         ...
 
     def neighbours(

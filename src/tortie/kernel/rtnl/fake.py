@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from tortie.kernel.rtnl.backend import Outcomes
 from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer
 from tortie.kernel.rtnl.neighbour import Neighbour, NeighbourKey
-from tortie.kernel.rtnl.route import Route, RouteKey
+from tortie.kernel.rtnl.route import WITHOUT_HOP, Route, RouteKey
 from tortie.kernel.sysctl import check_interface_name
 from tortie.lib.errors import AlreadyExists, KernelRefused, NotFound, TortieError
 
@@ -173,6 +173,8 @@ class FakeRtnl:
     def _set_up(self, index: int, up: bool) -> None:
         """A veth has carrier while both ends are up; going down takes routes along."""
         link = self._links[index]
+        if link.up == up:
+            return
         peer = self._links.get(link.peer) if link.peer_netns_id is None else None
         flags = link.flags & ~_UP_AND_CARRIER
         if up:
@@ -214,9 +216,12 @@ class FakeRtnl:
 
     def _delete_route(self, route: Route) -> None:
         self._fail_as_told(route.key)
-        if self._routes.get(route.key) != route:
-            raise NotFound(f"delete route {route}: No such process")
-        del self._routes[route.key]
+        one = (route.table, route.destination)
+        for key in sorted(key for key in self._routes if (key.table, key.destination) == one):
+            if _names(route, self._routes[key]):
+                del self._routes[key]
+                return
+        raise NotFound(f"delete route {route}: No such process")
 
     def _replace_neighbour(self, entry: Neighbour) -> None:
         self._fail_as_told(entry.key)
@@ -232,6 +237,27 @@ class FakeRtnl:
     def _fail_as_told(self, key: RouteKey | NeighbourKey) -> None:
         if key in self.failures:
             raise self.failures[key]
+
+
+def _names(gone: Route, present: Route) -> bool:
+    """Would the kernel delete `present` when told to delete `gone`?
+
+    What a delete does not name stands for anything: next hop, source, in IPv4
+    the metric, in IPv6 one kind that leads somewhere for another.
+
+    Source: net/ipv4/fib_trie.c, fib_table_delete; net/ipv6/route.c, ip6_route_del.
+    """
+    four = gone.destination.family == 4
+    return (
+        (gone.metric == present.metric or (four and gone.metric == 0))
+        and gone.protocol in (0, present.protocol)
+        and gone.interface in (0, present.interface)
+        and gone.gateway in (None, present.gateway)
+        and gone.source in (None, present.source)
+        and (not gone.hops or gone.hops == present.hops)
+        and (gone.kind in WITHOUT_HOP) == (present.kind in WITHOUT_HOP)
+        and (not four or (gone.kind, gone.scope) == (present.kind, present.scope))
+    )
 
 
 def _veth(index: int, name: str, peer: int, mac: bytes | None, mtu: int | None) -> Link:

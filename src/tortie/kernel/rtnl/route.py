@@ -46,6 +46,8 @@ _CLONED = 0x200
 _TABLE_IN_ATTRIBUTE = 252
 """RT_TABLE_COMPAT: the number is over 255, see the attribute."""
 _IPV6_DEFAULT_METRIC = 1024
+_LOOPBACK = 1
+"""Index of the loopback, in every namespace."""
 
 TABLE_MAIN, TABLE_LOCAL = 254, 255
 
@@ -68,7 +70,8 @@ class Kind(IntEnum):
     THROW = 9
 
 
-_WITHOUT_HOP = frozenset({Kind.BLACKHOLE, Kind.UNREACHABLE, Kind.PROHIBIT, Kind.THROW})
+WITHOUT_HOP = frozenset({Kind.BLACKHOLE, Kind.UNREACHABLE, Kind.PROHIBIT, Kind.THROW})
+"""Kinds that lead nowhere, so that no interface belongs to them."""
 _KINDS = {int(kind): kind for kind in Kind}
 
 
@@ -146,7 +149,7 @@ def decode(message: Message) -> Route | None:
             else Network(kinds.FAMILY[family], 0, length)
         ),
         kind=kind,
-        interface=u32(found[_OIF]) if _OIF in found and kind not in _WITHOUT_HOP else 0,
+        interface=u32(found[_OIF]) if _OIF in found and kind not in WITHOUT_HOP else 0,
         gateway=_gateway(found),
         onlink=bool(flags & _ONLINK),
         table=u32(found[_TABLE]) if _TABLE in found else table,
@@ -180,8 +183,19 @@ def replace(wanted: Route) -> Request:
 
 
 def delete(gone: Route) -> Request:
-    """Delete exactly this route: kind, protocol and next hop must match too."""
-    return Request("delete route", kinds.DELETE_ROUTE, 0, encode(gone))
+    """Delete this route; what is not given in it stands for anything.
+
+    So a route without gateway or source also names one that has them, and
+    metric 0 names any metric in IPv4. Tell routes apart by `protocol`.
+
+    Source: net/ipv4/fib_trie.c, fib_table_delete; net/ipv6/route.c, ip6_route_del.
+    """
+    body = encode(gone)
+    if gone.destination.family == 6 and gone.kind in WITHOUT_HOP:
+        # IPv6 does not compare kinds: a blackhole would also name a device
+        # route of the same key. But those without a hop are on the loopback.
+        body += attribute_u32(_OIF, _LOOPBACK)
+    return Request("delete route", kinds.DELETE_ROUTE, 0, body)
 
 
 def encode(route: Route) -> bytes:
