@@ -1,0 +1,443 @@
+"""Add and Remove: the order of steps, and what happens when one fails.
+
+    Add     journal → addresses → veth → endpoint → enforced? → journal → answer
+    Remove  journal → endpoint gone → enforced? → veth gone → addresses free → journal gone
+
+Each step may be repeated, so Add and Remove may be. When a step of Add fails,
+Remove's steps undo it; what cannot be undone now (the datastore is away) stays
+in the journal as *removing* and is finished by `replay`. After a crash the
+journal says the same, so recovery is replay too.
+
+An Add of what is already attached completes what is missing and never undoes.
+Addresses that the handle held before Add began (a workload that moves here)
+are kept when it fails.
+
+Remove takes an address away only when this host no longer routes or protects
+it: nobody else may get it while the kernel still delivers it here.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NamedTuple, ParamSpec, TypeVar
+
+from msgspec.structs import replace
+
+from tortie.attach.journal import Entry, Journal
+from tortie.attach.plumbing import Plumbing, Wanted
+from tortie.attach.requests import (
+    Add,
+    Attached,
+    Check,
+    Checked,
+    Listed,
+    Remove,
+    Removed,
+    WorkloadKey,
+)
+from tortie.datastore.client import Client
+from tortie.datastore.resources import Resources
+from tortie.ipam.allocator import Allocator
+from tortie.lib.errors import (
+    AlreadyExists,
+    InvalidInput,
+    NotFound,
+    TortieError,
+    Unavailable,
+)
+from tortie.lib.ip import Network, parse_address
+from tortie.model.endpoint import WorkloadEndpoint, WorkloadEndpointPort, WorkloadEndpointSpec
+from tortie.model.keys import ResourceKey
+from tortie.model.metadata import Metadata
+from tortie.model.names import workload_endpoint_name
+from tortie.model.node import ClusterInformation
+from tortie.model.validation import check, with_defaults
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+WaitProgrammed = Callable[[int, float], Awaitable[None]]
+"""Wait until a datastore revision is enforced on this host, at most so many seconds.
+
+Raises `Unavailable` when it is not in time.
+"""
+
+UNDO_SECONDS = 10.0
+"""For undoing a failed Add while its caller waits; the rest is left to `replay`."""
+
+REPLAY_SECONDS = (1.0, 60.0)
+"""Pause between attempts to finish what is pending: the first, and the longest."""
+
+
+class Settings(NamedTuple):
+    host: str
+    interface_prefix: str = "cali"
+    mtu: int = 0
+    """Of new links; 0: the kernel's default."""
+
+
+class Attacher:
+    """Brings workloads in and takes them out; one event loop only."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: Client,
+        plumbing: Plumbing,
+        journal: Journal,
+        wait_programmed: WaitProgrammed,
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._resources = Resources(client)
+        self._allocator = Allocator(client, settings.host)
+        self._plumbing = plumbing
+        self._journal = journal
+        self._wait_programmed = wait_programmed
+        self._turns = _Turns()
+        self._pending = asyncio.Event()
+
+    async def add(self, request: Add) -> Attached:
+        """
+        Raises:
+            InvalidInput: the request cannot be fulfilled as it is.
+            AlreadyExists: an address, or an interface's name, is taken.
+            Unavailable: the datastore is away or not ready, or enforcing it
+                took too long. The same call may succeed later.
+        """
+        steps = _Steps()
+        endpoint = self._endpoint(request)
+        async with self._turns.of(request.key):
+            before = self._journal.get(request.key)
+            self._check_interface(request)
+            try:
+                async with asyncio.timeout(request.timeout_seconds):
+                    return await self._add(request, endpoint, before, steps)
+            except TimeoutError:
+                failure: TortieError = Unavailable(
+                    f"{request.key} is not attached after {request.timeout_seconds:g} s "
+                    f"(done: {', '.join(steps.seconds) or 'nothing'})"
+                )
+            except TortieError as error:
+                failure = error
+            # Only what this Add began; what a finished one made stays.
+            if before is None or before.phase != "attached":
+                await self._undo(request.key)
+            raise failure
+
+    async def remove(self, request: Remove) -> Removed:
+        """
+        Raises:
+            TortieError: the link could not be deleted; call again.
+        """
+        async with self._turns.of(request.key):
+            entry = self._journal.get(request.key)
+            if entry is None:
+                return await self._remove_unknown(request)
+            keep = request.keep_addresses or entry.keep_addresses
+            entry = replace(entry, phase="removing", keep_addresses=keep)
+            await _blocking(self._journal.write, entry)
+            try:
+                async with asyncio.timeout(request.timeout_seconds):
+                    await self._take_out(entry)
+            except (TimeoutError, TortieError) as error:
+                log.warning("%s: removal goes on later: %s", request.key, error)
+                self._pending.set()
+                await _blocking(self._plumbing.disconnect, entry.interface)
+                if isinstance(error, TimeoutError | Unavailable):
+                    return Removed(found=True, pending=True)
+                raise
+            return Removed(found=True)
+
+    async def _remove_unknown(self, request: Remove) -> Removed:
+        """Nothing is recorded; addresses kept for a move that never came are released."""
+        if request.keep_addresses:
+            return Removed(found=False)
+        freed = await self._allocator.release(request.key.handle_id, only_host=True)
+        return Removed(found=bool(freed))
+
+    def listed(self) -> Listed:
+        """What is attached, by key."""
+        entries = [entry for entry in self._journal.entries if entry.phase == "attached"]
+        return Listed(workloads=tuple(_attached(entry) for entry in entries))
+
+    async def check(self, request: Check) -> Checked:
+        """
+        Raises:
+            NotFound: the workload is not attached here.
+        """
+        async with self._turns.of(request.key):
+            entry = self._journal.get(request.key)
+            if entry is None or entry.phase != "attached":
+                raise NotFound(f"{request.key} is not attached to host {self._settings.host}")
+            addresses = tuple(map(parse_address, entry.addresses))
+            wanted = Wanted(entry.netns, entry.inside, entry.interface, addresses)
+            problems = await _blocking(self._plumbing.problems, wanted)
+            held = await self._allocator.addresses_of(entry.handle_id)
+            problems += [
+                f"IPAM does not know that {address.address_text} is in use"
+                for address in addresses
+                if address not in held
+            ]
+            try:
+                await self._resources.get(self._key_of(entry))
+            except (NotFound, InvalidInput) as error:
+                problems.append(str(error))
+            return Checked(problems=tuple(problems))
+
+    async def replay(self) -> None:
+        """Finish what a crash or an absent datastore left half-done, for ever."""
+        self._pending.set()
+        pause = REPLAY_SECONDS[0]
+        while True:
+            await self._pending.wait()
+            self._pending.clear()
+            if await self.recover():
+                pause = REPLAY_SECONDS[0]
+                continue
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, REPLAY_SECONDS[1])
+            self._pending.set()
+
+    async def recover(self) -> bool:
+        """One attempt at everything half-done; False if some of it is still to do."""
+        done = True
+        for entry in self._journal.entries:
+            if entry.phase == "attached":
+                continue
+            async with self._turns.of(entry.key):
+                current = self._journal.get(entry.key)
+                if current is None or current.phase == "attached":
+                    continue  # an Add or a Remove came first
+                try:
+                    await self._take_out(current)
+                except TortieError as error:
+                    log.warning("%s: cannot be cleaned up yet: %s", entry.key, error)
+                    done = False
+        return done
+
+    async def _add(
+        self, request: Add, endpoint: WorkloadEndpoint, before: Entry | None, steps: "_Steps"
+    ) -> Attached:
+        await self._check_ready()
+        entry = await self._begin(request, endpoint, before)
+        steps.done("journal")
+        addresses = await self._assign(request)
+        entry = replace(entry, addresses=tuple(map(str, addresses)))
+        steps.done("addresses")
+        wanted = Wanted(
+            request.netns,
+            request.inside,
+            request.interface,
+            tuple(addresses),
+            request.mac,
+            request.mtu or self._settings.mtu,
+        )
+        mac = await _blocking(self._plumbing.connect, wanted)
+        steps.done("link")
+        stored = await self._resources.apply(_with_network(endpoint, entry.addresses, mac))
+        steps.done("endpoint")
+        await self._wait_programmed(stored.revision, request.timeout_seconds)
+        steps.done("enforced")
+        entry = replace(
+            entry, phase="attached", mac=mac, revision=stored.revision, keep_addresses=False
+        )
+        await _blocking(self._journal.write, entry)
+        steps.done("recorded")
+        return replace(_attached(entry), timings=steps.seconds)
+
+    async def _begin(self, request: Add, endpoint: WorkloadEndpoint, before: Entry | None) -> Entry:
+        """Write down what is about to be made, unless all of it was made before."""
+        held = await self._allocator.addresses_of(request.handle_id)
+        entry = Entry(
+            key=request.key,
+            phase="adding",
+            handle_id=request.handle_id,
+            endpoint_name=endpoint.metadata.name,
+            interface=request.interface,
+            inside=request.inside,
+            netns=request.netns,
+            # What an unfinished Add or Remove of our own left is ours to release.
+            keep_addresses=before.keep_addresses if before else bool(held),
+        )
+        if before is None:
+            await _blocking(self._journal.write, entry)
+            return entry
+        for field in ("handle_id", "interface"):
+            was, now = getattr(before, field), getattr(entry, field)
+            if was != now:
+                raise AlreadyExists(
+                    f"{request.key} is attached with {field} {was!r}, not {now!r}; remove it first"
+                )
+        if before.phase != "attached":
+            await _blocking(self._journal.write, entry)
+        return entry
+
+    async def _assign(self, request: Add) -> list[Network]:
+        attributes = {"namespace": request.namespace, "pod": request.pod or request.workload}
+        return await self._allocator.assign(
+            request.families,
+            request.handle_id,
+            attributes,
+            requested=request.requested,
+            pools=request.pools,
+        )
+
+    async def _undo(self, key: WorkloadKey) -> None:
+        entry = self._journal.get(key)
+        if entry is None:
+            return
+        entry = replace(entry, phase="removing")
+        try:
+            async with asyncio.timeout(UNDO_SECONDS):
+                await _blocking(self._journal.write, entry)
+                await self._take_out(entry)
+        except (TimeoutError, TortieError) as error:
+            log.warning("%s: undoing goes on later: %s", key, error)
+            self._pending.set()
+
+    async def _take_out(self, entry: Entry) -> None:
+        """Every step of Remove, whatever of it is there."""
+        revision = await self._delete_endpoint(entry)
+        if revision:
+            await self._wait_programmed(revision, UNDO_SECONDS)
+        await _blocking(self._plumbing.disconnect, entry.interface)
+        if not entry.keep_addresses:
+            await self._allocator.release(entry.handle_id, only_host=True)
+        await _blocking(self._journal.forget, entry.key)
+
+    async def _delete_endpoint(self, entry: Entry) -> int:
+        """The revision of the deletion; 0 if it was not there."""
+        try:
+            return await self._client.delete(self._key_of(entry).path)
+        except NotFound:
+            return 0
+
+    async def _check_ready(self) -> None:
+        try:
+            stored = await self._resources.get(ResourceKey("ClusterInformation", "default"))
+        except NotFound:
+            return
+        information = stored.resource
+        assert isinstance(information, ClusterInformation)
+        if information.spec.datastore_ready is False:
+            raise Unavailable(
+                "the datastore is not ready: ClusterInformation default has datastoreReady false, "
+                "as during an upgrade or a migration; try again when it is true"
+            )
+
+    def _check_interface(self, request: Add) -> None:
+        prefix = self._settings.interface_prefix
+        if not request.interface.startswith(prefix):
+            raise InvalidInput(
+                f"host_interface {request.interface!r} must start with {prefix!r}: an interface "
+                "with another name would be outside all policy"
+            )
+        for entry in self._journal.entries:
+            if entry.interface == request.interface and entry.key != request.key:
+                raise AlreadyExists(
+                    f"interface {request.interface} belongs to {entry.key}; remove that first, or "
+                    "ask for another host_interface"
+                )
+
+    def _endpoint(self, request: Add) -> WorkloadEndpoint:
+        """The resource without addresses and MAC, checked before anything is made.
+
+        Raises:
+            InvalidInput: a rule about endpoints is broken.
+        """
+        spec = WorkloadEndpointSpec(
+            orchestrator=request.orchestrator,
+            workload=request.workload,
+            node=self._settings.host,
+            container_id=request.container_id,
+            pod=request.pod,
+            endpoint=request.endpoint,
+            service_account_name=request.service_account,
+            profiles=request.profiles,
+            interface_name=request.interface,
+            mac=request.mac,
+            ports=tuple(
+                WorkloadEndpointPort(name=port.name, protocol=port.protocol, port=port.port)
+                for port in request.ports
+            ),
+        )
+        metadata = Metadata(
+            name=workload_endpoint_name(spec), namespace=request.namespace, labels=request.labels
+        )
+        endpoint = with_defaults(
+            WorkloadEndpoint(kind="WorkloadEndpoint", metadata=metadata, spec=spec)
+        )
+        check(endpoint)
+        return endpoint
+
+    def _key_of(self, entry: Entry) -> ResourceKey:
+        return ResourceKey("WorkloadEndpoint", entry.endpoint_name, entry.key.namespace)
+
+
+async def _blocking(call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Run in a thread, and see it through even when cancelled.
+
+    A step that went on by itself could make a link after its undoing.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(call, *arguments, **named))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait({work})
+        raise
+
+
+class _Turns:
+    """One lock for each workload, for as long as somebody wants it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[WorkloadKey, asyncio.Lock] = {}
+        self._users: dict[WorkloadKey, int] = {}
+
+    @contextlib.asynccontextmanager
+    async def of(self, key: WorkloadKey) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        self._users[key] = self._users.get(key, 0) + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._users[key], self._locks[key]
+
+
+class _Steps:
+    """How long each step took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def done(self, step: str) -> None:
+        now = time.monotonic()
+        self.seconds[step] = round(now - self._last, 6)
+        self._last = now
+
+
+def _with_network(
+    endpoint: WorkloadEndpoint, addresses: tuple[str, ...], mac: str
+) -> WorkloadEndpoint:
+    return replace(endpoint, spec=replace(endpoint.spec, ip_networks=addresses, mac=mac))
+
+
+def _attached(entry: Entry) -> Attached:
+    return Attached(
+        key=entry.key,
+        addresses=entry.addresses,
+        interface=entry.interface,
+        inside=entry.inside,
+        netns=entry.netns,
+        mac=entry.mac,
+        revision=entry.revision,
+    )

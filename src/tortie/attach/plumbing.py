@@ -1,0 +1,241 @@
+"""The veth pair of a workload: made, completed where it is not whole, removed.
+
+    host                                   workload
+    cali… ee:ee:ee:ee:ee:ee ──── veth ──── eth0  10.65.0.7/32
+    fe80::ecee:eeff:feee:eeee              169.254.1.1 dev eth0 · default via 169.254.1.1
+                                           default via fe80::ecee:eeff:feee:eeee
+
+The gateways are reached through permanent neighbour entries. Asking for them
+would depend on proxy ARP, which answers only while the host has a route to
+169.254.1.1 through another interface: without a default route the first
+packet dies in silence.
+
+Order: both ends are made down; the workload's end is configured; then they go
+up. The dataplane drops whatever comes from a `cali…` interface without an
+endpoint, so a link that is up before its policy is closed, not open.
+accept_ra is off on both ends before they are up: no router advertisement is
+ever believed (CVE-2020-13597). Addresses skip duplicate detection: they are
+unique by allocation, and waiting costs a second.
+
+The host's route to the workload and the host end's other settings are the
+agent's business, driven by the endpoint resource.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from tortie.attach.namespaces import Namespaces, Opened
+from tortie.kernel import sysctl
+from tortie.kernel.rtnl.address import SCOPE_LINK as ADDRESS_SCOPE_LINK
+from tortie.kernel.rtnl.address import SCOPE_UNIVERSE, Address
+from tortie.kernel.rtnl.connection import Rtnl
+from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer, mac_text, parse_mac
+from tortie.kernel.rtnl.neighbour import Neighbour
+from tortie.kernel.rtnl.route import SCOPE_LINK, Route
+from tortie.lib.errors import AlreadyExists, NotFound
+from tortie.lib.ip import Network, parse_address, parse_network
+
+HOST_MAC = parse_mac("ee:ee:ee:ee:ee:ee")
+"""Of every host end, on every host: a workload may move without asking anew."""
+
+GATEWAY_4 = parse_address("169.254.1.1")
+GATEWAY_6 = parse_address("fe80::ecee:eeff:feee:eeee")
+"""The link-local address that belongs to `HOST_MAC` (RFC 4291, appendix A)."""
+
+_GATEWAYS = {4: GATEWAY_4, 6: GATEWAY_6}
+_DEFAULT = {4: parse_network("0.0.0.0/0"), 6: parse_network("::/0")}
+_INSIDE_SETTINGS = (
+    (6, "disable_ipv6", "0"),
+    (6, "accept_ra", "0"),
+    (6, "accept_dad", "0"),
+    (6, "accept_redirects", "0"),
+)
+
+
+class Wanted(NamedTuple):
+    netns: str
+    inside: str
+    interface: str
+    addresses: tuple[Network, ...]
+    mac: str = ""
+    """Empty: the kernel's choice."""
+    mtu: int = 0
+    """0: the kernel's default."""
+
+
+class Plumbing(Protocol):
+    """What the attacher needs; blocking, safe from any thread."""
+
+    def connect(self, wanted: Wanted) -> str:
+        """Make or complete the pair; returns the MAC of the workload's end.
+
+        Raises:
+            NotFound, InvalidInput: `netns` is not a network namespace.
+            AlreadyExists: the workload has another interface of that name.
+            KernelBusy, KernelRefused, Unavailable: half of it may be there.
+        """
+        ...
+
+    def disconnect(self, interface: str) -> bool:
+        """Delete the pair by its host end; False if there was none."""
+        ...
+
+    def problems(self, wanted: Wanted) -> list[str]:
+        """What is missing of `wanted`, one sentence each."""
+        ...
+
+
+class Veths:
+    """`Plumbing` with the kernel."""
+
+    def __init__(self, namespaces: Namespaces) -> None:
+        self._namespaces = namespaces
+
+    def connect(self, wanted: Wanted) -> str:
+        opened = self._namespaces.open(wanted.netns)
+        try:
+            with Rtnl.open() as host:
+                near, far = self._pair(host, opened, wanted)
+                self._prepare_host_end(host, near)
+                self._namespaces.set_interface(wanted.netns, wanted.inside, _INSIDE_SETTINGS)
+                _configure_inside(opened.rtnl, far, wanted.addresses)
+                host.change_link(near.index, LinkChange(up=True))
+                _route_inside(opened.rtnl, far, wanted.addresses)
+                return mac_text(far.mac)
+        finally:
+            opened.close()
+
+    def disconnect(self, interface: str) -> bool:
+        with Rtnl.open() as host:
+            try:
+                host.delete_link(interface)
+            except NotFound:
+                return False
+            return True
+
+    def problems(self, wanted: Wanted) -> list[str]:
+        try:
+            opened = self._namespaces.open(wanted.netns)
+        except NotFound as error:
+            return [str(error)]
+        try:
+            with Rtnl.open() as host:
+                return list(_problems(host, opened.rtnl, wanted))
+        finally:
+            opened.close()
+
+    def _pair(self, host: Rtnl, opened: Opened, wanted: Wanted) -> tuple[Link, Link]:
+        """Both ends, found or made. A host end whose workload is gone is replaced."""
+        near, far = _find(host, wanted.interface), _find(opened.rtnl, wanted.inside)
+        if near and far and _is_pair(near, far):
+            return near, far
+        if far is not None:
+            raise AlreadyExists(
+                f"{wanted.netns} has another interface {wanted.inside!r}; remove it, or ask for "
+                "another name"
+            )
+        if near is not None:
+            host.delete_links([near.index])
+        mac = parse_mac(wanted.mac) if wanted.mac else None
+        mtu = wanted.mtu or None
+        peer = VethPeer(name=wanted.inside, namespace=opened.descriptor, mac=mac, mtu=mtu)
+        near = host.create_veth(wanted.interface, peer, mac=HOST_MAC, mtu=mtu)
+        return near, opened.rtnl.link(wanted.inside)
+
+    def _prepare_host_end(self, host: Rtnl, near: Link) -> None:
+        if near.up:
+            return
+        with contextlib.suppress(NotFound):  # no IPv6 here
+            sysctl.set_interface(6, near.name, "accept_ra", 0)
+            # The same address as the kernel would make, without the second of
+            # duplicate detection during which it may not ask for the workload.
+            host.stop_address_generation(near.index)
+            address = Address(
+                interface=near.index, address=GATEWAY_6, length=64, scope=ADDRESS_SCOPE_LINK
+            )
+            host.add_address(address)
+
+
+def _find(rtnl: Rtnl, name: str) -> Link | None:
+    try:
+        return rtnl.link(name)
+    except NotFound:
+        return None
+
+
+def _is_pair(near: Link, far: Link) -> bool:
+    return near.kind == far.kind == "veth" and near.peer == far.index and far.peer == near.index
+
+
+def _configure_inside(inside: Rtnl, far: Link, addresses: Sequence[Network]) -> None:
+    present = {found.address: found for found in inside.addresses(interface=far.index)}
+    for address in addresses:
+        if address not in present:
+            inside.add_address(_address(far, address))
+    for address, found in present.items():
+        if address not in addresses and found.scope == SCOPE_UNIVERSE:
+            inside.delete_address(found)
+    loopback = _find(inside, "lo")
+    if loopback is not None and not loopback.up:
+        inside.change_link(loopback.index, LinkChange(up=True))
+    if not far.up:
+        inside.change_link(far.index, LinkChange(up=True))
+
+
+def _address(far: Link, address: Network) -> Address:
+    return Address(interface=far.index, address=address, length=address.bits)
+
+
+def _route_inside(inside: Rtnl, far: Link, addresses: Sequence[Network]) -> None:
+    """Permanent neighbours and routes; only a link that is up keeps them."""
+    families = sorted({address.family for address in addresses})
+    outcomes = inside.replace_neighbours([_gateway_neighbour(far, f) for f in families])
+    # One at a time: a gateway must be reachable before a route may name it.
+    for family in families:
+        for route in _routes(far, family):
+            outcomes += inside.replace_routes([route])
+    for outcome in outcomes:
+        if outcome is not None:
+            raise outcome
+
+
+def _gateway_neighbour(far: Link, family: int) -> Neighbour:
+    return Neighbour(interface=far.index, address=_GATEWAYS[family], mac=HOST_MAC)
+
+
+def _routes(far: Link, family: int) -> list[Route]:
+    default = Route(destination=_DEFAULT[family], interface=far.index, gateway=_GATEWAYS[family])
+    if family == 6:  # a link-local gateway needs no route of its own
+        return [default]
+    link = Route(destination=GATEWAY_4, interface=far.index, scope=SCOPE_LINK)
+    return [link, default]
+
+
+def _problems(host: Rtnl, inside: Rtnl, wanted: Wanted) -> "list[str]":
+    near, far = _find(host, wanted.interface), _find(inside, wanted.inside)
+    if near is None:
+        return [f"the host has no interface {wanted.interface}"]
+    if far is None:
+        return [f"{wanted.netns} has no interface {wanted.inside}"]
+    if not _is_pair(near, far):
+        return [f"{wanted.interface} and {wanted.inside} are not two ends of one link"]
+    found = []
+    for name, link in ((wanted.interface, near), (wanted.inside, far)):
+        if not link.up:
+            found.append(f"{name} is down")
+    present = {address.address for address in inside.addresses(interface=far.index)}
+    for address in wanted.addresses:
+        if address not in present:
+            found.append(f"{wanted.inside} lacks address {address.address_text}")
+    for family in sorted({address.family for address in wanted.addresses}):
+        routes = {r.key: r for r in inside.routes(family, interface=far.index)}
+        for route in _routes(far, family):
+            there = routes.get(route.key)
+            if there is None or there.gateway != route.gateway:
+                found.append(f"{wanted.inside} lacks the route {route}")
+        keys = {n.address: n.mac for n in inside.neighbours(family, interface=far.index)}
+        if keys.get(_GATEWAYS[family]) != HOST_MAC:
+            gateway = _GATEWAYS[family].address_text
+            found.append(f"{wanted.inside} lacks the permanent neighbour {gateway}")
+    return found

@@ -1,0 +1,243 @@
+"""What clients of the attach service ask, and what it answers.
+
+One JSON object a line, each way, over a unix stream socket:
+
+    {"call":"add","namespace":"prod","workload":"web-1","netns":"/run/netns/web-1", …}
+    {"result":{"addresses":["10.65.0.7/32"],"interface":"cali0123456789a", …}}
+    {"error":{"kind":"InvalidInput","message":"…","retryable":false}}
+
+Unknown fields are ignored, so that older agents understand newer clients.
+"""
+
+import math
+from typing import TypeAlias
+
+import msgspec
+
+from tortie.kernel.rtnl.link import parse_mac
+from tortie.lib.errors import InvalidInput, TortieError
+from tortie.lib.ip import Network, parse_address
+from tortie.model import names
+
+REQUEST_MAX_BYTES = 64 * 1024
+TIMEOUT_MAX_SECONDS = 300.0
+MTU_MIN, MTU_MAX = 1280, 65535
+"""IPv6 needs 1280 (RFC 8200, section 5)."""
+TEXT_MAX_BYTES = 253
+
+
+class WorkloadKey(msgspec.Struct, frozen=True, order=True):
+    """Names one endpoint of one workload, on whatever host it is."""
+
+    namespace: str
+    orchestrator: str
+    workload: str
+    endpoint: str
+
+    def __str__(self) -> str:
+        return f"{self.orchestrator} workload {self.namespace}/{self.workload} ({self.endpoint})"
+
+    @property
+    def handle_id(self) -> str:
+        """The IPAM handle unless a request names one. Without the host: a move keeps it."""
+        return f"{self.orchestrator}.{self.namespace}.{self.workload}.{self.endpoint}"
+
+
+class Port(msgspec.Struct, frozen=True, kw_only=True):
+    """A port with a name, for policies to refer to."""
+
+    name: str
+    protocol: str = "TCP"
+    port: int
+
+
+class _Call(msgspec.Struct, frozen=True, kw_only=True, tag_field="call"):
+    pass
+
+
+class _Workload(_Call, frozen=True, kw_only=True):
+    namespace: str
+    workload: str
+    orchestrator: str = "tortie"
+    endpoint: str = "eth0"
+    timeout_seconds: float = 30.0
+
+    @property
+    def key(self) -> WorkloadKey:
+        return WorkloadKey(self.namespace, self.orchestrator, self.workload, self.endpoint)
+
+
+class Add(_Workload, frozen=True, kw_only=True, tag="add"):
+    """Bring a workload in; again for the same workload changes nothing and answers the same."""
+
+    netns: str
+    """Path of its network namespace."""
+    inside: str = "eth0"
+    """Name of its interface in there."""
+    host_interface: str = ""
+    """Name of the host's end; empty: `cali` and a hash of namespace and workload."""
+    labels: dict[str, str] = {}
+    profiles: tuple[str, ...] = ()
+    ports: tuple[Port, ...] = ()
+    families: tuple[int, ...] = (4,)
+    addresses: tuple[str, ...] = ()
+    """These rather than any; each implies its family."""
+    pools: tuple[str, ...] = ()
+    """Names of IPPools to choose from; empty: every automatic one."""
+    handle: str = ""
+    """IPAM handle; empty: made from the key."""
+    mac: str = ""
+    mtu: int = 0
+    """0: the service's default."""
+    container_id: str = ""
+    pod: str = ""
+    service_account: str = ""
+
+    @property
+    def handle_id(self) -> str:
+        return self.handle or self.key.handle_id
+
+    @property
+    def interface(self) -> str:
+        if self.host_interface:
+            return self.host_interface
+        # The first endpoint has Calico's name; another one of the same workload differs.
+        suffix = "" if self.endpoint == "eth0" else f".{self.endpoint}"
+        return names.interface_name(self.namespace, self.workload + suffix)
+
+    @property
+    def requested(self) -> tuple[Network, ...]:
+        return tuple(parse_address(text) for text in self.addresses)
+
+
+class Remove(_Workload, frozen=True, kw_only=True, tag="remove"):
+    """Take a workload out; again, or for one that was never there, is fine."""
+
+    keep_addresses: bool = False
+    """Leave them allocated to the handle: the workload is about to come up elsewhere."""
+
+
+class List(_Call, frozen=True, kw_only=True, tag="list"):
+    """All workloads of this host, by key."""
+
+
+class Check(_Workload, frozen=True, kw_only=True, tag="check"):
+    """Is everything in place that Add made?"""
+
+
+Request: TypeAlias = Add | Remove | List | Check
+
+
+class Attached(msgspec.Struct, frozen=True, kw_only=True):
+    """A workload as it is."""
+
+    key: WorkloadKey
+    addresses: tuple[str, ...]
+    """Each a /32 or /128, IPv4 first."""
+    interface: str
+    """The host's end."""
+    inside: str
+    netns: str
+    mac: str
+    """Of the workload's end."""
+    revision: int = 0
+    """Datastore revision of its endpoint that is enforced on this host."""
+    timings: dict[str, float] = {}
+    """Seconds that each step took, in order; empty in lists."""
+
+
+class Removed(msgspec.Struct, frozen=True, kw_only=True):
+    found: bool
+    """False: there was nothing to remove."""
+    pending: bool = False
+    """The datastore is away: the link is gone, the rest follows when it is back."""
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    workloads: tuple[Attached, ...]
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    problems: tuple[str, ...]
+    """Empty: everything is in place."""
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    kind: str
+    """Name of the error's class."""
+    message: str
+    retryable: bool
+    """May the very same call succeed later?"""
+
+
+Result: TypeAlias = Attached | Removed | Listed | Checked
+
+_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+
+
+def decode_request(line: bytes) -> Request:
+    """Parse and check, so that everything inside can trust it.
+
+    Raises:
+        InvalidInput: what is wrong, in terms of the field.
+    """
+    try:
+        request = _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"attach request: {error}") from None
+    if isinstance(request, _Workload):
+        _check_workload(request)
+    if isinstance(request, Add):
+        _check_add(request)
+    return request
+
+
+def encode_result(result: Result) -> bytes:
+    return msgspec.json.encode({"result": result}) + b"\n"
+
+
+def encode_error(error: TortieError) -> bytes:
+    failure = Failure(kind=type(error).__name__, message=str(error), retryable=error.retryable)
+    return msgspec.json.encode({"error": failure}) + b"\n"
+
+
+def _check_workload(request: _Workload) -> None:
+    _check(names.is_dns_label(request.namespace), "namespace", request.namespace, "a DNS label")
+    for field in ("workload", "orchestrator", "endpoint"):
+        value = getattr(request, field)
+        _check(_is_plain(value), field, value, "1 to 253 letters, digits, '_', '.' and '-'")
+    seconds = request.timeout_seconds
+    good = math.isfinite(seconds) and 0 < seconds <= TIMEOUT_MAX_SECONDS
+    _check(good, "timeout_seconds", seconds, f"more than 0, at most {TIMEOUT_MAX_SECONDS:g}")
+
+
+def _check_add(request: Add) -> None:
+    for field in ("inside", "interface"):
+        value = getattr(request, field)
+        rule = "1 to 15 letters, digits, '_', '.' and '-'"
+        _check(names.is_interface_name(value), field, value, rule)
+    _check(request.netns.startswith("/"), "netns", request.netns, "an absolute path")
+    _check("\0" not in request.netns, "netns", request.netns, "without NUL")
+    good = bool(request.families or request.addresses) and set(request.families) <= {4, 6}
+    _check(good, "families", request.families, "4, 6 or both")
+    _check(len(request.addresses) <= 16, "addresses", len(request.addresses), "at most 16")
+    assert request.requested is not None  # each of them parses, or raises InvalidInput
+    if request.mtu:
+        good = MTU_MIN <= request.mtu <= MTU_MAX
+        _check(good, "mtu", request.mtu, f"{MTU_MIN} to {MTU_MAX}")
+    if request.mac:
+        good = not parse_mac(request.mac)[0] & 1
+        _check(good, "mac", request.mac, "a unicast address")
+    for key, value in request.labels.items():
+        good = names.is_label_key(key) and names.is_label_value(value)
+        _check(good, "labels", f"{key}={value}", "a label as in Kubernetes")
+
+
+def _is_plain(text: str) -> bool:
+    plain = text.replace("-", "").replace("_", "").replace(".", "")
+    return 0 < len(text) <= TEXT_MAX_BYTES and plain.isascii() and plain.isalnum()
+
+
+def _check(good: bool, field: str, value: object, rule: str) -> None:
+    if not good:
+        raise InvalidInput(f"attach request: {field} is {value!r}; it must be {rule}")

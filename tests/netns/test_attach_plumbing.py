@@ -1,0 +1,167 @@
+"""Real veth pairs between real namespaces."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tortie.attach import namespaces
+from tortie.attach.namespaces import Namespaces
+from tortie.attach.plumbing import HOST_MAC, Veths, Wanted
+from tortie.kernel import netns as kernel_netns
+from tortie.kernel import sysctl
+from tortie.kernel.rtnl.connection import Rtnl
+from tortie.kernel.rtnl.link import LinkChange
+from tortie.kernel.rtnl.route import SCOPE_LINK, Route
+from tortie.lib.errors import AlreadyExists, NotFound
+from tortie.lib.ip import parse_address
+
+FOUR, SIX = parse_address("10.65.0.7"), parse_address("fd00:65::7")
+HOST_FOUR, HOST_SIX = "192.0.2.1", "2001:db8::1"
+
+
+@pytest.fixture
+def helper(netns: None) -> Iterator[Namespaces]:
+    started = namespaces.start()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def workload() -> Iterator[str]:
+    descriptor = kernel_netns.create_anonymous()
+    yield f"/proc/{os.getpid()}/fd/{descriptor}"
+    os.close(descriptor)
+
+
+@pytest.fixture
+def veths(helper: Namespaces) -> Veths:
+    return Veths(helper)
+
+
+def wanted(workload: str, **changes: object) -> Wanted:
+    return Wanted(workload, "eth0", "cali0", (FOUR, SIX))._replace(**changes)  # type: ignore[arg-type]
+
+
+def be_the_agent() -> None:
+    """What the agent does of its own: addresses of the host, forwarding, and host routes."""
+    for text in (HOST_FOUR, HOST_SIX):
+        subprocess.run(["ip", "addr", "add", text, "dev", "lo"], check=True)
+    sysctl.set_global("ipv4/ip_forward", 1)
+    sysctl.set_global("ipv6/conf/all/forwarding", 1)
+    with Rtnl.open() as rtnl:
+        index = rtnl.link("cali0").index
+        for address in (FOUR, SIX):
+            scope = SCOPE_LINK if address.family == 4 else 0
+            rtnl.replace_route(Route(destination=address, interface=index, scope=scope))
+
+
+def reaches(workload: str, address: str) -> bool:
+    """A TCP connection from the workload to this namespace, there and back."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+    def connect() -> str:
+        with socket.create_connection((address, port), timeout=2) as sock:
+            return str(sock.getsockname()[0])
+
+    with socket.create_server((address, 0), family=family) as listener:
+        port = listener.getsockname()[1]
+        expected = SIX if family == socket.AF_INET6 else FOUR
+        return kernel_netns.run_in(workload, connect) == expected.address_text
+
+
+def test_the_workload_reaches_the_host_in_both_families(veths: Veths, workload: str) -> None:
+    """Without a default route on the host, so without help from proxy ARP."""
+    veths.connect(wanted(workload))
+    be_the_agent()
+    assert reaches(workload, HOST_FOUR)
+    assert reaches(workload, HOST_SIX)
+    assert veths.problems(wanted(workload)) == []
+
+
+def test_again_changes_nothing(veths: Veths, workload: str) -> None:
+    first = veths.connect(wanted(workload))
+    with Rtnl.open() as rtnl:
+        index = rtnl.link("cali0").index
+        assert veths.connect(wanted(workload)) == first
+        assert rtnl.link("cali0").index == index
+        assert rtnl.link("cali0").mac == HOST_MAC
+
+
+def test_what_is_missing_is_completed(veths: Veths, workload: str, helper: Namespaces) -> None:
+    veths.connect(wanted(workload))
+    opened = helper.open(workload)
+    inside = opened.rtnl.link("eth0")
+    opened.rtnl.change_link(inside.index, LinkChange(up=False))
+    [four] = opened.rtnl.addresses(4, interface=inside.index)
+    opened.rtnl.delete_address(four)
+    opened.close()
+    problems = veths.problems(wanted(workload))
+    for word in ("down", "10.65.0.7", "0.0.0.0/0", "::/0", "169.254.1.1"):
+        assert word in " ".join(problems)
+    veths.connect(wanted(workload))
+    assert veths.problems(wanted(workload)) == []
+
+
+def test_router_advertisements_are_off_on_both_ends(veths: Veths, workload: str) -> None:
+    veths.connect(wanted(workload))
+    assert sysctl.get_interface(6, "cali0", "accept_ra") == "0"
+    read = kernel_netns.run_in(workload, lambda: sysctl.get_interface(6, "eth0", "accept_ra"))
+    assert read == "0"
+
+
+def test_no_address_is_tentative(veths: Veths, workload: str, helper: Namespaces) -> None:
+    veths.connect(wanted(workload))
+    opened = helper.open(workload)
+    with Rtnl.open() as host:
+        index = host.link("cali0").index
+        found = host.addresses(interface=index)
+        assert [address.address.address_text for address in found] == ["fe80::ecee:eeff:feee:eeee"]
+    inside = opened.rtnl.link("eth0").index
+    found += opened.rtnl.addresses(interface=inside)
+    assert not any(address.tentative for address in found)
+    opened.close()
+
+
+def test_mac_and_mtu(veths: Veths, workload: str) -> None:
+    mac = veths.connect(wanted(workload, mac="02:00:00:00:00:42", mtu=1400))
+    assert mac == "02:00:00:00:00:42"
+    with Rtnl.open() as rtnl:
+        assert rtnl.link("cali0").mtu == 1400
+
+
+def test_an_interface_of_somebody_else_is_not_touched(
+    veths: Veths, workload: str, helper: Namespaces
+) -> None:
+    opened = helper.open(workload)
+    opened.rtnl.create_bridge("eth0")
+    opened.close()
+    with pytest.raises(AlreadyExists, match="another interface 'eth0'"):
+        veths.connect(wanted(workload))
+    with Rtnl.open() as rtnl:
+        assert [link.name for link in rtnl.links()] == ["lo"]
+
+
+def test_a_link_to_an_older_instance_is_replaced(veths: Veths, workload: str) -> None:
+    older = kernel_netns.create_anonymous()
+    veths.connect(wanted(f"/proc/{os.getpid()}/fd/{older}"))
+    with Rtnl.open() as rtnl:
+        before = rtnl.link("cali0").index
+        veths.connect(wanted(workload))
+        assert rtnl.link("cali0").index != before
+    os.close(older)
+    assert veths.problems(wanted(workload)) == []
+
+
+def test_removing_twice(veths: Veths, workload: str) -> None:
+    veths.connect(wanted(workload))
+    assert veths.disconnect("cali0") is True
+    assert veths.disconnect("cali0") is False
+    assert veths.problems(wanted(workload)) == ["the host has no interface cali0"]
+
+
+def test_a_namespace_that_is_gone(veths: Veths) -> None:
+    with pytest.raises(NotFound):
+        veths.connect(wanted("/run/netns/no-such-namespace"))
