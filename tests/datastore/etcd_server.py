@@ -1,5 +1,6 @@
 """A real etcd on loopback, with its data in a folder of the test."""
 
+import shutil
 import socket
 import subprocess
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 
 class EtcdServer:
-    """One member; `kill`, `start`, `pause` and `resume` make the faults."""
+    """One member; `kill`, `forget` and `start` make faults."""
 
     def __init__(self, folder: Path, options: Sequence[str] = (), *, scheme: str = "http") -> None:
         self.folder = folder
@@ -31,12 +32,15 @@ class EtcdServer:
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> "EtcdServer":
-        with (self.folder / "log").open("ab") as log:
+        log_path = self.folder / "log"
+        log_path.unlink(missing_ok=True)
+        with log_path.open("wb") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
         deadline = time.monotonic() + 15
-        while not self._listens():
+        # It listens before it has a leader; this line comes after both.
+        while b"serving client traffic" not in log_path.read_bytes():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError((self.folder / "log").read_text()[-3000:])
+                raise AssertionError(log_path.read_text()[-3000:])
             time.sleep(0.02)
         return self
 
@@ -45,9 +49,13 @@ class EtcdServer:
         self.process.kill()
         self.process.wait()
 
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.client_port)) == 0
+    def forget(self, token: str) -> None:
+        """Delete its data: the next start makes a new cluster at the same address.
+
+        Its id follows from its addresses and `token`.
+        """
+        shutil.rmtree(self.folder / "data")
+        self._command.append(f"--initial-cluster-token={token}")
 
 
 def free_ports(count: int) -> list[int]:

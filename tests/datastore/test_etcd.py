@@ -1,0 +1,467 @@
+"""What only a real etcd shows: TLS, log-in, crashes, freezes, several endpoints."""
+
+import asyncio
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, suppress
+from pathlib import Path
+
+import pytest
+from tests.datastore.etcd_server import EtcdServer, free_ports
+
+from tortie.datastore.client import Event
+from tortie.datastore.etcd import EtcdClient, Login, Timing, TLSFiles
+from tortie.datastore.syncer import Status, Syncer, Update
+from tortie.datastore.syncer import Timing as SyncerTiming
+from tortie.lib.errors import Denied, InvalidInput, Unavailable
+
+QUICK = Timing(call=2.0)
+ABC = "/etcd/"
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., EtcdServer]]:
+    """Starts servers, and kills them afterwards."""
+    servers: list[EtcdServer] = []
+
+    def start_one(*options: str, scheme: str = "http") -> EtcdServer:
+        folder = tmp_path / f"etcd{len(servers)}"
+        servers.append(EtcdServer(folder, options, scheme=scheme).start())
+        return servers[-1]
+
+    yield start_one
+    for server in servers:
+        server.process.send_signal(signal.SIGCONT)
+        server.kill()
+
+
+Start = Callable[..., EtcdServer]
+
+
+def run(test: Callable[[], Awaitable[None]], patience: float = 30.0) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(patience):
+            await test()
+
+    asyncio.run(main())
+
+
+class Recorder:
+    """The newest value per key, and what was said about the connection."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, bytes] = {}
+        self.updates: list[Update] = []
+        self.statuses: list[Status] = []
+
+    async def on_updates(self, updates: Sequence[Update]) -> None:
+        self.updates += updates
+        for update in updates:
+            if update.value is None:
+                self.state.pop(update.key, None)
+            else:
+                self.state[update.key] = update.value
+
+    def on_status(self, status: Status) -> None:
+        self.statuses.append(status)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def put_until_it_works(client: EtcdClient, key: str, value: bytes) -> int:
+    while True:
+        with suppress(Unavailable):
+            return await client.put(key, value)
+        await asyncio.sleep(0.05)
+
+
+def test_a_crash_of_the_server_loses_no_event(start: Start) -> None:
+    server = start()
+
+    async def test() -> None:
+        client, writer = (EtcdClient([server.endpoint], timing=QUICK) for _ in range(2))
+        recorder = Recorder()
+        syncer = Syncer(client, [ABC], recorder, SyncerTiming(compare=None))
+        task = asyncio.create_task(syncer.run())
+        await recorder.until(lambda: Status.IN_SYNC in recorder.statuses)
+        for round_number in range(2):
+            for number in range(20):
+                await writer.put(f"{ABC}{round_number}/{number}", b"x")
+            server.kill()
+            await recorder.until(lambda: recorder.statuses[-1] is Status.CONNECTING)
+            with pytest.raises(Unavailable) as caught:
+                await writer.put(f"{ABC}lost", b"")
+            assert not caught.value.maybe_applied, "nothing was there to send it to"
+            server.start()
+            await put_until_it_works(writer, f"{ABC}{round_number}/back", b"x")
+        await recorder.until(lambda: len(recorder.state) == 42)
+        assert len(recorder.updates) == 42, "each came once"
+        assert syncer.statistics().listings == 1
+        assert syncer.statistics().repairs == 0
+        task.cancel()
+        await client.close()
+        await writer.close()
+
+    run(test)
+
+
+def test_a_compaction_while_disconnected_leads_to_listing_and_comparing(start: Start) -> None:
+    server = start()
+
+    async def test() -> None:
+        client, writer = (EtcdClient([server.endpoint], timing=QUICK) for _ in range(2))
+        for name in ("same", "changed", "deleted"):
+            await writer.put(ABC + name, b"1")
+        recorder = Recorder()
+        # So slow to come back that everything below happens while it is away.
+        timing = SyncerTiming(compare=None, backoff_first=3.0, backoff_limit=3.0)
+        syncer = Syncer(client, [ABC], recorder, timing)
+        task = asyncio.create_task(syncer.run())
+        await recorder.until(lambda: Status.IN_SYNC in recorder.statuses)
+        server.kill()
+        await recorder.until(lambda: recorder.statuses[-1] is Status.CONNECTING)
+        recorder.updates.clear()
+        server.start()
+        await put_until_it_works(writer, ABC + "changed", b"2")
+        await writer.delete(ABC + "deleted")
+        await writer.compact(await writer.put(ABC + "new", b"1"))
+        assert recorder.updates == []
+        await recorder.until(lambda: len(recorder.updates) == 3)
+        assert recorder.state == {ABC + "same": b"1", ABC + "changed": b"2", ABC + "new": b"1"}
+        assert syncer.statistics().listings == 2
+        await writer.put(ABC + "new", b"2")
+        await recorder.until(lambda: recorder.state[ABC + "new"] == b"2")
+        task.cancel()
+        await client.close()
+        await writer.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("token", "new_writes"),
+    [("other", 10), ("etcd-cluster", 1)],
+    ids=["newer, with another id", "set back, with the same id"],
+)
+def test_another_cluster_at_the_same_address_is_read_anew(
+    start: Start, token: str, new_writes: int
+) -> None:
+    server = start()
+
+    async def test() -> None:
+        client, writer = (EtcdClient([server.endpoint], timing=QUICK) for _ in range(2))
+        for _ in range(3):
+            await client.put(ABC + "old", b"1")
+        recorder = Recorder()
+        timing = SyncerTiming(compare=None, backoff_first=2.0)
+        task = asyncio.create_task(Syncer(client, [ABC], recorder, timing).run())
+        await recorder.until(lambda: Status.IN_SYNC in recorder.statuses)
+        server.kill()
+        await recorder.until(lambda: recorder.statuses[-1] is Status.CONNECTING)
+        server.forget(token)
+        server.start()
+        for _ in range(new_writes):
+            await put_until_it_works(writer, ABC + "new", b"1")
+        assert recorder.state == {ABC + "old": b"1"}
+        await recorder.until(lambda: recorder.state == {ABC + "new": b"1"})
+        task.cancel()
+        await client.close()
+        await writer.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("timing", "limit_seconds"),
+    [(Timing(call=2.0, keep_alive=1.0, keep_alive_timeout=1.0), 5.0)],
+)
+def test_a_frozen_server_is_noticed(start: Start, timing: Timing, limit_seconds: float) -> None:
+    """By the keep-alive alone: nothing is asked while it is frozen, and TCP sees nothing.
+
+    With the default timing it takes 15 s; here the same in short.
+    """
+    server = start()
+
+    async def test() -> None:
+        client = EtcdClient([server.endpoint], timing=timing)
+        start_revision = await client.put(ABC + "a", b"") + 1
+        async with aclosing(client.watch(ABC, start_revision)) as watch:
+            waiting = asyncio.ensure_future(anext(watch))
+            await asyncio.sleep(0.5)
+            server.process.send_signal(signal.SIGSTOP)
+            before = asyncio.get_running_loop().time()
+            with pytest.raises(Unavailable):
+                await waiting
+            assert asyncio.get_running_loop().time() - before < limit_seconds
+        with pytest.raises(Unavailable) as caught:
+            await client.put(ABC + "b", b"")
+        server.process.send_signal(signal.SIGCONT)
+        await put_until_it_works(client, ABC + "b", b"")
+        assert caught.value.retryable
+        await client.close()
+
+    run(test)
+
+
+def test_a_write_that_gets_no_answer_may_have_been_applied(start: Start) -> None:
+    server = start()
+
+    async def test() -> None:
+        client = EtcdClient([server.endpoint], timing=Timing(call=0.5))
+        await client.put(ABC + "a", b"1")
+        server.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(Unavailable) as caught:
+            await client.put(ABC + "a", b"2")
+        assert caught.value.maybe_applied
+        with pytest.raises(Unavailable) as caught:
+            await client.get(ABC + "a")
+        assert not caught.value.maybe_applied
+        server.process.send_signal(signal.SIGCONT)
+        await client.close()
+
+    run(test)
+
+
+def test_the_next_endpoint_takes_over(start: Start) -> None:
+    """A proxy stands in for a second member: other address, same cluster."""
+    server = start()
+    (dead_port,) = free_ports(1)
+
+    async def test() -> None:
+        proxy = await Proxy.start(server.client_port)
+        endpoints = [f"http://127.0.0.1:{dead_port}", proxy.endpoint, server.endpoint]
+        client = EtcdClient(endpoints, timing=QUICK)
+        revision = await client.put(ABC + "a", b"1")
+        assert proxy.connections == 1
+        await proxy.stop()
+        with suppress(Unavailable):  # the one whose connection broke
+            await client.get(ABC + "a")
+        assert (await client.list(ABC)).revision == revision
+        await client.close()
+
+    run(test)
+
+
+class Proxy:
+    """Passes connections on to a port, until it is stopped."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._server: asyncio.Server
+        self._writers: list[asyncio.StreamWriter] = []
+        self.endpoint = ""
+        self.connections = 0
+
+    @classmethod
+    async def start(cls, target: int) -> "Proxy":
+        proxy = cls(target)
+        proxy._server = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
+        port = proxy._server.sockets[0].getsockname()[1]
+        proxy.endpoint = f"http://127.0.0.1:{port}"
+        return proxy
+
+    async def stop(self) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers += [writer, far_writer]
+        with suppress(OSError):
+            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+def etcdctl(server: EtcdServer, *command: str) -> None:
+    subprocess.run(
+        ["etcdctl", f"--endpoints={server.endpoint}", *command],
+        check=True,
+        capture_output=True,
+        env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/usr/local/bin"},
+    )
+
+
+def with_users(server: EtcdServer) -> EtcdServer:
+    for command in (
+        "user add root:secret-of-root",
+        "user grant-role root root",
+        "role add reader",
+        f"role grant-permission reader --prefix=true read {ABC}",
+        "user add felix:secret-of-felix",
+        "user grant-role felix reader",
+        "auth enable",
+    ):
+        etcdctl(server, *command.split())
+    return server
+
+
+def test_log_in_is_renewed_when_the_token_expires(start: Start) -> None:
+    server = with_users(start("--auth-token-ttl=1"))
+
+    async def test() -> None:
+        root = EtcdClient([server.endpoint], login=Login("root", "secret-of-root"), timing=QUICK)
+        felix = EtcdClient([server.endpoint], login=Login("felix", "secret-of-felix"))
+        first = await root.put(ABC + "a", b"1")
+        assert (await felix.list(ABC)).revision == first
+        # etcd looks for expired tokens once a second.
+        await asyncio.sleep(3.2)
+        second = await root.put(ABC + "a", b"2")
+        async with aclosing(felix.watch(ABC, first)) as watch:
+            assert (await anext(watch)).events == [
+                Event(ABC + "a", b"1", first),
+                Event(ABC + "a", b"2", second),
+            ]
+        await asyncio.gather(*(felix.get(ABC + "a") for _ in range(5)))
+        await root.close()
+        await felix.close()
+
+    run(test)
+
+
+def test_who_may_not_is_denied(start: Start) -> None:
+    server = with_users(start())
+
+    async def denied(client: EtcdClient, call: Callable[[EtcdClient], Awaitable[object]]) -> str:
+        with pytest.raises(Denied) as caught:
+            await call(client)
+        await client.close()
+        return str(caught.value)
+
+    async def watch_elsewhere(client: EtcdClient) -> None:
+        async with aclosing(client.watch("/elsewhere/", 1)) as watch:
+            await anext(watch)
+
+    async def test() -> None:
+        def felix() -> EtcdClient:
+            return EtcdClient([server.endpoint], login=Login("felix", "secret-of-felix"))
+
+        await denied(felix(), lambda client: client.put(ABC + "a", b""))
+        await denied(felix(), lambda client: client.get("/elsewhere/a"))
+        await denied(felix(), watch_elsewhere)
+        wrong = Login("felix", "wrong")
+        text = await denied(
+            EtcdClient([server.endpoint], login=wrong), lambda client: client.get(ABC)
+        )
+        assert "wrong" not in text + repr(wrong)
+        await denied(EtcdClient([server.endpoint]), lambda client: client.get(ABC))
+
+    run(test)
+
+
+def test_a_log_in_that_the_server_does_not_want_is_no_error(start: Start) -> None:
+    server = start()
+
+    async def test() -> None:
+        client = EtcdClient([server.endpoint], login=Login("root", "secret"), timing=QUICK)
+        await client.put(ABC + "a", b"")
+        await client.close()
+
+    run(test)
+
+
+def openssl(*command: str) -> None:
+    subprocess.run(["openssl", *command], check=True, capture_output=True)
+
+
+def make_authority(folder: Path, name: str) -> Path:
+    openssl(
+        *["req", "-x509", "-days", "2", "-nodes", "-newkey", "ec", "-pkeyopt"],
+        "ec_paramgen_curve:prime256v1",
+        *f"-subj /CN={name} -keyout {folder}/{name}.key -out {folder}/{name}.pem".split(),
+    )
+    return folder / f"{name}.pem"
+
+
+def make_certificate(folder: Path, authority: Path, name: str) -> TLSFiles:
+    """A key and a certificate for 127.0.0.1, good for servers and clients."""
+    stem = folder / name
+    openssl(
+        *["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"],
+        *f"-subj /CN={name} -keyout {stem}.key -out {stem}.csr".split(),
+    )
+    extensions = folder / "extensions"
+    extensions.write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+    openssl(
+        *f"x509 -req -days 2 -in {stem}.csr -CA {authority} -CAkey".split(),
+        *f"{authority.with_suffix('.key')} -CAcreateserial".split(),
+        *f"-extfile {extensions} -out {stem}.pem".split(),
+    )
+    return TLSFiles(authority, Path(f"{stem}.pem"), Path(f"{stem}.key"))
+
+
+def test_both_sides_show_certificates(start: Start, tmp_path: Path) -> None:
+    authority = make_authority(tmp_path, "authority")
+    foreign = make_authority(tmp_path, "foreign")
+    server_files = make_certificate(tmp_path, authority, "server")
+    felix = make_certificate(tmp_path, authority, "felix")
+    stranger = make_certificate(tmp_path, foreign, "stranger")
+    server = start(
+        f"--cert-file={server_files.certificate}",
+        f"--key-file={server_files.key}",
+        f"--trusted-ca-file={authority}",
+        "--client-cert-auth",
+        scheme="https",
+    )
+
+    async def refused(tls: TLSFiles) -> None:
+        client = EtcdClient([server.endpoint], tls=tls, timing=QUICK)
+        with pytest.raises(Unavailable):
+            await client.put(ABC + "a", b"")
+        await client.close()
+
+    async def test() -> None:
+        client = EtcdClient([server.endpoint], tls=felix, timing=QUICK)
+        revision = await client.put(ABC + "a", b"1")
+        async with aclosing(client.watch(ABC, revision)) as watch:
+            assert (await anext(watch)).events == [Event(ABC + "a", b"1", revision)]
+        await refused(TLSFiles(authority))
+        await refused(stranger._replace(ca=authority))
+        await refused(felix._replace(ca=foreign))
+        missing = EtcdClient([server.endpoint], tls=felix._replace(key=tmp_path / "none"))
+        with pytest.raises(InvalidInput, match="none: No such file"):
+            await missing.get(ABC)
+        await client.close()
+
+    run(test)
+
+
+def test_renewed_certificate_files_are_read_without_a_restart(start: Start, tmp_path: Path) -> None:
+    authority = make_authority(tmp_path, "authority")
+    files = make_certificate(tmp_path, authority, "server")
+    server = start(
+        f"--cert-file={files.certificate}",
+        f"--key-file={files.key}",
+        f"--trusted-ca-file={authority}",
+        "--client-cert-auth",
+        scheme="https",
+    )
+
+    async def test() -> None:
+        old = make_authority(tmp_path, "old")
+        used = make_certificate(tmp_path, old, "felix")._replace(ca=authority)
+        client = EtcdClient([server.endpoint], tls=used, timing=QUICK)
+        with pytest.raises(Unavailable):
+            await client.get(ABC)
+        make_certificate(tmp_path, authority, "felix")
+        await client.get(ABC)
+        await client.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:2379", "ftp://a:1", "http://", "http://a:99999"])
+def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
+    with pytest.raises(InvalidInput, match="etcd endpoint"):
+        EtcdClient([endpoint])
