@@ -517,6 +517,29 @@ def test_a_stale_generation_is_busy_and_changes_nothing(backend: Backend) -> Non
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("verdict", [jump, goto])
+def test_fifteen_jumps_or_gotos_in_a_row_are_the_most(
+    backend: Backend, verdict: Callable[[str], Verdict]
+) -> None:
+    async def build(depth: int) -> None:
+        change = Transaction()
+        change.replace_table(Table(*TABLE))
+        change.add_chain(TABLE, BASE)
+        for n in range(depth):
+            change.add_chain(TABLE, Chain(f"c{n}"))
+            change.add_rule(TABLE, Rule(f"c{n - 1}" if n else "forward", (verdict(f"c{n}"),)))
+        await backend.commit(change)
+
+    async def run() -> None:
+        await build(15)
+        with pytest.raises(OperationRefused) as refused:
+            await build(16)
+        assert refused.value.errno == errno.EMLINK
+        assert len(await backend.chains(TABLE)) == 16
+
+    asyncio.run(run())
+
+
 def test_replacing_a_table_leaves_nothing_of_the_old_one(backend: Backend) -> None:
     async def run() -> None:
         await make(backend, refill)

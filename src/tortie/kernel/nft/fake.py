@@ -21,8 +21,8 @@ from tortie.kernel.nft.operations import Operation
 from tortie.kernel.nft.transaction import Transaction
 from tortie.lib.errors import KernelBusy, KernelRefused, NotFound, kernel_error
 
-JUMP_DEPTH = 16
-"""NFT_JUMP_STACK_SIZE, include/net/netfilter/nf_tables.h."""
+JUMP_DEPTH = 15
+"""The most jumps and gotos in a row: one below NFT_JUMP_STACK_SIZE, nf_tables.h."""
 
 _CHAIN, _SET = "chain", "set"
 
