@@ -7,8 +7,8 @@ import msgspec
 
 from tortie.ctl.kinds import COLUMNS, NAMESPACE
 from tortie.model.codec import to_plain
-from tortie.model.documents import to_yaml
 from tortie.model.metadata import API_VERSION, Metadata, Resource
+from tortie.model.positions import to_yaml
 
 FORMATS = ("ps", "wide", "yaml", "yml", "json", "name")
 

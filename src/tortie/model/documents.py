@@ -79,15 +79,6 @@ def load(
     return documents
 
 
-def to_yaml(plain: Any) -> str:
-    """YAML in the order of the fields, every text quoted that would not read back as text."""
-    import yaml  # here, because most callers of this module only read
-
-    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text: str = yaml.dump(plain, Dumper=dumper, sort_keys=False, width=1000, allow_unicode=True)
-    return text
-
-
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that the user may have meant."""
     by_lower = {candidate.lower(): candidate for candidate in known}

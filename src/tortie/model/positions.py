@@ -282,6 +282,29 @@ def _plain_scalar(text: str) -> Any:
     return text
 
 
+_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class _Dumper(_DUMPER):  # type: ignore[misc]
+    """Quotes every text that `read_documents` would not read back as that text."""
+
+
+def _represent_text(dumper: Any, text: str) -> Any:
+    style = None if isinstance(_plain_scalar(text), str) else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _represent_text)
+# Values that stand in several places are written out in each; nobody wants anchors to read.
+_Dumper.ignore_aliases = lambda self, data: True
+
+
+def to_yaml(value: Any) -> str:
+    """YAML with fields in their order, in ASCII: PyYAML leaves some line breaks unescaped else."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=1000)
+    return text
+
+
 # --- JSON -------------------------------------------------------------------------
 
 _BLANK = re.compile(r"[ \t\r\n]*")
