@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 
 from tortie.agent import wiring
 from tortie.agent.effective import Effective, StoredSettings
@@ -44,6 +45,8 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         kernel = wiring.open_kernel(paths, inbox)
         stack.callback(kernel.close)
+        # Now that no other agent runs here; for people and scripts.
+        paths.run.joinpath("agent.pid").write_text(f"{os.getpid()}\n")
         dataplane = wiring.build_dataplane(config, kernel, routing)
         bgp = wiring.build_bgp(config, paths) if routing is Routing.BGP else None
         if bgp is not None:
@@ -55,7 +58,7 @@ async def serve(
         ingest = Ingest(inbox)
         syncer = Syncer(client, PREFIXES, ingest)
         attach = wiring.build_attach(config, client, paths, namespaces, progress)
-        status = wiring.build_status(config, client, dataplane)
+        status = wiring.build_status(config, client)
         if config["HealthEnabled"]:
             server = HealthServer(health)
             await server.start(config["HealthHost"], config["HealthPort"])

@@ -11,7 +11,13 @@ from tortie.agent.ingest import AUDIT, AgentInbox
 from tortie.agent.loop import Consumer
 from tortie.agent.ownership import Ownership, obtain
 from tortie.agent.routing import Routing
-from tortie.agent.status import StatusReporter
+from tortie.agent.status import Progress, StatusReporter
+from tortie.attach.attacher import Attacher
+from tortie.attach.attacher import Settings as AttachSettings
+from tortie.attach.journal import Journal
+from tortie.attach.namespaces import Namespaces
+from tortie.attach.plumbing import Veths
+from tortie.attach.server import Server
 from tortie.bgp.bird import Bird
 from tortie.bgp.manager import BGPManager
 from tortie.calc.rule_scanner import parse_protocol
@@ -125,7 +131,7 @@ def fan_out(consumers: tuple[Consumer, ...]) -> Emit:
     return emit
 
 
-def build_status(config: Config, client: Client, dataplane: Dataplane) -> StatusReporter:
+def build_status(config: Config, client: Client) -> StatusReporter:
     return StatusReporter(
         client,
         config.host,
@@ -133,6 +139,19 @@ def build_status(config: Config, client: Client, dataplane: Dataplane) -> Status
         config["ReportingIntervalSecs"],
         config["ReportingTTLSecs"],
     )
+
+
+def build_attach(
+    config: Config, client: Client, paths: Paths, namespaces: Namespaces, progress: Progress
+) -> Server:
+    attacher = Attacher(
+        AttachSettings(config.host, config["InterfacePrefix"]),
+        client,
+        Veths(namespaces),
+        Journal(paths.state / "attach"),
+        progress.wait,
+    )
+    return Server(attacher, paths.run / "attach.sock")
 
 
 async def audit(inbox: AgentInbox) -> None:

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from tortie.datastore.connect import connect, from_environment
@@ -81,6 +81,23 @@ def down(name: str) -> None:
     for directory in (description.ROOT, description.ROOT.parent):
         with contextlib.suppress(OSError):
             directory.rmdir()
+
+
+def exists(name: str) -> bool:
+    """Whether anything of a lab of this name is there."""
+    prefix = f"tortie.{description.check_name(name)}."
+    return (description.ROOT / name).exists() or bool(topology.namespaces(prefix))
+
+
+def execute(namespace: str, command: Sequence[str]) -> int:
+    """Run a command in a namespace, on our terminal; returns its exit status."""
+    try:
+        process = netns.spawn_in(netns.named_path(namespace), command, stdin=None)
+    except FileNotFoundError:
+        raise NotFound(f"there is no program {command[0]}") from None
+    with contextlib.suppress(KeyboardInterrupt):  # the command gets it as well
+        return process.wait()
+    return process.wait()
 
 
 def environment(lab: Lab) -> dict[str, str]:

@@ -1,0 +1,5 @@
+"""`python -m tortie`."""
+
+from tortie.ctl.main import entry
+
+entry()
