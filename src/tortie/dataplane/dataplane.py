@@ -93,7 +93,7 @@ class Dataplane:
         self._endpoints = EndpointManager(inet, arp, policies, self._neighbours, settings)
         self._route_manager = RouteManager(self._routes, self._links, settings)
         masquerade = MasqueradeManager(inet, settings)
-        ip_sets = IPSetManager(inet, settings)
+        ip_sets = IPSetManager(inet, policies, settings)
         self._managers: dict[Kind, Manager] = {
             Kind.POOL: masquerade,
             Kind.HOST: masquerade,

@@ -10,18 +10,20 @@ Members that are single addresses, by far the most, cost one dictionary entry.
 
 from bisect import bisect_left, insort
 from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from tortie.lib.ip import Network
 
 
-class Change:
+class Change(NamedTuple):
     """Elements that come and go; together they are the least change."""
 
-    __slots__ = ("added", "removed")
+    added: Sequence[Network] = ()
+    removed: Sequence[Network] = ()
 
-    def __init__(self) -> None:
-        self.added: list[Network] = []
-        self.removed: list[Network] = []
+
+_NONE = Change()
 
 
 class Cover:
@@ -34,30 +36,26 @@ class Cover:
         """All members, in order, from when there was one that is not an address."""
 
     def add(self, network: Network) -> Change:
-        change = Change()
         if network in self._members:
-            return change
+            return _NONE
         self._members.add(network)
         self._lengths[network.length] += 1
         if self._sorted is not None:
             insort(self._sorted, network)
-        if self._outer(network) is None:
-            change.added.append(network)
-            change.removed += self._outermost_inside(network)
-        return change
+        if self._outer(network) is not None:
+            return _NONE
+        return Change(added=(network,), removed=self._outermost_inside(network))
 
     def remove(self, network: Network) -> Change:
-        change = Change()
         if network not in self._members:
-            return change
+            return _NONE
         self._members.remove(network)
         self._lengths[network.length] -= 1
         if self._sorted is not None:
             del self._sorted[bisect_left(self._sorted, network)]
-        if self._outer(network) is None:
-            change.removed.append(network)
-            change.added += self._outermost_inside(network)
-        return change
+        if self._outer(network) is not None:
+            return _NONE
+        return Change(added=self._outermost_inside(network), removed=(network,))
 
     def __len__(self) -> int:
         return len(self._members)
@@ -74,10 +72,10 @@ class Cover:
                     return candidate
         return None
 
-    def _outermost_inside(self, network: Network) -> list[Network]:
+    def _outermost_inside(self, network: Network) -> Sequence[Network]:
         """Members inside `network` that no other member, but it, contains."""
         if network.is_address:
-            return []
+            return ()
         if self._sorted is None:
             self._sorted = sorted(self._members)
         found: list[Network] = []

@@ -77,6 +77,8 @@ class NeighbourDriver:
         Raises:
             KernelBusy: some may have been done; `resync`, then again.
         """
+        if self._delta.in_sync:
+            return []
         gone = list(self._delta.deletions())
         outcomes = self._backend.delete_neighbours(
             [Neighbour(interface=key.interface, address=key.address) for key in gone]

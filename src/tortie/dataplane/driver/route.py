@@ -46,6 +46,8 @@ class RouteDriver:
         Raises:
             KernelBusy: some may have been done; `resync`, then again.
         """
+        if self._delta.in_sync:
+            return []
         gone = list(self._delta.deletions())
         actual = [self._known(destination) for destination in gone]
         refused = self._settle(gone, self._backend.delete_routes(actual), deleted=True)

@@ -1,12 +1,27 @@
-"""IP sets of desired state to sets of nftables: one for each family."""
+"""IP sets of desired state to sets of nftables: one for each family.
 
-from collections.abc import Hashable
+A `NET` set whose members are addresses, as of nearly every selector, is a hash.
+With its first member of more than one address it becomes an interval set: five
+times slower to load and slower to look up, but the only one that can hold it.
+The kernel cannot turn one into the other, so that is another set, and the rules
+that name it are written anew, in the same transaction. Which one it is depends
+on the members alone, never on what they were before.
+"""
+
+from collections.abc import Hashable, Iterable
 from typing import cast
 
-from tortie.dataplane.driver.cover import Change, Cover
+from tortie.dataplane.driver.cover import Cover
 from tortie.dataplane.driver.table import TableState
+from tortie.dataplane.manager.policy import PolicyManager
 from tortie.dataplane.rules import names
-from tortie.dataplane.rules.content import ADDRESS_TYPE, NO_DATA, net_set, network_key
+from tortie.dataplane.rules.content import (
+    ADDRESS_TYPE,
+    NO_DATA,
+    address_set,
+    interval_set,
+    network_key,
+)
 from tortie.dataplane.settings import Settings
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import AddressPort, IPSetType
@@ -18,72 +33,121 @@ from tortie.lib.ip import Network
 class IPSetManager:
     """Members may come in any order and number; overlapping networks are fine."""
 
-    def __init__(self, table: TableState, settings: Settings) -> None:
+    def __init__(self, table: TableState, policies: PolicyManager, settings: Settings) -> None:
         self._table = table
+        self._policies = policies
         self._families = (4, 6) if settings.ipv6 else (4,)
         self._types: dict[str, IPSetType] = {}
-        self._covers: dict[str, Cover] = {}
-        """By name of the kernel's set, for `NET` sets."""
+        self._net_sets: dict[tuple[str, int], _NetSet] = {}
+        """By set id and family."""
+        self._port_sets: dict[tuple[str, int], str] = {}
+        """Names of kernel sets, by set id and family."""
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
         """`IP_SET` and `IP_SET_MEMBER`."""
         if kind is Kind.IP_SET:
             self._on_set(cast(str, name), cast("IPSetType | None", value))
-        else:
-            set_id, member = cast("tuple[str, Network | AddressPort]", name)
-            self._on_member(set_id, member, present=value is not None)
+            return
+        set_id, member = cast("tuple[str, Network | AddressPort]", name)
+        if isinstance(member, AddressPort):
+            port_set = self._port_sets.get((set_id, member.address.family))
+            if port_set is not None:
+                data = None if value is None else NO_DATA
+                self._table.want_element(port_set, _address_port_key(member), data)
+            return
+        net_set = self._net_sets.get((set_id, member.family))
+        if net_set is not None and net_set.change(member, present=value is not None):
+            self._policies.on_width(set_id, member.family, wide=net_set.wide)
 
     def _on_set(self, set_id: str, set_type: IPSetType | None) -> None:
-        old = self._types.get(set_id)
-        if old is set_type:
+        if self._types.get(set_id) is set_type:
             return
-        if old is not None:
-            del self._types[set_id]
+        if self._types.pop(set_id, None) is not None:
             for family in self._families:
-                name = _set_name(set_id, old, family)
-                self._table.want_set(name, None)
-                self._covers.pop(name, None)
+                self._remove(set_id, family)
         if set_type is not None:
             self._types[set_id] = set_type
             for family in self._families:
-                name = _set_name(set_id, set_type, family)
-                self._table.want_set(name, _kernel_set(name, set_type, family))
-                if set_type is IPSetType.NET:
-                    self._covers[name] = Cover()
+                self._add(set_id, family, set_type)
 
-    def _on_member(self, set_id: str, member: Network | AddressPort, *, present: bool) -> None:
-        set_type = self._types.get(set_id)
-        if set_type is None:
-            assert not present, "a set is announced before its members"
+    def _add(self, set_id: str, family: int, set_type: IPSetType) -> None:
+        if set_type is IPSetType.NET:
+            self._net_sets[set_id, family] = _NetSet(self._table, set_id, family)
             return
-        address = member.address if isinstance(member, AddressPort) else member
-        if address.family not in self._families:
+        name = self._port_sets[set_id, family] = names.port_set(set_id, family)
+        key = (ADDRESS_TYPE[family], INET_PROTO, INET_SERVICE)
+        self._table.want_set(name, Set(name, key))
+
+    def _remove(self, set_id: str, family: int) -> None:
+        port_set = self._port_sets.pop((set_id, family), None)
+        if port_set is not None:
+            self._table.want_set(port_set, None)
+        net_set = self._net_sets.pop((set_id, family), None)
+        if net_set is not None:
+            net_set.remove()
+            if net_set.wide:
+                self._policies.on_width(set_id, family, wide=False)
+
+
+class _NetSet:
+    """One family's half of a `NET` set, as a hash or as intervals."""
+
+    def __init__(self, table: TableState, set_id: str, family: int) -> None:
+        self._table = table
+        self._set_id = set_id
+        self._family = family
+        self._members: dict[Network, None] = {}
+        self._wide_count = 0
+        """Members that are more than an address."""
+        self._cover: Cover | None = None
+        """While there are such."""
+        self._name = ""
+        self._create()
+
+    @property
+    def wide(self) -> bool:
+        return self._cover is not None
+
+    def change(self, member: Network, *, present: bool) -> bool:
+        """Add or remove; returns whether it has become another set by that."""
+        if present is (member in self._members):
+            return False
+        if present:
+            self._members[member] = None
+        else:
+            del self._members[member]
+        if not member.is_address:
+            self._wide_count += 1 if present else -1
+            if bool(self._wide_count) is not self.wide:
+                self._table.want_set(self._name, None)
+                self._create()
+                return True
+        self._write(member, present=present)
+        return False
+
+    def remove(self) -> None:
+        self._table.want_set(self._name, None)
+
+    def _create(self) -> None:
+        wide = self._wide_count > 0
+        self._cover = Cover() if wide else None
+        self._name = names.net_set(self._set_id, self._family, wide=wide)
+        make = interval_set if wide else address_set
+        self._table.want_set(self._name, make(self._name, self._family))
+        for member in self._members:
+            self._write(member, present=True)
+
+    def _write(self, member: Network, *, present: bool) -> None:
+        if self._cover is None:
+            self._table.want_element(self._name, member.packed, NO_DATA if present else None)
             return
-        name = _set_name(set_id, set_type, address.family)
-        if isinstance(member, AddressPort):
-            key = _address_port_key(member)
-            self._table.want_element(name, key, NO_DATA if present else None)
-            return
-        cover = self._covers[name]
-        self._write(name, cover.add(member) if present else cover.remove(member))
+        change = self._cover.add(member) if present else self._cover.remove(member)
+        self._want(change.removed, None)
+        self._want(change.added, NO_DATA)
 
-    def _write(self, name: str, change: Change) -> None:
-        for network in change.removed:
-            self._table.want_element(name, network_key(network), None)
-        for network in change.added:
-            self._table.want_element(name, network_key(network), NO_DATA)
-
-
-def _set_name(set_id: str, set_type: IPSetType, family: int) -> str:
-    if set_type is IPSetType.NET:
-        return names.net_set(set_id, family)
-    return names.port_set(set_id, family)
-
-
-def _kernel_set(name: str, set_type: IPSetType, family: int) -> Set:
-    if set_type is IPSetType.NET:
-        return net_set(name, family)
-    return Set(name, (ADDRESS_TYPE[family], INET_PROTO, INET_SERVICE))
+    def _want(self, networks: Iterable[Network], data: bytes | None) -> None:
+        for network in networks:
+            self._table.want_element(self._name, network_key(network), data)
 
 
 def _address_port_key(member: AddressPort) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 from typing import cast
 
-from tortie.dataplane.driver.cover import Change, Cover
+from tortie.dataplane.driver.cover import Cover
 from tortie.dataplane.driver.table import TableState
 from tortie.dataplane.rules import names
 from tortie.dataplane.rules.content import NO_DATA, network_key
@@ -46,7 +46,7 @@ class MasqueradeManager:
 
     def _put(self, set_name: str, network: Network, present: bool) -> None:
         cover = self._covers.setdefault(set_name, Cover())
-        change: Change = cover.add(network) if present else cover.remove(network)
+        change = cover.add(network) if present else cover.remove(network)
         for gone in change.removed:
             self._table.want_element(set_name, network_key(gone), None)
         for come in change.added:

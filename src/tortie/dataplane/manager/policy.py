@@ -6,7 +6,7 @@ name a policy that is not known (calc should not let it come to that): then it
 jumps to a chain that drops, until the policy is there.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable
 from typing import cast
 
@@ -33,6 +33,10 @@ class PolicyManager:
         self._list_users: Counter[tuple[PolicyList, Direction]] = Counter()
         """How many endpoints have it."""
         self._written: dict[_Half, Content] = {}
+        self._wide_sets: set[tuple[str, int]] = set()
+        self._halves_by_set: defaultdict[str, set[_Half]] = defaultdict(set)
+        """Which written halves name a `NET` set."""
+        self._sets_of_half: dict[_Half, frozenset[str]] = {}
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
         """`POLICY`."""
@@ -45,6 +49,18 @@ class PolicyManager:
         for direction in _DIRECTIONS:
             if self._policy_users[policy_id, direction]:
                 self._write((policy_id, direction))
+
+    def on_width(self, set_id: str, family: int, *, wide: bool) -> None:
+        """A `NET` set has come to hold networks, or holds addresses only again.
+
+        It is another set of the kernel's then, so its rules are written anew.
+        """
+        if wide:
+            self._wide_sets.add((set_id, family))
+        else:
+            self._wide_sets.discard((set_id, family))
+        for half in tuple(self._halves_by_set.get(set_id, ())):
+            self._write(half)
 
     def use(self, policies: PolicyList, direction: Direction) -> None:
         """An endpoint has this list now."""
@@ -80,6 +96,7 @@ class PolicyManager:
         if not self._policy_users[half]:
             del self._policy_users[half]
             self._table.drop_content(self._written.pop(half))
+            self._note_sets(half, frozenset())
 
     def _write(self, half: _Half) -> None:
         policy_id, direction = half
@@ -87,12 +104,35 @@ class PolicyManager:
         if known is None:
             content = policy.stand_in(policy_id, direction)
         else:
-            content = policy.policy_chain(policy_id, known, direction, self._settings)
+            content = policy.policy_chain(
+                policy_id, known, direction, self._settings, wide_sets=self._wide_sets
+            )
         old = self._written.get(half, _NOTHING)
         self._written[half] = content
         gone = {name: found for name, found in old.sets.items() if name not in content.sets}
         self._table.drop_content(Content(sets=gone))
         self._table.want_content(content)
+        self._note_sets(half, _net_sets(known, direction) if known else frozenset())
+
+    def _note_sets(self, half: _Half, set_ids: frozenset[str]) -> None:
+        old = self._sets_of_half.pop(half, frozenset())
+        if set_ids:
+            self._sets_of_half[half] = set_ids
+        for set_id in old - set_ids:
+            self._halves_by_set[set_id].discard(half)
+            if not self._halves_by_set[set_id]:
+                del self._halves_by_set[set_id]
+        for set_id in set_ids - old:
+            self._halves_by_set[set_id].add(half)
+
+
+def _net_sets(known: Policy, direction: Direction) -> frozenset[str]:
+    return frozenset(
+        set_id
+        for rule in policy.rules_of(known, direction)
+        for side in (rule.source, rule.destination)
+        for set_id in (*side.sets, *side.not_sets)
+    )
 
 
 _DIRECTIONS: tuple[Direction, ...] = ("ingress", "egress")

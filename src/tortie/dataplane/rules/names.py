@@ -1,8 +1,8 @@
 """Names of kernel objects: all from hashes, so that no user's text gets there.
 
-Names are at most 31 bytes (the limit of older kernels and of set names in
-nft's own listings). 120 bits of BLAKE2b in base 32: a collision would merge
-two objects, and nobody who may name a policy can look for one.
+Names are at most 31 bytes (the limit of older kernels) and hold what nft(8)
+takes in a name. They carry 144 bits of BLAKE2b: a collision would merge two
+objects, and nobody who may name a policy can look for one.
 """
 
 import base64
@@ -36,9 +36,9 @@ ARP_SENDERS_ANY_MAC = "senders-any-mac"
 
 
 def digest(*parts: Hashable) -> str:
-    """24 characters of base 32 over `repr`, which tells apart what differs."""
-    packed = hashlib.blake2b(repr(parts).encode(), digest_size=15).digest()
-    return base64.b32encode(packed).decode().lower()
+    """24 characters of base 64 over `repr`, which tells apart what differs."""
+    packed = hashlib.blake2b(repr(parts).encode(), digest_size=18).digest()
+    return base64.urlsafe_b64encode(packed).decode()
 
 
 def list_id(policies: PolicyList) -> bytes:
@@ -59,9 +59,14 @@ def policy_chain(policy: PolicyId, direction: Direction) -> str:
     return f"p{direction[0]}-{digest(policy.kind, policy.namespace, policy.name)}"
 
 
-def net_set(set_id: str, family: int) -> str:
-    """The kernel's set for a `NET` set of desired state, one per family."""
-    return f"s{family}-{digest(set_id)}"
+def net_set(set_id: str, family: int, *, wide: bool) -> str:
+    """The kernel's set for a `NET` set of desired state, one per family.
+
+    Args:
+        wide: it holds networks of more than one address, and so is an interval
+            set: a kernel's set cannot become one, so this is another set.
+    """
+    return f"{'i' if wide else 's'}{family}-{digest(set_id)}"
 
 
 def port_set(set_id: str, family: int) -> str:

@@ -15,14 +15,14 @@ other, and matches nothing by itself.
 """
 
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import product
 
 from tortie.dataplane.rules import match, names
 from tortie.dataplane.rules.content import (
     ChainContent,
     Content,
-    net_set,
+    interval_set,
     network_key,
     outermost,
 )
@@ -62,14 +62,25 @@ SidePhrases = tuple[Expressions, list[Expressions]]
 
 
 def policy_chain(
-    policy_id: PolicyId, policy: Policy, direction: Direction, settings: Settings
+    policy_id: PolicyId,
+    policy: Policy,
+    direction: Direction,
+    settings: Settings,
+    *,
+    wide_sets: Collection[tuple[str, int]] = (),
 ) -> Content:
     """The chain of one direction of a policy, with the sets that are its own.
 
     It returns where no rule decides, and behind a Pass with `mark_pass` set.
+
+    Args:
+        wide_sets: `NET` sets, by id and family, that hold more than addresses.
     """
-    rules = policy.ingress if direction == "ingress" else policy.egress
-    return _Renderer(policy_id, direction, settings).render(rules)
+    return _Renderer(policy_id, direction, settings, wide_sets).render(rules_of(policy, direction))
+
+
+def rules_of(policy: Policy, direction: Direction) -> tuple[Rule, ...]:
+    return policy.ingress if direction == "ingress" else policy.egress
 
 
 def stand_in(policy_id: PolicyId, direction: Direction) -> Content:
@@ -80,7 +91,14 @@ def stand_in(policy_id: PolicyId, direction: Direction) -> Content:
 
 
 class _Renderer:
-    def __init__(self, policy_id: PolicyId, direction: Direction, settings: Settings) -> None:
+    def __init__(
+        self,
+        policy_id: PolicyId,
+        direction: Direction,
+        settings: Settings,
+        wide_sets: Collection[tuple[str, int]],
+    ) -> None:
+        self._wide_sets = wide_sets
         self._policy_id = policy_id
         self._direction = direction
         self._settings = settings
@@ -160,14 +178,17 @@ class _Renderer:
                 return None
             found += match.in_set(load, name)
         for set_id in side.sets:
-            found += match.in_set(load, names.net_set(set_id, family))
+            found += match.in_set(load, self._net_set(set_id, family))
         if side.not_networks:
             name = self._networks(stem, family, side.not_networks, "not")
             if name is not None:
                 found += match.in_set(load, name, negate=True)
         for set_id in side.not_sets:
-            found += match.in_set(load, names.net_set(set_id, family), negate=True)
+            found += match.in_set(load, self._net_set(set_id, family), negate=True)
         return found
+
+    def _net_set(self, set_id: str, family: int) -> str:
+        return names.net_set(set_id, family, wide=(set_id, family) in self._wide_sets)
 
     def _networks(
         self, stem: str, family: int, networks: tuple[Network, ...], use: str
@@ -177,7 +198,7 @@ class _Renderer:
         if not members:
             return None
         name = f"n{family}-{names.digest(stem, use)}"
-        self._sets[name] = net_set(name, family)
+        self._sets[name] = interval_set(name, family)
         self._elements[name] = frozenset(map(network_key, members))
         return name
 

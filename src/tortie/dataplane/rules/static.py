@@ -21,7 +21,7 @@ to these chains and base chains beside them; nothing here is written for them.
 """
 
 from tortie.dataplane.rules import match, names, nat
-from tortie.dataplane.rules.content import ChainContent, Content, net_set
+from tortie.dataplane.rules.content import ChainContent, Content, interval_set
 from tortie.dataplane.rules.match import Expressions
 from tortie.dataplane.settings import Settings
 from tortie.kernel.nft import keys
@@ -127,10 +127,10 @@ def _sets(settings: Settings) -> list[Set]:
         found.append(Set(names.LISTS[direction], (IFNAME,), data=(MARK, LIST_ID)))
         found.append(Set(names.CHAINS[direction], (LIST_ID,), data=(VERDICT,)))
     for family in (4, 6):
-        found.append(net_set(names.POOLS[family], family))
-        found.append(net_set(names.MASQUERADE[family], family))
+        found.append(interval_set(names.POOLS[family], family))
+        found.append(interval_set(names.MASQUERADE[family], family))
         if settings.nat_exclusions == "IPPoolsAndHostIPs":
-            found.append(net_set(names.HOSTS[family], family))
+            found.append(interval_set(names.HOSTS[family], family))
     return found
 
 
