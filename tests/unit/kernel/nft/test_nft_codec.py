@@ -21,7 +21,7 @@ from tortie.kernel.nft.encode import (
     element_index,
     encode,
 )
-from tortie.kernel.nft.expressions import ACCEPT, VERDICT_REGISTER, Expression, goto
+from tortie.kernel.nft.expressions import ACCEPT, VERDICT_REGISTER, Expression, Verdict, goto
 from tortie.kernel.nft.objects import (
     IFNAME,
     INET_SERVICE,
@@ -184,11 +184,18 @@ def test_elements_round_trip(elements: list[Element]) -> None:
     ] == [(one.key, one.interval_end, one.key_end, None) for one in elements]
 
 
-@pytest.mark.parametrize("with_verdict", [False, True])
-def test_elements_fill_messages_within_the_limits_of_an_attribute(with_verdict: bool) -> None:
-    of = Set("s", (IFNAME,), (VERDICT,) if with_verdict else ())
-    data = goto("c" * 200) if with_verdict else None
-    elements = tuple(Element(n.to_bytes(16, "big"), data) for n in range(9_001))
+@pytest.mark.parametrize(
+    ("of", "data"),
+    [
+        (Set("s", (IPV4_ADDR,)), None),
+        (Set("s", (IFNAME,)), None),
+        (Set("s", (IFNAME,), (VERDICT,)), goto("c" * 200)),
+    ],
+)
+def test_elements_fill_messages_within_the_limits_of_an_attribute(
+    of: Set, data: Verdict | None
+) -> None:
+    elements = tuple(Element(n.to_bytes(of.key_length, "big"), data) for n in range(9_001))
     bodies = encode(op.AddElements(TABLE, of, elements))
     read = [one for body in bodies for one in decode.decode_elements(as_received(body))]
     assert read == list(elements)
