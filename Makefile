@@ -13,7 +13,7 @@ help: ## list the targets
 
 demo: $(VENV)/run.done ## a three-host cluster in two minutes (DATASTORE=etcd ROUTING=bgp for the same over etcd and BIRD)
 	@scripts/packages demo $(DATASTORE) $(ROUTING)
-	@$(BIN)/tortie lab demo --datastore $(DATASTORE) --routing $(ROUTING)
+	@$(BIN)/tortie demo --datastore $(DATASTORE) --routing $(ROUTING)
 
 test: $(VENV)/test.done ## lint, types, contracts and every test
 	@scripts/packages test

@@ -60,7 +60,7 @@ async def serve(
         attach = wiring.build_attach(config, client, paths, namespaces, progress)
         status = wiring.build_status(config, client)
         if config["HealthEnabled"]:
-            server = HealthServer(health)
+            server = HealthServer(health, lambda: progress.revision)
             await server.start(config["HealthHost"], config["HealthPort"])
             stack.push_async_callback(server.close)
         kernel.links.start()

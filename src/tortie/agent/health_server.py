@@ -1,12 +1,14 @@
-"""Health over HTTP, on loopback: `GET /liveness`, `GET /readiness`.
+"""Health over HTTP, on loopback: `GET /liveness`, `GET /readiness`, `GET /enforced`.
 
-200 with one line per part when good, 503 when not, as Calico's agents
-answer. Small enough to need no web framework: one request per connection,
-nothing of the request is used but its first line.
+The first two are 200 with one line per part when good, 503 when not, as
+Calico's agents answer; the third is the datastore revision up to which this
+host enforces. Small enough to need no web framework: one request per
+connection, nothing of the request is used but its first line.
 """
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 from tortie.lib.health import Health
 
@@ -15,8 +17,14 @@ REQUEST_SECONDS = 5.0
 
 
 class HealthServer:
-    def __init__(self, health: Health) -> None:
+    """
+    Args:
+        enforced: the datastore revision that is in the kernel.
+    """
+
+    def __init__(self, health: Health, enforced: Callable[[], int]) -> None:
         self._health = health
+        self._enforced = enforced
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -43,12 +51,14 @@ class HealthServer:
     def _answer(self, request: list[bytes]) -> bytes:
         if len(request) != 3 or request[0] != b"GET":
             return _response("405 Method Not Allowed", "only GET\n")
+        if request[1] == b"/enforced":
+            return _response("200 OK", f"{self._enforced()}\n")
         if request[1] == b"/liveness":
             good = self._health.live
         elif request[1] == b"/readiness":
             good = self._health.ready
         else:
-            return _response("404 Not Found", "try /liveness or /readiness\n")
+            return _response("404 Not Found", "try /liveness, /readiness or /enforced\n")
         lines = [
             f"{report.name}: {'live' if report.live else 'stuck'}, "
             f"{'ready' if report.ready else 'not ready'}"

@@ -34,6 +34,7 @@ VERBS = {
     "get": Verb("tortie.ctl.get", "show resources, by kind and name or from files"),
     "version": Verb("tortie.ctl.version", "show the version of this command and of the cluster"),
     "lab": Verb("tortie.lab.main", "a cluster on this machine, to learn and to test", False),
+    "demo": Verb("tortie.demo.story", "the whole story in two minutes, in a lab of its own", False),
     "agent": Verb("tortie.agent.main", "the daemon of a host", False),
 }
 

@@ -8,23 +8,32 @@ import asyncio
 import contextlib
 import os
 import signal
-import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources as package_files
-from pathlib import Path
 
+import msgspec
+
+from tortie.dataplane.driver.nftables import INET
 from tortie.datastore.connect import connect, from_environment
 from tortie.demo.terminal import PromiseBroken, Terminal
 from tortie.kernel import netns
 from tortie.kernel.nft.connection import Nft
 from tortie.kernel.rtnl.connection import Rtnl
-from tortie.kernel.rtnl.route import PROTOCOL_BIRD, TABLE_MAIN
+from tortie.kernel.rtnl.route import (
+    PROTOCOL_BIRD,
+    PROTOCOL_BOOT,
+    PROTOCOL_KERNEL,
+    TABLE_MAIN,
+    Kind,
+    Route,
+)
 from tortie.lab import capture, cluster, description, latency, probe, processes, topology, workloads
 from tortie.lab.description import Datastore, Lab, Routing
 from tortie.lib.arguments import Parser
-from tortie.lib.errors import InvalidInput, TortieError
+from tortie.lib.errors import InvalidInput
+from tortie.lib.ip import Network
 from tortie.model import codec
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Metadata
@@ -158,7 +167,7 @@ class _Story:
         terminal.say("And on the cable, while web-1 on h1 calls the database on h3:")
         lab = self._lab
         web, database = lab.workload("web-1"), lab.workload("db")
-        with capture.frames(lab, topology.BRIDGE) as frames:
+        with capture.frames(lab, topology.port_of(lab.host("h1"))) as frames:
             self._probe_once("web-1", "db", "tcp:5432")
             time.sleep(0.2)
         addresses = {workloads.address_of(web), workloads.address_of(database)}
@@ -174,7 +183,7 @@ class _Story:
         terminal.chapter(
             "Tiered policy",
             "Security's tier goes first: only the shop may come to a database, and what it "
-            "passes on is decided below. There the shop says: web servers only, one port. "
+            "passes on is decided below. There the shop says: web servers only, two ports. "
             "And the office's guest may use the printer, nothing else.",
         )
         with package_files.as_file(package_files.files("tortie.demo") / "policies.yaml") as path:
@@ -194,8 +203,8 @@ class _Story:
         terminal = self._terminal
         terminal.chapter(
             "A label changes, the rules follow",
-            "Nobody edits a rule: the desk becomes somebody the database trusts for a moment, by "
-            "namespace and label it is still not. A web server that loses its role loses access.",
+            "Nobody edits a rule: a web server that loses its role loses the database, on the "
+            "host of the database, at once.",
         )
         self._tortie("lab", "workload", "label", "--name", NAME, "web-2", "role=retired")
         self._settle()
@@ -218,7 +227,9 @@ class _Story:
             "The chains of the database's policies, host by host:",
         )
         chains = {host.name: _policy_chains(self._lab, host.name) for host in self._lab.hosts}
-        terminal.show("\n".join(f"{host}: {len(names)} policy chains" for host, names in chains.items()))
+        terminal.show(
+            "\n".join(f"{host}: {len(names)} policy chains" for host, names in chains.items())
+        )
         for name in chains["h3"]:
             terminal.show(f"h3: {name}")
         terminal.promise(
@@ -277,7 +288,9 @@ class _Story:
     def _probe_once(self, source: str, target: str, port: str) -> bool:
         lab = self._lab
         path = netns.named_path(lab.workload_namespace(lab.workload(source)))
-        asked = probe.Probe(path, workloads.address_of(lab.workload(target)), probe.parse_port(port))
+        asked = probe.Probe(
+            path, workloads.address_of(lab.workload(target)), probe.parse_port(port)
+        )
         return probe.run([asked])[0]
 
     def _settle(self) -> None:
@@ -295,12 +308,10 @@ class _Story:
         """The same by a label: is the source selected, or not?"""
         lab = self._lab
         key = workloads.endpoint_key(lab.workload(source))
-        values = asyncio.run(self._with_labels(key, ("retired", "web")))
-        self._say_latency(latency.Change(key.path, *values), source, target, tcp_port=5432)
+        values = asyncio.run(self._with_roles(key, ("retired", "web")))
+        self._say_latency(latency.Change(key.path, *values), source, target)
 
-    def _say_latency(
-        self, change: latency.Change, source: str, target: str, tcp_port: int | None = None
-    ) -> None:
+    def _say_latency(self, change: latency.Change, source: str, target: str) -> None:
         lab = self._lab
         a, b = lab.workload(source), lab.workload(target)
 
@@ -322,8 +333,22 @@ class _Story:
         found = asyncio.run(measure())
         self._terminal.say(f"From commit to the first packet: {latency.summary(found)}.")
 
-    async def _with_labels(self, key: ResourceKey, roles: Sequence[str]) -> list[bytes]:
-        raise NotImplementedError
+    async def _with_roles(self, key: ResourceKey, roles: Sequence[str]) -> list[bytes]:
+        """The stored endpoint with one role and with another."""
+        client = await connect(from_environment(cluster.environment(self._lab)))
+        try:
+            entry = await client.get(key.path)
+        finally:
+            await client.close()
+        assert entry is not None, "the workload is there"
+        endpoint = codec.decode(key, entry.value)
+        values = []
+        for role in roles:
+            labels = {**endpoint.metadata.labels, "role": role}
+            metadata = msgspec.structs.replace(endpoint.metadata, labels=labels)
+            changed = msgspec.structs.replace(endpoint, metadata=metadata)
+            values.append(codec.encode(key, changed, entry.value))
+        return values
 
     async def _forget(self, key: ResourceKey) -> None:
         client = await connect(from_environment(cluster.environment(self._lab)))
@@ -355,4 +380,71 @@ def _port_policy(port: int) -> GlobalNetworkPolicy:
     )
 
 
-__all__ = ["Iterable", "Nft", "PROTOCOL_BIRD", "Path", "Rtnl", "TABLE_MAIN", "TortieError", "statistics"]
+def _routes(lab: Lab, host: str) -> list[str]:
+    """What `ip route` would show, without the segment's own."""
+
+    def read() -> list[str]:
+        with Rtnl.open() as rtnl:
+            names = {link.index: link.name for link in rtnl.links()}
+            found = [
+                route
+                for route in rtnl.routes(4, table=TABLE_MAIN)
+                if route.protocol not in (PROTOCOL_KERNEL, PROTOCOL_BOOT)
+            ]
+        return [
+            _route_text(route, names)
+            for route in sorted(found, key=lambda route: route.destination)
+        ]
+
+    return netns.run_in(netns.named_path(lab.host_namespace(host)), read)
+
+
+def _route_text(route: Route, names: Mapping[int, str]) -> str:
+    """As iproute2 writes it."""
+    text = f"{'blackhole ' if route.kind is Kind.BLACKHOLE else ''}{route.destination}"
+    if route.gateway is not None:
+        text += f" via {route.gateway.address_text}"
+    if route.interface:
+        text += f" dev {names[route.interface]}"
+    return f"{text} proto {'bird' if route.protocol == PROTOCOL_BIRD else route.protocol}"
+
+
+def _policy_chains(lab: Lab, host: str) -> list[str]:
+    """The policies whose chains are in the host's kernel, by the comments of their rules."""
+
+    def read() -> set[str]:
+        nft = Nft.open()
+        try:
+            rules = asyncio.run(nft.rules(INET))
+        finally:
+            nft.close()
+        return {rule.comment for rule in rules if "Policy(" in rule.comment}
+
+    return sorted(netns.run_in(netns.named_path(lab.host_namespace(host)), read))
+
+
+def _wait_for_routes(lab: Lab) -> None:
+    """Return when every host reaches every workload's address: by BGP that takes a moment."""
+    give_up = time.monotonic() + 30
+    wanted = {workloads.address_of(workload) for workload in lab.workloads}
+    for host in lab.hosts:
+        while not all(_has_route(lab, host.name, address) for address in wanted):
+            if time.monotonic() > give_up:
+                raise PromiseBroken(f"{host.name} has no route to every workload")
+            time.sleep(0.02)
+
+
+def _has_route(lab: Lab, host: str, address: Network) -> bool:
+    """Whether the most specific route of ours leads somewhere."""
+
+    def read() -> bool:
+        with Rtnl.open() as rtnl:
+            routes = [
+                route
+                for route in rtnl.routes(address.family, table=TABLE_MAIN)
+                if route.destination.contains(address) and route.destination.length
+            ]
+        best = max(routes, key=lambda route: route.destination.length, default=None)
+        return best is not None and best.kind is Kind.UNICAST
+
+    return netns.run_in(netns.named_path(lab.host_namespace(host)), read)

@@ -59,7 +59,7 @@ def decode(frame: bytes) -> Frame | None:
 
 @contextlib.contextmanager
 def frames(lab: Lab, interface: str) -> Iterator[list[Frame]]:
-    """Collect the IP frames that the switch hears on a port while the block runs."""
+    """Collect the IP frames that pass a port of the switch while the block runs."""
     sock = netns.open_socket_in(
         netns.named_path(lab.fabric_namespace), socket.AF_PACKET, socket.SOCK_RAW, 0
     )

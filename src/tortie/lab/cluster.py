@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from tortie.agent.ingest import PREFIXES
 from tortie.datastore.connect import connect, from_environment
 from tortie.datastore.resources import Resources
 from tortie.kernel import netns
@@ -209,7 +210,7 @@ def start_agent(lab: Lab, host: Host) -> int:
     return processes.start(
         lab.host_namespace(host.name),
         [
-            *[sys.executable, "-m", "tortie.agent.main"],
+            *[sys.executable, "-m", "tortie", "agent"],
             *["--run-directory", str(directory)],
             *["--state-directory", str(directory / "state")],
         ],
@@ -253,17 +254,50 @@ class HostHealth(NamedTuple):
 
 
 def health(lab: Lab, host: Host) -> HostHealth:
-    """What the agent's readiness endpoint says, asked from inside the host."""
+    """What the agent's readiness endpoint says."""
+    status, text = _ask_agent(lab, host, "/readiness")
+    return HostHealth(status == 200, text.replace("\n", "; "))
 
-    def ask() -> HostHealth:
+
+def wait_enforced(lab: Lab) -> None:
+    """Return when every host enforces what is stored now.
+
+    Raises:
+        Unavailable: one does not in time.
+    """
+    wanted = asyncio.run(_newest_revision(lab))
+    give_up = time.monotonic() + READY_SECONDS
+    for host in lab.hosts:
+        while True:
+            status, text = _ask_agent(lab, host, "/enforced")
+            if status == 200 and int(text) >= wanted:
+                break
+            if time.monotonic() > give_up:
+                raise Unavailable(f"{host.name} does not enforce revision {wanted}: {text}")
+            time.sleep(0.005)
+
+
+async def _newest_revision(lab: Lab) -> int:
+    """Of all that agents watch."""
+    client = await connect(from_environment(environment(lab)))
+    try:
+        listed = [await client.list(prefix, keys_only=True) for prefix in PREFIXES]
+    finally:
+        await client.close()
+    return max((entry.mod_revision for found in listed for entry in found.entries), default=0)
+
+
+def _ask_agent(lab: Lab, host: Host, path: str) -> tuple[int, str]:
+    """HTTP status and text, asked from inside the host; status 0 if there is no answer."""
+
+    def ask() -> tuple[int, str]:
         connection = http.client.HTTPConnection("localhost", HEALTH_PORT, timeout=5)
         try:
-            connection.request("GET", "/readiness")
+            connection.request("GET", path)
             answer = connection.getresponse()
-            text = answer.read().decode(errors="replace").strip().replace("\n", "; ")
-            return HostHealth(answer.status == 200, text)
+            return answer.status, answer.read().decode(errors="replace").strip()
         except OSError as error:
-            return HostHealth(False, f"no answer ({error})")
+            return 0, f"no answer ({error})"
         finally:
             connection.close()
 

@@ -124,8 +124,10 @@ class Lab(msgspec.Struct, frozen=True):
         return found[0]
 
     def with_workload(self, workload: Workload) -> "Lab":
-        others = tuple(w for w in self.workloads if w.full_name != workload.full_name)
-        return msgspec.structs.replace(self, workloads=(*others, workload))
+        """With it added, or in the place of what has its name."""
+        by_name = {known.full_name: known for known in self.workloads}
+        by_name[workload.full_name] = workload
+        return msgspec.structs.replace(self, workloads=tuple(by_name.values()))
 
     def without_workload(self, workload: Workload) -> "Lab":
         others = tuple(w for w in self.workloads if w.full_name != workload.full_name)

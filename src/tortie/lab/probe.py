@@ -70,10 +70,12 @@ def run(probes: Sequence[Probe], wait_seconds: float = WAIT_SECONDS) -> list[boo
 
 def _run_some(probes: Sequence[Probe], wait_seconds: float) -> list[bool]:
     waiting: dict[int, tuple[int, Probe, socket.socket]] = {}
+    # A flow that conntrack knows from an earlier probe would pass as established.
+    first_identifier = int.from_bytes(os.urandom(2), "big")
     answered = [False] * len(probes)
     poll = select.poll()
     for index, probe in enumerate(probes):
-        sock = _ask(probe)
+        sock = _ask(probe, first_identifier + index & 0xFFFF)
         if sock is not None:
             waiting[sock.fileno()] = (index, probe, sock)
             events = select.POLLOUT if probe.port.protocol == "tcp" else select.POLLIN
@@ -82,7 +84,7 @@ def _run_some(probes: Sequence[Probe], wait_seconds: float) -> list[bool]:
     while waiting and (left_seconds := give_up - time.monotonic()) > 0:
         for descriptor, _ in poll.poll(left_seconds * 1000):
             index, probe, sock = waiting[descriptor]
-            found = _answer(probe, sock)
+            found = _answer(probe, sock, first_identifier + index & 0xFFFF)
             if found is not None:
                 answered[index] = found
                 poll.unregister(descriptor)
@@ -93,7 +95,7 @@ def _run_some(probes: Sequence[Probe], wait_seconds: float) -> list[bool]:
     return answered
 
 
-def _ask(probe: Probe) -> socket.socket | None:
+def _ask(probe: Probe, identifier: int) -> socket.socket | None:
     """Send the question; None if it cannot even leave."""
     family = socket.AF_INET if probe.destination.family == 4 else socket.AF_INET6
     kind, protocol = {
@@ -118,14 +120,14 @@ def _ask(probe: Probe) -> socket.socket | None:
             sock.connect(where)
             sock.send(b"tortie")
         else:
-            sock.sendto(_echo_request(probe.destination.family, sock.fileno()), (where[0], 0))
+            sock.sendto(_echo_request(probe.destination.family, identifier), (where[0], 0))
     except OSError:
         sock.close()
         return None
     return sock
 
 
-def _answer(probe: Probe, sock: socket.socket) -> bool | None:
+def _answer(probe: Probe, sock: socket.socket, identifier: int) -> bool | None:
     """True for an answer, a refusal included: it came through. None to go on waiting."""
     if probe.port.protocol == "tcp":
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -140,14 +142,14 @@ def _answer(probe: Probe, sock: socket.socket) -> bool | None:
         return False
     if probe.port.protocol == "udp":
         return True
-    return _is_reply(probe, payload, sender[0], sock.fileno()) or None
+    return _is_reply(probe, payload, sender[0], identifier) or None
 
 
 def _echo_request(family: int, identifier: int) -> bytes:
     kind = _ICMP_ECHO if family == 4 else _ICMPV6_ECHO
     # The kernel fills in ICMPv6's checksum, which covers addresses that we do not know.
-    unsummed = _ECHO.pack(kind, 0, 0, identifier & 0xFFFF, 1)
-    return _ECHO.pack(kind, 0, _checksum(unsummed), identifier & 0xFFFF, 1)
+    unsummed = _ECHO.pack(kind, 0, 0, identifier, 1)
+    return _ECHO.pack(kind, 0, _checksum(unsummed), identifier, 1)
 
 
 def _is_reply(probe: Probe, payload: bytes, sender: str, identifier: int) -> bool:
@@ -155,9 +157,7 @@ def _is_reply(probe: Probe, payload: bytes, sender: str, identifier: int) -> boo
     header = (payload[0] & 0xF) * 4 if probe.destination.family == 4 else 0
     kind, _, _, found, _ = _ECHO.unpack_from(payload, header)
     wanted = _ICMP_ECHO_REPLY if probe.destination.family == 4 else _ICMPV6_ECHO_REPLY
-    return (
-        kind == wanted and found == identifier & 0xFFFF and sender == probe.destination.address_text
-    )
+    return kind == wanted and found == identifier and sender == probe.destination.address_text
 
 
 def _checksum(payload: bytes) -> int:

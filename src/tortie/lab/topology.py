@@ -39,11 +39,16 @@ def build_fabric(lab: Lab) -> None:
     netns.run_in(path, make)
 
 
+def port_of(host: Host) -> str:
+    """The switch's end of a host's cable."""
+    return f"p{host.ordinal}"
+
+
 def build_host(lab: Lab, host: Host) -> None:
     """A host's namespace, plugged into the switch."""
     path = netns.create_named(lab.host_namespace(host.name))
     fabric = netns.open_namespace(netns.named_path(lab.fabric_namespace))
-    port = f"p{host.ordinal}"
+    port = port_of(host)
 
     def make() -> None:
         with Rtnl.open() as rtnl:
