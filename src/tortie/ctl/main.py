@@ -2,14 +2,19 @@
 
 Exit codes: 0 done, 1 failed, 2 your input is wrong, 3 something needed is not available.
 Messages are one line each on stderr; `TORTIE_DEBUG=1` adds the traceback. Nothing heavy is
-imported here: `tortie --help` costs little more than starting Python.
+imported here, not even `typing`: `tortie --help` costs little more than starting Python.
 """
+
+from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NamedTuple, TextIO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TextIO
 
 EXIT_FAILED = 1
 EXIT_INPUT = 2
@@ -18,12 +23,18 @@ EXIT_INTERRUPTED = 130
 """What shells report for a command that SIGINT ended."""
 
 
-class Verb(NamedTuple):
-    module: str
-    """Has `main(argv, …)` and is imported when the verb is used."""
-    summary: str
-    is_ours: bool = True
-    """Written for `ctl.command`; else a program of its own with `main(argv) -> int`."""
+class Verb:
+    """Where a verb is, and what the help says of it.
+
+    Attributes:
+        module: has `main(argv, …)` and is imported when the verb is used.
+        is_ours: its main takes where to print, too; else it is a program of its own.
+    """
+
+    def __init__(self, module: str, summary: str, *, is_ours: bool = True) -> None:
+        self.module = module
+        self.summary = summary
+        self.is_ours = is_ours
 
 
 VERBS = {
@@ -33,9 +44,11 @@ VERBS = {
     "delete": Verb("tortie.ctl.delete", "delete resources, by kind and name or from files"),
     "get": Verb("tortie.ctl.get", "show resources, by kind and name or from files"),
     "version": Verb("tortie.ctl.version", "show the version of this command and of the cluster"),
-    "lab": Verb("tortie.lab.main", "a cluster on this machine, to learn and to test", False),
+    "lab": Verb(
+        "tortie.lab.main", "a cluster on this machine, to learn and to test", is_ours=False
+    ),
     "demo": Verb("tortie.demo.story", "the whole story in two minutes, in a lab of its own", False),
-    "agent": Verb("tortie.agent.main", "the daemon of a host", False),
+    "agent": Verb("tortie.agent.main", "the daemon of a host", is_ours=False),
 }
 
 _WITH_VALUE = frozenset({"-c", "--config", "-l", "--log-level", "--context"})
