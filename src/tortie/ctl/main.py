@@ -31,7 +31,7 @@ class Verb:
         is_ours: its main takes where to print, too; else it is a program of its own.
     """
 
-    def __init__(self, module: str, summary: str, *, is_ours: bool = True) -> None:
+    def __init__(self, module: str, summary: str, is_ours: bool = True) -> None:
         self.module = module
         self.summary = summary
         self.is_ours = is_ours
@@ -47,7 +47,9 @@ VERBS = {
     "lab": Verb(
         "tortie.lab.main", "a cluster on this machine, to learn and to test", is_ours=False
     ),
-    "demo": Verb("tortie.demo.story", "the whole story in two minutes, in a lab of its own", False),
+    "demo": Verb(
+        "tortie.demo.story", "the whole story in two minutes, in a lab of its own", is_ours=False
+    ),
     "agent": Verb("tortie.agent.main", "the daemon of a host", is_ours=False),
 }
 
