@@ -124,6 +124,9 @@ class Attacher:
                 )
             except TortieError as error:
                 failure = error
+            except BaseException:
+                self._pending.set()  # whatever this is, the journal knows what was begun
+                raise
             # Only what this Add began; what a finished one made stays.
             if before is None or before.phase != "attached":
                 await self._undo(request.key)
@@ -145,9 +148,7 @@ class Attacher:
                 async with asyncio.timeout(request.timeout_seconds):
                     await self._take_out(entry)
             except (TimeoutError, TortieError) as error:
-                log.warning("%s: removal goes on later: %s", request.key, error)
-                self._pending.set()
-                await _blocking(self._plumbing.disconnect, entry.interface)
+                await self._postpone(entry, error)
                 if isinstance(error, TimeoutError | Unavailable):
                     return Removed(found=True, pending=True)
                 raise
@@ -297,8 +298,17 @@ class Attacher:
                 await _blocking(self._journal.write, entry)
                 await self._take_out(entry)
         except (TimeoutError, TortieError) as error:
-            log.warning("%s: undoing goes on later: %s", key, error)
-            self._pending.set()
+            await self._postpone(entry, error)
+
+    async def _postpone(self, entry: Entry, error: Exception) -> None:
+        """Leave the rest to `replay`, but the link: without it no packet passes.
+
+        Raises:
+            TortieError: not even that; it is tried again, too.
+        """
+        log.warning("%s: taking it out goes on later: %s", entry.key, error or "it takes long")
+        self._pending.set()
+        await _blocking(self._plumbing.disconnect, entry.interface)
 
     async def _take_out(self, entry: Entry) -> None:
         """Every step of Remove, whatever of it is there."""

@@ -1,0 +1,323 @@
+"""Add and Remove: what they make, again, at the same time, and cut short at every step."""
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.attach.bench import ENDPOINTS, Bench, Crash, Moment, request
+
+from tortie.attach.journal import Journal
+from tortie.attach.requests import Port, Remove
+from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound, TortieError, Unavailable
+from tortie.model.keys import ResourceKey
+from tortie.model.metadata import Metadata
+from tortie.model.node import ClusterInformation, ClusterInformationSpec
+
+MOST_STEPS = 60
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def stored_endpoint(bench: Bench, name: str = "h1-tortie-web-eth0") -> Any:
+    return json.loads(bench.entries()[f"{ENDPOINTS}prod/{name}"])
+
+
+def test_add_makes_everything_and_says_what(bench: Bench) -> None:
+    found = bench.add(
+        labels={"app": "web"},
+        profiles=("kns.prod",),
+        ports=(Port(name="http", port=80),),
+        families=(4, 6),
+    )
+    endpoint = stored_endpoint(bench)
+    assert endpoint["metadata"]["labels"] == {
+        "app": "web",
+        "projectcalico.org/namespace": "prod",
+        "projectcalico.org/orchestrator": "tortie",
+    }
+    spec = endpoint["spec"]
+    assert (spec["node"], spec["workload"], spec["endpoint"]) == ("h1", "web", "eth0")
+    assert spec["ipNetworks"] == list(found.addresses)
+    assert spec["interfaceName"] == found.interface
+    assert spec["profiles"] == ["kns.prod"]
+    assert spec["ports"] == [{"name": "http", "protocol": "TCP", "port": 80}]
+    assert spec["mac"] == found.mac
+    assert found.interface.startswith("cali")
+    assert len(found.interface) == 15
+    assert set(bench.addresses().values()) == {"tortie.prod.web.eth0"}
+    assert bench.waited == [found.revision]
+    assert list(found.timings) == [
+        "journal", "addresses", "link", "endpoint", "enforced", "recorded",
+    ]  # fmt: skip
+    wanted = bench.plumbing["h1"].links[found.interface]
+    assert [str(address) for address in wanted.addresses] == list(found.addresses)
+    assert bench.check() == ()
+
+
+def test_add_again_answers_the_same(bench: Bench) -> None:
+    first = bench.add()
+    revision = bench.store.revision
+    again = bench.add()
+    assert (again.addresses, again.interface, again.revision) == (
+        first.addresses,
+        first.interface,
+        first.revision,
+    )
+    assert bench.store.revision == revision
+
+
+def test_remove_leaves_nothing_and_may_be_repeated(bench: Bench) -> None:
+    bench.add(families=(4, 6))
+    assert bench.remove().found is True
+    assert bench.left_overs() == []
+    assert bench.waited[-1] == bench.waited[0] + 1
+    assert bench.remove().found is False
+    with pytest.raises(NotFound, match="not attached to host h1"):
+        bench.check()
+
+
+def test_an_address_is_free_only_after_it_is_unprogrammed(bench: Bench) -> None:
+    bench.add()
+    bench.wait_error = Unavailable("nft is busy")
+    assert bench.remove().pending is True
+    assert bench.plumbing["h1"].links == {}
+    assert len(bench.addresses()) == 1
+    bench.wait_error = None
+    assert bench.run(bench.host().recover()) is True
+    assert bench.left_overs() == []
+
+
+def test_a_restart_knows_what_is_attached(bench: Bench) -> None:
+    found = bench.add()
+    bench.add("db")
+    listed = bench.restart().listed().workloads
+    assert [workload.key.workload for workload in listed] == ["db", "web"]
+    assert listed[1].addresses == found.addresses
+    assert bench.run(bench.host().recover()) is True
+    assert len(bench.host().listed().workloads) == 2
+
+
+def test_a_move_keeps_the_address(bench: Bench) -> None:
+    first = bench.add(host="h1")
+    bench.remove(host="h1", keep_addresses=True)
+    assert bench.left_overs("h1") == list(bench.addresses())
+    assert bench.add(host="h2").addresses == first.addresses
+    assert bench.endpoints() == ["prod/h2-tortie-web-eth0"]
+    bench.remove(host="h2")
+    assert bench.left_overs("h2") == []
+
+
+def test_a_move_in_the_other_order_keeps_it_too(bench: Bench) -> None:
+    first = bench.add(host="h1")
+    assert bench.add(host="h2").addresses == first.addresses
+    bench.remove(host="h1")
+    assert bench.endpoints() == ["prod/h2-tortie-web-eth0"]
+    assert len(bench.addresses()) == 1
+
+
+def test_a_failed_move_keeps_the_address(bench: Bench) -> None:
+    bench.add(host="h1")
+    bench.wait_error = Unavailable("late")
+    with pytest.raises(Unavailable):
+        bench.add(host="h2")
+    assert len(bench.addresses()) == 1
+    assert bench.plumbing["h2"].links == {}
+
+
+def test_addresses_kept_for_a_move_that_never_came_can_be_released(bench: Bench) -> None:
+    bench.add()
+    bench.remove(keep_addresses=True)
+    assert len(bench.addresses()) == 1
+    assert bench.remove().found is True
+    assert bench.left_overs() == []
+
+
+def test_a_failed_add_is_undone(bench: Bench) -> None:
+    bench.wait_error = Unavailable("nft is busy")
+    with pytest.raises(Unavailable, match="nft is busy"):
+        bench.add()
+    bench.wait_error = None
+    bench.run(bench.host().recover())
+    assert bench.left_overs() == []
+
+
+def test_an_add_that_takes_too_long_is_undone(bench: Bench) -> None:
+    async def never(revision: int, timeout_seconds: float) -> None:
+        if not bench.waited:
+            bench.waited.append(revision)
+            await asyncio.Event().wait()
+
+    bench.host()._wait_programmed = never
+    with pytest.raises(Unavailable, match=r"not attached after 0\.2 s \(done: .*endpoint"):
+        bench.add(timeout_seconds=0.2)
+    assert bench.left_overs() == []
+
+
+def test_a_repeated_add_that_fails_undoes_nothing(bench: Bench) -> None:
+    found = bench.add()
+    bench.wait_error = Unavailable("late")
+    with pytest.raises(Unavailable):
+        bench.add(labels={"app": "web"})
+    assert bench.host().listed().workloads[0].addresses == found.addresses
+    assert list(bench.plumbing["h1"].links) == [found.interface]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("kind", ["crash", "unavailable"])
+def test_an_add_cut_short_at_any_step_leaves_nothing(
+    bench: Bench, moment: Moment, kind: str
+) -> None:
+    for at in range(1, MOST_STEPS):
+        error = Crash() if kind == "crash" else Unavailable("lost", maybe_applied=True)
+        bench.steps.fail_at(at, moment, error)
+        try:
+            bench.add(families=(4, 6))
+        except (Crash, TortieError):
+            assert bench.run(bench.restart().recover()) is True
+            if bench.host().listed().workloads:
+                bench.remove()  # it died with the last step done: all of it is there
+            assert bench.left_overs() == [], f"step {at} of {bench.steps.taken}"
+        else:
+            if not bench.steps.failed:
+                break
+            bench.remove()
+            assert bench.left_overs() == []
+    assert 10 < at < MOST_STEPS - 1
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("kind", ["crash", "unavailable"])
+def test_a_remove_cut_short_at_any_step_is_finished(
+    bench: Bench, moment: Moment, kind: str
+) -> None:
+    for at in range(1, MOST_STEPS):
+        bench.steps.disarm()
+        bench.add(families=(4, 6))
+        error = Crash() if kind == "crash" else Unavailable("lost", maybe_applied=True)
+        bench.steps.fail_at(at, moment, error)
+        with contextlib.suppress(Crash, TortieError):
+            bench.remove()
+        done = not bench.steps.failed
+        bench.steps.disarm()
+        assert bench.run(bench.restart().recover()) is True
+        bench.remove()
+        assert bench.left_overs() == [], f"step {at}"
+        if done:
+            break
+    assert 6 < at < MOST_STEPS - 1
+
+
+def test_an_add_after_a_crash_gets_a_working_link(bench: Bench) -> None:
+    for at in range(1, MOST_STEPS):
+        bench.steps.fail_at(at, "after", Crash())
+        try:
+            bench.add()
+        except Crash:
+            bench.restart()
+            bench.add()
+        done = not bench.steps.failed
+        bench.steps.disarm()
+        assert bench.check() == ()
+        if done:
+            break
+        bench.remove()
+        assert bench.left_overs() == []
+
+
+def test_remove_without_a_datastore_takes_the_link_and_finishes_later(bench: Bench) -> None:
+    bench.add()
+    client = bench.host()._client
+    fault, client.fault = client.fault, _away  # type: ignore[attr-defined]
+    answer = bench.remove()
+    assert (answer.found, answer.pending) == (True, True)
+    assert bench.plumbing["h1"].links == {}
+    assert bench.run(bench.host().recover()) is False
+    client.fault = fault  # type: ignore[attr-defined]
+    assert bench.run(bench.host().recover()) is True
+    assert bench.left_overs() == []
+
+
+async def _away(moment: str, call: str) -> None:
+    raise Unavailable("the datastore is away")
+
+
+def test_replay_finishes_pending_work_by_itself(bench: Bench) -> None:
+    bench.steps.fail_at(12, "after", Crash())
+    with pytest.raises(Crash):
+        bench.add()
+
+    async def go() -> None:
+        task = asyncio.create_task(bench.restart().replay())
+        for _ in range(200):
+            if not bench.left_overs():
+                break
+            await asyncio.sleep(0.01)
+        task.cancel()
+
+    asyncio.run(go())
+    assert bench.left_overs() == []
+
+
+def test_calls_for_one_workload_take_turns(bench: Bench) -> None:
+    async def go() -> None:
+        host = bench.host()
+        calls: list[Any] = [host.add(request()) for _ in range(5)]
+        calls += [host.remove(Remove(namespace="prod", workload="web"))]
+        calls += [host.add(request(f"w{number}")) for number in range(5)]
+        await asyncio.gather(*calls)
+
+    asyncio.run(go())
+    assert len(bench.endpoints()) == len(bench.addresses()) == 5
+    assert len(bench.host().listed().workloads) == 5
+
+
+def test_a_datastore_that_is_not_ready_refuses(bench: Bench) -> None:
+    spec = ClusterInformationSpec(datastore_ready=False)
+    key = ResourceKey("ClusterInformation", "default")
+    bench.put(key, ClusterInformation(metadata=Metadata(name="default"), spec=spec))
+    with pytest.raises(Unavailable, match="datastoreReady false"):
+        bench.add()
+    assert bench.left_overs() == []
+
+
+def test_interfaces_outside_policy_or_taken_are_refused(bench: Bench) -> None:
+    with pytest.raises(InvalidInput, match="must start with 'cali'"):
+        bench.add(host_interface="eth7")
+    bench.add(host_interface="cali7")
+    with pytest.raises(AlreadyExists, match="belongs to tortie workload prod/web"):
+        bench.add("db", host_interface="cali7")
+    with pytest.raises(AlreadyExists, match="attached with interface 'cali7'"):
+        bench.add(host_interface="cali8")
+    assert list(bench.plumbing["h1"].links) == ["cali7"]
+    assert len(bench.addresses()) == 1
+
+
+def test_a_broken_rule_is_told_before_anything_is_made(bench: Bench) -> None:
+    with pytest.raises(InvalidInput, match="protocol"):
+        bench.add(ports=(Port(name="x", protocol="ICMP", port=1),))
+    with pytest.raises(InvalidInput, match="in no IPPool"):
+        bench.add(addresses=("192.0.2.1",))
+    assert bench.left_overs() == []
+
+
+def test_check_names_what_is_missing(bench: Bench) -> None:
+    found = bench.add()
+    bench.plumbing["h1"].links.clear()
+    bench.run(bench.host()._allocator.release("tortie.prod.web.eth0"))
+    bench.run(bench.host()._client.delete(f"{ENDPOINTS}prod/h1-tortie-web-eth0"))
+    link, address, endpoint = bench.check()
+    assert link == "no link"
+    assert found.addresses[0].removesuffix("/32") in address
+    assert "does not exist" in endpoint
+
+
+def test_a_damaged_journal_file_does_not_stop_the_others(bench: Bench, tmp_path: Path) -> None:
+    bench.add()
+    (tmp_path / "h1" / "0.json").write_text("{")
+    assert len(Journal(tmp_path / "h1").entries) == 1
