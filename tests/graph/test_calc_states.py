@@ -229,7 +229,7 @@ def test_statistics_count_what_is_there() -> None:
         graph.on_update(key, value)
     graph.flush()
     statistics = graph.statistics()
-    assert statistics.local_endpoint_count == 2
+    assert statistics.endpoints.endpoint_count == 2
     assert statistics.sets.item_count == 7
     assert statistics.routes.block_count == 8
     assert statistics.routes.remote_count == 6

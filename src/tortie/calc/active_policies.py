@@ -6,6 +6,7 @@ onwards; what they have become is asked for with `lists`.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from tortie.calc.active_rules import ActiveRules
 from tortie.calc.endpoint_policy import TierSettings, policy_list
@@ -13,6 +14,14 @@ from tortie.calc.validation import Labelled, ParsedPolicy
 from tortie.desired.endpoint import EndpointId
 from tortie.desired.policy import PolicyId, PolicyList
 from tortie.selector.index import LabelIndex
+
+
+class ActivePoliciesStatistics(NamedTuple):
+    policy_count: int
+    """In the whole cluster, for workload endpoints."""
+    tier_count: int
+    evaluation_count: int
+    """Selectors matched against labels, since the start."""
 
 
 class ActivePolicies:
@@ -79,6 +88,10 @@ class ActivePolicies:
             policy_list("Ingress", parsed, self._tiers, profiles),
             policy_list("Egress", parsed, self._tiers, profiles),
         )
+
+    def statistics(self) -> ActivePoliciesStatistics:
+        evaluation_count = self._index.statistics().evaluation_count
+        return ActivePoliciesStatistics(len(self._policies), len(self._tiers), evaluation_count)
 
     def _on_match_started(self, policy: PolicyId, endpoint: EndpointId) -> None:
         self._rules.want(policy)

@@ -19,11 +19,11 @@ from sys import intern
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
-from tortie.calc.active_policies import ActivePolicies
+from tortie.calc.active_policies import ActivePolicies, ActivePoliciesStatistics
 from tortie.calc.active_rules import PROFILE_KIND, ActiveRules, ActiveRulesStatistics
 from tortie.calc.endpoint_policy import TierSettings
 from tortie.calc.ip_sets import IPSets, IPSetStatistics
-from tortie.calc.local_endpoints import LocalEndpoints
+from tortie.calc.local_endpoints import LocalEndpoints, LocalEndpointStatistics
 from tortie.calc.policy_order import tier_order
 from tortie.calc.routes import Routes, RouteStatistics
 from tortie.calc.sequencer import Sequencer, SequencerStatistics
@@ -54,7 +54,8 @@ class GraphStatistics(NamedTuple):
     update_count: int
     """Since the start."""
     problem_count: int
-    local_endpoint_count: int
+    endpoints: LocalEndpointStatistics
+    policies: ActivePoliciesStatistics
     rules: ActiveRulesStatistics
     sets: IPSetStatistics
     routes: RouteStatistics
@@ -129,7 +130,8 @@ class Graph:
         return GraphStatistics(
             update_count=self._update_count,
             problem_count=len(self._problems),
-            local_endpoint_count=len(self._endpoints),
+            endpoints=self._endpoints.statistics(),
+            policies=self._policies.statistics(),
             rules=self._rules.statistics(),
             sets=self._ip_sets.statistics(),
             routes=self._routes.statistics(),

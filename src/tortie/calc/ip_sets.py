@@ -27,6 +27,8 @@ class IPSetStatistics(NamedTuple):
     """Endpoints and network sets of the whole cluster."""
     set_count: int
     member_count: int
+    evaluation_count: int
+    """Selectors matched against labels, since the start."""
 
 
 class IPSets:
@@ -86,7 +88,8 @@ class IPSets:
 
     def statistics(self) -> IPSetStatistics:
         member_count = sum(len(active.counts) for active in self._sets.values())
-        return IPSetStatistics(len(self._members), len(self._sets), member_count)
+        evaluation_count = self._index.statistics().evaluation_count
+        return IPSetStatistics(len(self._members), len(self._sets), member_count, evaluation_count)
 
     def _on_match_started(self, set_id: str, item: Item) -> None:
         self._add(set_id, self._members[item])

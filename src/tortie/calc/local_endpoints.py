@@ -7,6 +7,7 @@ empty lists, and names its interface only if it holds that.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from tortie.calc.active_policies import ActivePolicies
 from tortie.calc.active_rules import PROFILE_KIND, ActiveRules
@@ -22,6 +23,12 @@ from tortie.lib.ip import Network
 _Lists = tuple[PolicyList, PolicyList]
 
 
+class LocalEndpointStatistics(NamedTuple):
+    endpoint_count: int
+    resolution_count: int
+    """How often what an endpoint needs was worked out, since the start."""
+
+
 class LocalEndpoints:
     """Changes are noted as they come and take effect in `resolve`."""
 
@@ -32,6 +39,7 @@ class LocalEndpoints:
         self._workloads: dict[EndpointId, Workload] = {}
         self._claims: Claims[str | Network, EndpointId] = Claims()
         self._changed: dict[EndpointId, None] = {}
+        self._resolution_count = 0
 
     def on_endpoint(self, endpoint: EndpointId, workload: Workload | None) -> None:
         """Add or replace a local endpoint; None: it is gone, or lives elsewhere now."""
@@ -61,6 +69,7 @@ class LocalEndpoints:
     def resolve(self, policies: ActivePolicies) -> None:
         """Work out what changed; replicas share their lists."""
         changed, self._changed = self._changed, {}
+        self._resolution_count += len(changed)
         shared: dict[tuple[frozenset[PolicyId], tuple[PolicyId, ...]], _Lists] = {}
         for endpoint in changed:
             workload = self._workloads.get(endpoint)
@@ -76,8 +85,8 @@ class LocalEndpoints:
             entry = Endpoint(workload.interface, workload.networks, workload.mac, *shared[key])
             self._sequencer.put(Kind.ENDPOINT, endpoint, entry)
 
-    def __len__(self) -> int:
-        return len(self._workloads)
+    def statistics(self) -> LocalEndpointStatistics:
+        return LocalEndpointStatistics(len(self._workloads), self._resolution_count)
 
     def _is_open(self, endpoint: EndpointId, workload: Workload) -> bool:
         return bool(workload.interface) and all(

@@ -1,0 +1,123 @@
+"""What calc takes from resources, and what it refuses."""
+
+import pytest
+from tests.graph.resources import host_endpoint, network_set, node, workload
+
+from tortie.calc.validation import (
+    ServedPort,
+    parse_global_network_set,
+    parse_host_endpoint,
+    parse_network_set,
+    parse_node,
+    parse_workload_endpoint,
+)
+from tortie.desired.endpoint import Host
+from tortie.lib.errors import InvalidInput
+from tortie.lib.ip import parse_network
+from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
+from tortie.model.keys import ResourceKey
+from tortie.model.network_set import GlobalNetworkSet, NetworkSet
+from tortie.model.node import Node, NodeAddress, NodeBGP, NodeSpec
+
+NS = "projectcalico.org/namespace"
+
+
+def test_a_workload_has_the_labels_of_its_place_and_account() -> None:
+    key, value = workload(
+        "shop/web",
+        "h1",
+        "10.0.0.1",
+        labels={"app": "web", NS: "other", "pcns.a": "1", "pcsa.a": "1"},
+        account="till",
+        profiles=("p", "q"),
+        ports=[("http", "TCP", 80), ("", "UDP", 0)],
+    )
+    assert isinstance(key, ResourceKey)
+    assert isinstance(value, WorkloadEndpoint)
+    parsed = parse_workload_endpoint(key, value)
+    assert parsed.labelled.labels == {
+        "app": "web",
+        NS: "shop",
+        "projectcalico.org/orchestrator": "k8s",
+        "projectcalico.org/serviceaccount": "till",
+    }
+    assert parsed.profiles == ("p", "q")
+    assert parsed.networks == (parse_network("10.0.0.1/32"),)
+    assert parsed.labelled.member.ports == (ServedPort("http", 6, 80),)
+
+
+@pytest.mark.parametrize(
+    ("address", "port"),
+    [("10.0.0.0/24", 1), ("ten", 1), ("::ffff:10.0.0.1", 1), ("10.0.0.1", 0), ("10.0.0.1", 65536)],
+)
+def test_a_workload_with_a_part_that_does_not_parse_is_refused(address: str, port: int) -> None:
+    key, value = workload("shop/web", "h1", address, ports=[("http", "TCP", port)])
+    assert isinstance(key, ResourceKey)
+    assert isinstance(value, WorkloadEndpoint)
+    with pytest.raises(InvalidInput):
+        parse_workload_endpoint(key, value)
+
+
+def test_network_sets_inherit_from_their_namespace_and_host_endpoints_have_none() -> None:
+    key, value = network_set("shop/s", "10.1.1.1/8", labels={"a": "b", NS: "x", "pcns.a": "1"})
+    assert isinstance(key, ResourceKey)
+    assert isinstance(value, NetworkSet)
+    parsed = parse_network_set(key, value)
+    assert parsed.labels == {"a": "b", NS: "shop"}
+    assert parsed.parents == ("kns.shop",)
+    assert parsed.member.networks == (parse_network("10.0.0.0/8"),)
+    _, value = network_set("s", "10.0.0.0/8", labels={"a": "b", NS: "x"})
+    assert isinstance(value, GlobalNetworkSet)
+    assert parse_global_network_set(value).labels == {"a": "b"}
+    _, value = host_endpoint("e", "10.0.0.1", labels={"a": "b", NS: "x"})
+    assert isinstance(value, HostEndpoint)
+    assert parse_host_endpoint(value).labels == {"a": "b"}
+
+
+def address(text: str, kind: str) -> NodeAddress:
+    return NodeAddress(address=text, type=kind)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (NodeSpec(), Host()),
+        (
+            NodeSpec(bgp=NodeBGP(ipv4_address="10.0.0.1/24", as_number=64513)),
+            Host(
+                ipv4=parse_network("10.0.0.1"),
+                ipv4_subnet=parse_network("10.0.0.0/24"),
+                as_number=64513,
+            ),
+        ),
+        (
+            NodeSpec(
+                bgp=NodeBGP(ipv6_address="fd00::1"),
+                addresses=(
+                    address("1.1.1.1", "ExternalIP"),
+                    address("10.0.0.3", "InternalIP"),
+                    address("10.0.0.2/24", "CalicoNodeIP"),
+                    address("fd00::2", "CalicoNodeIP"),
+                ),
+            ),
+            Host(
+                ipv4=parse_network("10.0.0.2"),
+                ipv4_subnet=parse_network("10.0.0.0/24"),
+                ipv6=parse_network("fd00::1"),
+            ),
+        ),
+        (
+            NodeSpec(addresses=(address("10.0.0.3/32", "InternalIP"),)),
+            Host(ipv4=parse_network("10.0.0.3")),
+        ),
+    ],
+)
+def test_the_addresses_of_a_node(spec: NodeSpec, expected: Host) -> None:
+    assert parse_node(Node(spec=spec)) == expected
+
+
+def test_a_node_with_a_bad_address_is_refused() -> None:
+    _, value = node("h2", "10.0.0.1/33")
+    assert isinstance(value, Node)
+    with pytest.raises(InvalidInput):
+        parse_node(value)
