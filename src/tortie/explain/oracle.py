@@ -18,6 +18,7 @@ from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network, parse_network
 from tortie.model.endpoint import (
     NAMESPACE_LABEL,
+    ORCHESTRATOR_LABEL,
     SERVICE_ACCOUNT_LABEL,
     HostEndpoint,
     WorkloadEndpoint,
@@ -110,19 +111,41 @@ def workload_with(state: State, address: Network) -> ResourceKey | None:
 
 
 def labels_of(state: State, key: ResourceKey) -> dict[str, str]:
-    """Its own labels over those of its profiles, an earlier profile over a later one."""
+    """Its own labels over those of its profiles, an earlier profile over a later one.
+
+    A network set inherits from its namespace's profile. Where something is (its namespace, and
+    what that or a service account lends) nobody can claim by labels of their own.
+
+    Source: Calico, libcalico-go/lib/backend/syncersv1/updateprocessors/
+    workloadendpointprocessor.go, networksetprocessor.go.
+    """
     resource = state[key]
     labels: dict[str, str] = {}
-    if isinstance(resource, WorkloadEndpoint | HostEndpoint):
-        for name in reversed(resource.spec.profiles):
-            profile = state.get(ResourceKey("Profile", name))
-            if isinstance(profile, Profile):
-                labels.update(profile.spec.labels_to_apply)
+    for name in reversed(_profiles_of(resource)):
+        profile = state.get(ResourceKey("Profile", name))
+        if isinstance(profile, Profile):
+            labels.update(profile.spec.labels_to_apply)
     if isinstance(resource, WorkloadEndpoint | HostEndpoint | NetworkSet | GlobalNetworkSet):
-        labels.update(resource.metadata.labels)
+        own = resource.metadata.labels
+        lent = ("pcns.", "pcsa.") if key.namespace else ()
+        labels.update({label: own[label] for label in own if not label.startswith(lent)})
+    if isinstance(resource, WorkloadEndpoint):
+        if resource.spec.orchestrator:
+            labels[ORCHESTRATOR_LABEL] = resource.spec.orchestrator
+        if resource.spec.service_account_name:
+            labels[SERVICE_ACCOUNT_LABEL] = resource.spec.service_account_name
+    labels.pop(NAMESPACE_LABEL, None)
     if key.namespace:
         labels[NAMESPACE_LABEL] = key.namespace
     return labels
+
+
+def _profiles_of(resource: object) -> tuple[str, ...]:
+    if isinstance(resource, WorkloadEndpoint | HostEndpoint):
+        return resource.spec.profiles
+    if isinstance(resource, NetworkSet):
+        return (f"kns.{resource.metadata.namespace}",)
+    return ()
 
 
 def _decide_endpoint(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> Decision:
@@ -235,7 +258,8 @@ def _rule_matches(state: State, rule: Rule, packet: Packet, namespace: str) -> b
         return False
     if rule.icmp is not None and not _icmp_matches(rule.icmp, packet):
         return False
-    if rule.not_icmp is not None and _icmp_matches(rule.not_icmp, packet):
+    excluded = rule.not_icmp if rule.not_icmp and rule.not_icmp.type is not None else None
+    if excluded is not None and _icmp_matches(excluded, packet):
         return False
     return _side_matches(
         state, rule, rule.source, packet.source, packet.source_port, packet, namespace
@@ -267,28 +291,42 @@ def _side_matches(
         return False
     if not _selectors_match(state, side, address, namespace):
         return False
-    if side.ports and not _port_in(state, rule, side.ports, address, port, packet):
+    # A named port is what the selected offer: the rule's selectors limit who counts, for
+    # notPorts too (Calico, felix/calc/rule_scanner.go).
+    selected = [
+        key
+        for key in _holders(state, address)
+        if not _by_label(side, namespace) or _entity_selected(state, key, side, namespace)
+    ]
+    if side.ports and not _port_in(state, rule, side.ports, selected, port, packet):
         return False
-    return not (side.not_ports and _port_in(state, rule, side.not_ports, address, port, packet))
+    return not (side.not_ports and _port_in(state, rule, side.not_ports, selected, port, packet))
+
+
+def _by_label(side: EntityRule, namespace: str) -> bool:
+    """Whether the rule names what it means on this side by labels.
+
+    Any selector, the negative one too, limits a namespaced policy to its namespace.
+    """
+    accounts = side.service_accounts
+    by_account = accounts is not None and (accounts.names or accounts.selector)
+    by_label = side.selector or side.namespace_selector or by_account
+    return bool(by_label or (namespace and side.not_selector))
 
 
 def _selectors_match(state: State, side: EntityRule, address: Network, namespace: str) -> bool:
     """`selector`, `namespaceSelector` and `serviceAccounts` name things by label."""
-    # Any of them, the negative one too, limits a namespaced policy to its namespace.
-    by_label = side.selector or side.namespace_selector or side.service_accounts is not None
-    if (by_label or (namespace and side.not_selector)) and not any(
-        _entity_selected(state, key, side, side.selector, namespace)
-        for key in _holders(state, address)
+    holders = list(_holders(state, address))
+    if _by_label(side, namespace) and not any(
+        _entity_selected(state, key, side, namespace) for key in holders
     ):
         return False
     return not side.not_selector or not any(
-        _matches(side.not_selector, labels_of(state, key)) for key in _holders(state, address)
+        _matches(side.not_selector, labels_of(state, key)) for key in holders
     )
 
 
-def _entity_selected(
-    state: State, key: ResourceKey, side: EntityRule, selector: str, namespace: str
-) -> bool:
+def _entity_selected(state: State, key: ResourceKey, side: EntityRule, namespace: str) -> bool:
     labels = labels_of(state, key)
     accounts = side.service_accounts
     if accounts is not None:
@@ -301,7 +339,7 @@ def _entity_selected(
             return False
     elif namespace and labels.get(NAMESPACE_LABEL) != namespace:
         return False  # a namespaced policy means its own namespace when it names none
-    return _matches(selector, labels)
+    return _matches(side.selector, labels)
 
 
 def _holders(state: State, address: Network) -> Iterator[ResourceKey]:
@@ -326,7 +364,7 @@ def _port_in(
     state: State,
     rule: Rule,
     ports: tuple[int | str, ...],
-    address: Network,
+    selected: list[ResourceKey],
     port: int | None,
     packet: Packet,
 ) -> bool:
@@ -339,14 +377,14 @@ def _port_in(
         if first.isdigit():
             if int(first) <= port <= int(last if colon else first):
                 return True
-        elif named and _serves(state, str(wanted), address, port, packet.protocol):
+        elif named and _serves(state, selected, str(wanted), port, packet.protocol):
             return True
     return False
 
 
-def _serves(state: State, name: str, address: Network, port: int, protocol: int) -> bool:
-    """Whether what has this address offers the port under that name."""
-    for key in _holders(state, address):
+def _serves(state: State, selected: list[ResourceKey], name: str, port: int, protocol: int) -> bool:
+    """Whether one of them offers the port under that name."""
+    for key in selected:
         resource = state[key]
         if isinstance(resource, WorkloadEndpoint | HostEndpoint) and any(
             offered.name == name and offered.port == port and _number(offered.protocol) == protocol
@@ -370,7 +408,7 @@ def _in_any(networks: Iterable[str], address: Network) -> bool:
 
 def _matches(selector: str, labels: Mapping[str, str]) -> bool:
     try:
-        return syntax.parse(selector).matches(labels)
+        return syntax.compile_selector(selector).matches(labels)
     except InvalidInput:
         return False
 
