@@ -78,7 +78,7 @@ class Ingest:
         try:
             value = codec.decode(key, raw)
             if isinstance(value, Resource):
-                check(value)
+                check(value, stored=True)
         except InvalidInput as error:
             if self._invalid.get(key) != str(error):
                 log.error("stored object is not valid and counts as absent: %s: %s", key, error)

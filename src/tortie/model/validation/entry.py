@@ -25,12 +25,11 @@ def validate(resource: Resource, *, stored: bool = False) -> list[Problem]:
     Args:
         stored: it comes from the datastore, where other writers may have left what we would
             not take from a user but which does no harm: host bits in rules, odd labels and
-            names, and single settings, which fall back to their defaults one by one.
+            names, and settings of agents, which fall back to their defaults one by one.
     """
     problems = _spec_problems(resource, strict=not stored)
     if stored:
-        settings_kinds = (FelixConfiguration, BGPConfiguration)
-        return [] if isinstance(resource, settings_kinds) else list(problems)
+        return [] if isinstance(resource, FelixConfiguration) else list(problems)
     return [*_metadata_problems(resource), *problems]
 
 
