@@ -80,7 +80,7 @@ def run(datastore: Datastore, routing: Routing) -> int:
         cluster.down(NAME)
     left = topology.namespaces(f"tortie.{NAME}.")
     terminal.promise(not left, "everything is cleaned up")
-    print(f"\n   {time.monotonic() - began:.0f} seconds. Now play: .venv/bin/tortie lab up --help")
+    print(f"\n   {time.monotonic() - began:.0f} seconds. Now play (.venv/bin is where tortie is):")
     print("     tortie lab up && tortie lab workload add web --host h1 --listen tcp:80")
     return 0
 
