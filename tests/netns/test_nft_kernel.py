@@ -17,6 +17,7 @@ from tortie.kernel.netlink import (
     NETLINK_NETFILTER,
     NLM_F_ACK,
     NLM_F_REQUEST,
+    SO_RCVBUFFORCE,
     NetlinkSocket,
     OutcomeUnknown,
     message,
@@ -369,6 +370,38 @@ def test_ten_thousand_elements_and_rules_in_one_transaction(door: Nft) -> None:
     asyncio.run(run())
 
 
+def may_grow_queues() -> bool:
+    """Beyond the system's limit only root of the first user namespace may."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4096)
+        except PermissionError:
+            return False
+    return True
+
+
+def test_twenty_thousand_rules_in_one_transaction_come_with_their_handles(door: Nft) -> None:
+    """What they send and what they answer are both far over the queues that sockets get."""
+    change = base_transaction()
+    program: tuple[Expression, ...] = (
+        Meta(MetaKey.MARK),
+        Cmp(CmpOp.EQ, keys.u32(1)),
+        *[Counter()] * 8,
+    )
+    for _ in range(20_000):
+        change.add_rule(TABLE, Rule("input", program, bytes(100)))
+    if may_grow_queues():
+        written = asyncio.run(door.commit(change))
+        handles = [rule.handle for rule in asyncio.run(door.rules(TABLE))]
+        assert [one.handle for one in written] == handles
+        assert len(handles) == 20_000
+    else:
+        with pytest.raises(KernelRefused) as refused:
+            commit(door, change)
+        assert refused.value.errno == errno.EMSGSIZE
+        assert asyncio.run(door.tables()) == []
+
+
 def test_the_refused_one_of_ten_thousand_elements_is_named(door: Nft) -> None:
     """The kernel says at which byte of the message; the error says which element that is."""
     change = base_transaction()
@@ -656,13 +689,16 @@ def test_a_passed_socket_keeps_the_table_and_its_own_answers_apart(owner_tables:
 def test_changes_by_others_are_told_from_our_own(door: Nft) -> None:
     changes = Changes()
     commit(door, base_transaction())
-    assert changes.read() == {Change(TABLE, door.port_id)}
+    with open("/proc/self/comm") as file:
+        myself = file.read().strip()
+    assert changes.read() == {Change(TABLE, door.port_id, myself)}
     assert changes.read() == set()
     nft("add", "chain", "inet", "t", "foreign")
     nft("add", "table", "ip", "other")
     seen = changes.read()
     assert {one.table for one in seen} == {TABLE, TableName(Family.IP, "other")}
     assert door.port_id not in {one.port_id for one in seen}
+    assert {one.process_name for one in seen} == {"nft"}
     changes.close()
 
 

@@ -35,7 +35,6 @@ from tortie.kernel.netlink import (
 from tortie.kernel.nft import constants as nft
 from tortie.kernel.nft import decode
 from tortie.kernel.nft.constants import TableFlag
-from tortie.kernel.nft.decode import Generation
 from tortie.kernel.nft.encode import (
     BATCH_HEADER,
     Body,
@@ -298,7 +297,7 @@ class _Batch:
         written: list[WrittenRule] = []
         refusals: list[Acknowledgement] = []
         acknowledged = False
-        # Everything is queued already; the last good acknowledgement ends it.
+        # Everything is queued already. A good acknowledgement, the last message's, is last.
         while not acknowledged:
             datagram = socket.receive(wait=False)
             if datagram is None:
@@ -312,7 +311,7 @@ class _Batch:
                     said = netlink.acknowledgement(answer)
                     if said.code:
                         refusals.append(said)
-                    elif not refusals:
+                    else:
                         acknowledged = True
         if refusals:
             raise self._error(refusals)
@@ -363,6 +362,8 @@ class Change(NamedTuple):
     table: TableName
     port_id: int
     """Whose socket; compare with `Nft.port_id` to leave out our own."""
+    process_name: str = ""
+    """Who that was ("nft", "dockerd"), for the log; empty if not told yet."""
 
 
 class Changes:
@@ -387,17 +388,18 @@ class Changes:
         Raises:
             OutcomeUnknown: some were lost: compare every table.
         """
-        found = set()
+        found: set[Change] = set()
+        unnamed: set[tuple[TableName, int]] = set()
         for event in self._socket.events():
             table = decode.table_name_of(event)
             if table is not None:
-                found.add(Change(table, event.port_id))
-        return found
-
-
-def read_generation_event(event: netlink.Message) -> Generation | None:
-    """The generation, with the process that made it, if this event announces one."""
-    return decode.decode_generation(event) if event.kind == nft.NEWGEN else None
+                unnamed.add((table, event.port_id))
+            elif event.kind == nft.NEWGEN:
+                # Ends the events of one transaction, and alone says who made it.
+                author = decode.decode_generation(event).process_name
+                found |= {Change(*one, author) for one in unnamed}
+                unnamed.clear()
+        return found | {Change(*one) for one in unnamed}
 
 
 _PROBE_TABLE = "tortie-probe"

@@ -302,7 +302,11 @@ class _RuleText:
                 sign = "!= " if op is nft.RangeOp.NEQ else ""
                 return f"{held.text} {sign}{value(held.kind, low)}-{value(held.kind, high)}"
             case ex.MetaSet(key, register):
-                return f"meta {key.name.lower()} set {self.held(register).text}"
+                held = self.held(register)
+                # A plain mask is kept apart for comparisons; here it is the value's.
+                masked = bool(held.mask) and " & " not in held.text
+                mask = f" & {value(held.kind, held.mask)}" if masked else ""
+                return f"meta {key.name.lower()} set {held.text}{mask}"
             case ex.CtSet(key, register):
                 return f"ct {key.name.lower()} set {self.held(register).text}"
             case ex.Nat():
