@@ -152,7 +152,7 @@ def test_an_etcd_client_is_made_without_reaching_for_it() -> None:
     asyncio.run(test())
 
 
-def test_the_embedded_datastore_does_not_import_grpc() -> None:
-    program = "import sys, tortie.datastore.connect; print('grpc' in sys.modules)"
+def test_the_embedded_datastore_does_not_import_http2() -> None:
+    program = "import sys, tortie.datastore.connect; print('h2' in sys.modules)"
     command = [sys.executable, "-c", program]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "False\n"

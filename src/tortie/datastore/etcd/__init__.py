@@ -2,13 +2,15 @@
 
     wire        protobuf's wire format: varints and lengths
     messages    etcd's requests and responses in it
+    http2       gRPC calls over one HTTP/2 connection, with keep-alive
     status      gRPC status → our errors
-    transport   channels: endpoints, TLS, tokens, time-outs, keep-alive
+    transport   which connection: endpoints, TLS, tokens, time-outs
     client      the `Client` made of these
 
 No generated code and no protobuf package: that would pin the protobuf runtime,
 and collide in its descriptor pool with other etcd clients in one process.
-Importing this package imports gRPC (0.1 s, 30 MB), so only `connect` does.
+Importing this package imports `h2` and `ssl`, so only `connect` does, and only
+where the datastore is etcd.
 """
 
 from tortie.datastore.etcd.client import EtcdClient

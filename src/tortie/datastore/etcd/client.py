@@ -46,7 +46,7 @@ _USUAL = Timing()
 class EtcdClient(SingleKeyCalls):
     """One client of a cluster; see `datastore.client.Client`.
 
-    Make and use it inside one running loop.
+    Use it inside one running loop.
 
     Args:
         endpoints: URLs; one is used at a time, the next when it fails.
@@ -136,7 +136,7 @@ class EtcdClient(SingleKeyCalls):
         for keeper in self._keepers.values():
             keeper.cancel()
         self._keepers.clear()
-        await self._transport.close()
+        self._transport.close()
 
     async def _list(self, prefix: str, revision: int | None, keys_only: bool) -> Listing:
         start, end = prefix.encode() or _FIRST_KEY, range_end(prefix.encode())

@@ -1,9 +1,9 @@
 """What a gRPC status from etcd means to us; the only place that knows.
 
-Source: etcd, api/v3rpc/rpctypes/error.go.
+Source: etcd, api/v3rpc/rpctypes/error.go; gRPC, doc/statuscodes.md.
 """
 
-import grpc
+from enum import IntEnum
 
 from tortie.lib.errors import (
     Compacted,
@@ -14,8 +14,20 @@ from tortie.lib.errors import (
     Unavailable,
 )
 
-_NEVER_SENT = "failed to connect to all addresses"
-"""How gRPC says that no connection was there, so the request left nowhere."""
+
+class Code(IntEnum):
+    """The gRPC status codes that etcd gives a meaning of their own."""
+
+    INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    OUT_OF_RANGE = 11
+    UNAUTHENTICATED = 16
+
+
+LOGIN_NOT_WANTED = "authentication is not enabled"
 
 _STALE_TOKEN = ("invalid auth token", "revision in header is old")
 _REFUSED_LOGIN = ("authentication failed", "user name is empty", "user name not found")
@@ -25,28 +37,26 @@ class StaleToken(Denied):
     """The token expired, or users changed: log in again, then retry once."""
 
 
-def translate(error: grpc.aio.AioRpcError, endpoint: str, *, writes: bool) -> TortieError:
-    """One RPC's failure as one of our errors, naming the endpoint."""
-    return judge(error.code(), error.details() or error.code().name, endpoint, writes=writes)
-
-
-def judge(code: grpc.StatusCode, details: str, endpoint: str, *, writes: bool) -> TortieError:
-    """See `translate`."""
-    text = f"etcd at {endpoint}: {details.removeprefix('etcdserver: ')}"
+def judge(code: int, details: str, endpoint: str, *, writes: bool) -> TortieError:
+    """A status that is not OK as one of our errors, naming the endpoint."""
+    text = f"etcd at {endpoint}: {details.removeprefix('etcdserver: ') or f'gRPC status {code}'}"
     if any(phrase in details for phrase in _STALE_TOKEN):
         return StaleToken(text)
-    if code is grpc.StatusCode.PERMISSION_DENIED or code is grpc.StatusCode.UNAUTHENTICATED:
-        return Denied(text)
     if any(phrase in details for phrase in _REFUSED_LOGIN):
         return Denied(text)
-    if code is grpc.StatusCode.OUT_OF_RANGE:
-        lost = Compacted(0)
-        lost.add_note(text)
-        return lost
-    if code is grpc.StatusCode.NOT_FOUND:
-        return NotFound(text)
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return InvalidInput(text)
-    # The space alarm and "too many requests" refuse before anything is applied.
-    refused = code is grpc.StatusCode.RESOURCE_EXHAUSTED or details.startswith(_NEVER_SENT)
-    return Unavailable(text, maybe_applied=writes and not refused)
+    match code:
+        case Code.PERMISSION_DENIED | Code.UNAUTHENTICATED:
+            return Denied(text)
+        case Code.OUT_OF_RANGE:
+            lost = Compacted(0)
+            lost.add_note(text)
+            return lost
+        case Code.NOT_FOUND:
+            return NotFound(text)
+        case Code.INVALID_ARGUMENT:
+            return InvalidInput(text)
+        case Code.RESOURCE_EXHAUSTED | Code.FAILED_PRECONDITION:
+            # The space alarm and "too many requests" refuse before anything is applied.
+            return Unavailable(text)
+        case _:
+            return Unavailable(text, maybe_applied=writes)

@@ -1,26 +1,22 @@
 """Calls to a cluster of several endpoints, one connection at a time.
 
-A connection that fails is dropped and the next endpoint is tried; dropping
-also re-reads the certificate files, so they can be renewed while we run. All
-calls and watches share the connection, so one keep-alive notices for all of
+A connection that fails is dropped and the next endpoint is tried; a new
+connection also reads the certificate files anew, so they can be renewed while
+we run. All calls and watches share it, so one keep-alive notices for all of
 them that a server froze.
-
-Channels are made on first use, because a gRPC channel that was made outside
-the running loop hangs for ever.
 """
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-import grpc
-import grpc.aio
-
 from tortie.datastore.etcd import messages
-from tortie.datastore.etcd.status import StaleToken, translate
+from tortie.datastore.etcd.http2 import Call, CallFailed, Connection, ConnectionLost
+from tortie.datastore.etcd.status import LOGIN_NOT_WANTED, StaleToken, judge
 from tortie.lib.errors import Denied, InvalidInput, TortieError, Unavailable
 
 T = TypeVar("T")
@@ -46,36 +42,41 @@ class Timing(NamedTuple):
     """Seconds. A frozen server is noticed after keep-alive time plus time-out."""
 
     call: float = 5.0
-    """How long one request may take; etcd itself gives up after about 7 s."""
+    """How long one request, or connecting, may take; etcd gives up after about 7 s."""
     keep_alive: float = 10.0
     """Between pings while a call or watch is open. Servers refuse under 5 s."""
     keep_alive_timeout: float = 5.0
 
 
-class _Connection(NamedTuple):
-    endpoint: str
-    channel: grpc.aio.Channel
+class Endpoint(NamedTuple):
+    secure: bool
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class _Link(NamedTuple):
+    endpoint: Endpoint
+    connection: Connection
 
 
 class Stream:
-    """One bidirectional stream; made by `Transport.open_stream`."""
+    """A call of many messages; made by `Transport.open_stream`."""
 
-    def __init__(self, transport: "Transport", connection: _Connection, call: Any) -> None:
+    def __init__(self, transport: "Transport", link: _Link, call: Call) -> None:
         self._transport = transport
-        self._connection = connection
+        self._link = link
         self._call = call
-
-    async def write(self, request: bytes) -> None:
-        async with self._transport.guard(self._connection):
-            await self._call.write(request)
 
     async def read(self, patience_seconds: float | None = None) -> bytes:
         """The next message; None waits for ever, relying on the keep-alive."""
-        async with self._transport.guard(self._connection, patience_seconds):
-            data = await self._call.read()
-            if data is grpc.aio.EOF:
-                raise Unavailable(f"etcd at {self._connection.endpoint} ended the stream")
-            return cast("bytes", data)
+        async with self._transport.guard(self._link, patience_seconds):
+            message = await self._call.receive()
+        if message is None:
+            raise Unavailable(f"etcd at {self._link.endpoint} ended the stream")
+        return message
 
     def cancel(self) -> None:
         self._call.cancel()
@@ -92,12 +93,13 @@ class Transport:
     ) -> None:
         if not endpoints:
             raise InvalidInput("no etcd endpoint is given; set ETCD_ENDPOINTS")
-        self._targets = [parse_endpoint(endpoint) for endpoint in endpoints]
+        self._endpoints = [parse_endpoint(endpoint) for endpoint in endpoints]
         self._tls = tls
         self._login = login
         self._timing = timing
         self._next = 0
-        self._connection: _Connection | None = None
+        self._link: _Link | None = None
+        self._linking = asyncio.Lock()
         self._token: str | None = None
         self._logging_in = asyncio.Lock()
         self._closed = False
@@ -112,54 +114,43 @@ class Transport:
             writes: repeating it is not harmless, so it goes to another
                 endpoint only if it surely was not sent.
         """
-        for attempt in range(len(self._targets)):
+        for attempt in range(len(self._endpoints)):
             try:
                 return await self._call_with_token(method, request, decode, writes)
             except Unavailable as error:
-                last = attempt == len(self._targets) - 1
+                last = attempt == len(self._endpoints) - 1
                 if last or error.maybe_applied or self._closed:
                     raise
         raise AssertionError("there is at least one endpoint")
 
     async def open_stream(self, method: str, first: bytes) -> Stream:
-        """A stream on which `first` was sent; reads give bytes."""
+        """A stream on which `first` was sent."""
         metadata = await self._metadata()
-        connection = self._connect()
-        call = connection.channel.stream_stream(
-            f"/etcdserverpb.{method}",
-            request_serializer=_identity,
-            response_deserializer=_identity,
-        )(metadata=metadata)
-        stream = Stream(self, connection, call)
-        await stream.write(first)
-        return stream
+        link = await self._connect()
+        async with self.guard(link, self._timing.call):
+            call = link.connection.call(f"/etcdserverpb.{method}", metadata)
+            await call.send(first, end=False)
+        return Stream(self, link, call)
 
     @asynccontextmanager
     async def guard(
-        self, connection: _Connection, patience: float | None = None, *, writes: bool = False
+        self, link: _Link, patience_seconds: float | None, *, writes: bool = False
     ) -> AsyncIterator[None]:
-        """Translate whatever goes wrong inside, and drop the connection if that is at fault."""
+        """Translate what goes wrong inside, and drop the connection if that is at fault."""
         problem: TortieError
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(patience_seconds):
                 yield
             return
-        except grpc.aio.AioRpcError as error:
-            problem = translate(error, connection.endpoint, writes=writes)
-            at_fault = error.code() in _CONNECTION_TROUBLE
+        except CallFailed as error:
+            problem = judge(error.code, error.details, str(link.endpoint), writes=writes)
+        except ConnectionLost as error:
+            problem = Unavailable(f"etcd at {link.endpoint}: {error}", maybe_applied=writes)
         except TimeoutError:
-            problem = Unavailable(f"etcd at {connection.endpoint} does not answer")
-            at_fault = True
-        except (grpc.aio.UsageError, asyncio.InvalidStateError, asyncio.CancelledError):
-            # gRPC cancels the calls of a channel that another task dropped.
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise
-            problem = Unavailable(
-                f"the connection to etcd at {connection.endpoint} was lost", maybe_applied=writes
-            )
-            at_fault = False
-        if at_fault and isinstance(problem, Unavailable):
-            await self._drop(connection)
+            text = f"etcd at {link.endpoint} did not answer within {patience_seconds} s"
+            problem = Unavailable(text, maybe_applied=writes)
+        if isinstance(problem, Unavailable):
+            self._drop(link)
         raise problem
 
     def forget_token(self) -> bool:
@@ -167,9 +158,10 @@ class Transport:
         self._token = None
         return self._login is not None
 
-    async def close(self) -> None:
+    def close(self) -> None:
         self._closed = True
-        await self._drop(self._connection)
+        if self._link is not None:
+            self._drop(self._link)
 
     async def _call_with_token(
         self, method: str, request: bytes, decode: Callable[[bytes], T], writes: bool
@@ -184,14 +176,19 @@ class Transport:
     async def _request(
         self, method: str, request: bytes, metadata: list[tuple[str, str]], writes: bool
     ) -> bytes:
-        connection = self._connect()
-        unary = connection.channel.unary_unary(
-            f"/etcdserverpb.{method}",
-            request_serializer=_identity,
-            response_deserializer=_identity,
-        )
-        async with self.guard(connection, writes=writes):
-            response: bytes = await unary(request, timeout=self._timing.call, metadata=metadata)
+        link = await self._connect()
+        # The server may stop working on what we shall not wait for.
+        limit = ("grpc-timeout", f"{int(self._timing.call * 1000)}m")
+        async with self.guard(link, self._timing.call, writes=writes):
+            call = link.connection.call(f"/etcdserverpb.{method}", [limit, *metadata])
+            try:
+                await call.send(request, end=True)
+                response = await call.receive()
+            finally:
+                call.cancel()
+        if response is None:
+            text = f"etcd at {link.endpoint} answered nothing"
+            raise Unavailable(text, maybe_applied=writes)
         return response
 
     async def _metadata(self) -> list[tuple[str, str]]:
@@ -210,94 +207,84 @@ class Transport:
                 await self._request("Auth/Authenticate", request, [], writes=False)
             )
         except Unavailable as error:
-            if "authentication is not enabled" in str(error):
+            if LOGIN_NOT_WANTED in str(error):
                 return ""
             raise
 
-    def _connect(self) -> _Connection:
-        if self._closed:
-            raise Unavailable("the datastore client is closed")
-        if self._connection is None:
-            secure, target = self._targets[self._next]
-            options = _channel_options(self._timing)
-            if secure:
-                channel = grpc.aio.secure_channel(target, self._credentials(), options)
-            else:
-                channel = grpc.aio.insecure_channel(target, options)
-            self._connection = _Connection(target, channel)
-        return self._connection
+    async def _connect(self) -> _Link:
+        async with self._linking:
+            if self._closed:
+                raise Unavailable("the datastore client is closed")
+            if self._link is None or self._link.connection.lost is not None:
+                self._link = await self._link_to(self._endpoints[self._next])
+            return self._link
 
-    def _credentials(self) -> grpc.ChannelCredentials:
-        return grpc.ssl_channel_credentials(
-            _contents(self._tls.ca), _contents(self._tls.key), _contents(self._tls.certificate)
-        )
+    async def _link_to(self, endpoint: Endpoint) -> _Link:
+        context = _tls_context(self._tls) if endpoint.secure else None
+        timing = self._timing
+        try:
+            async with asyncio.timeout(timing.call):
+                connection = await Connection.connect(
+                    endpoint.host,
+                    endpoint.port,
+                    context,
+                    timing.keep_alive,
+                    timing.keep_alive_timeout,
+                )
+        except (OSError, TimeoutError) as error:
+            self._turn()
+            problem = str(error) or f"no connection within {timing.call} s"
+            raise Unavailable(f"etcd at {endpoint}: {problem}") from None
+        return _Link(endpoint, connection)
 
-    async def _drop(self, connection: "_Connection | None") -> None:
+    def _drop(self, link: _Link) -> None:
         """Give up on a connection, once, and turn to the next endpoint."""
-        if connection is not None and self._connection is connection:
-            self._connection = None
-            self._next = (self._next + 1) % len(self._targets)
-            await connection.channel.close()
+        if self._link is link:
+            self._link = None
+            self._turn()
+        link.connection.close("the connection was given up")
+
+    def _turn(self) -> None:
+        self._next = (self._next + 1) % len(self._endpoints)
 
 
-_CONNECTION_TROUBLE = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNKNOWN,
-)
-
-
-def parse_endpoint(endpoint: str) -> tuple[bool, str]:
-    """Whether `endpoint` is TLS, and gRPC's name for it.
+def parse_endpoint(text: str) -> Endpoint:
+    """Read `http://host:port` or `https://host:port`; 2379 if there is no port.
 
     Raises:
-        InvalidInput: not `http://host:port`, `https://host:port` or `unix:///path`.
+        InvalidInput: it is neither.
     """
     try:
-        parts = urlsplit(endpoint)
+        parts = urlsplit(text)
         port = parts.port or 2379
     except ValueError as error:
-        raise InvalidInput(f"etcd endpoint {endpoint!r}: {error}") from None
-    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
-        return False, f"unix:{parts.path}"
+        raise InvalidInput(f"etcd endpoint {text!r}: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         example = "http://127.0.0.1:2379"
-        raise InvalidInput(f"etcd endpoint {endpoint!r} is no URL such as {example}")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return parts.scheme == "https", f"{host}:{port}"
+        raise InvalidInput(f"etcd endpoint {text!r} is no URL such as {example}")
+    return Endpoint(parts.scheme == "https", parts.hostname, port)
 
 
-def _channel_options(timing: Timing) -> list[tuple[str, int]]:
-    timeout_ms = int(timing.keep_alive_timeout * 1000)
-    return [
-        ("grpc.keepalive_time_ms", int(timing.keep_alive * 1000)),
-        ("grpc.keepalive_timeout_ms", timeout_ms),
-        # Without this one gRPC core lets a ping go unanswered for a minute.
-        ("grpc.http2.ping_timeout_ms", timeout_ms),
-        ("grpc.http2.max_pings_without_data", 0),
-        # An idle channel without a watch needs no pings: the next call finds out.
-        ("grpc.keepalive_permit_without_calls", 0),
-        ("grpc.max_receive_message_length", -1),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.enable_retries", 0),
-        # Channels of one process must not share connections: each drops its own.
-        ("grpc.use_local_subchannel_pool", 1),
-        # The datastore is never behind $http_proxy.
-        ("grpc.enable_http_proxy", 0),
-    ]
+def _tls_context(files: TLSFiles) -> ssl.SSLContext:
+    """TLS 1.2 or newer, the server's name or address verified.
 
-
-def _contents(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
+    Raises:
+        InvalidInput: a file is missing or no PEM.
+        Denied: a file must not be read.
+    """
+    for path in filter(None, files):
+        try:
+            path.open("rb").close()
+        except PermissionError:
+            raise Denied(f"no permission to read {path}") from None
+        except OSError as error:
+            raise InvalidInput(f"{path}: {error.strerror}") from None
     try:
-        return path.read_bytes()
-    except PermissionError:
-        raise Denied(f"no permission to read {path}") from None
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}") from None
-
-
-def _identity(data: bytes) -> bytes:
-    return data
+        context = ssl.create_default_context(cafile=files.ca)
+        if files.certificate is not None:
+            context.load_cert_chain(files.certificate, files.key)
+    except ssl.SSLError as error:
+        names = ", ".join(str(path) for path in files if path is not None)
+        raise InvalidInput(f"TLS files {names}: {error.reason or error}") from None
+    context.set_alpn_protocols(["h2"])
+    return context
