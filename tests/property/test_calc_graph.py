@@ -22,6 +22,7 @@ from tests.graph.resources import (
 from tests.graph.states import HOST
 
 from tortie.calc.graph import Graph
+from tortie.model.keys import HandleKey, ResourceKey
 from tortie.model.policy import EntityRule, Rule, ServiceAccountMatch
 
 hosts = st.sampled_from(["h0", "h1", "h1", "h2", ""])
@@ -171,3 +172,89 @@ def test_the_outcome_depends_on_the_state_alone(
             graph.flush()
             dataplane.check()
             assert dataplane.objects == PlainModel(HOST, state).objects()
+
+
+words = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(
+        ["", "global()", "has(a)", "10.0.0.1", "10.0.0.1/32", "::/0", "TCP", "0", "-1"]
+    ),
+)
+numbers = st.one_of(st.integers(-(2**40), 2**40), words)
+junk_entities = st.builds(
+    EntityRule,
+    nets=tuples(words, 2),
+    not_nets=tuples(words, 1),
+    selector=words,
+    not_selector=words,
+    namespace_selector=words,
+    ports=tuples(numbers, 2),
+    service_accounts=st.none()
+    | st.builds(ServiceAccountMatch, names=tuples(words, 2), selector=words),
+)
+junk_rules = st.builds(
+    Rule, action=st.just("Allow"), protocol=st.none() | numbers, source=junk_entities
+)
+junk: st.SearchStrategy[Entry] = st.one_of(
+    st.builds(
+        lambda scope, selector, namespaces, rule: policy(
+            "p", selector=selector, namespace_selector=namespaces, ingress=(rule,), tier=scope
+        ),
+        words,
+        words,
+        words,
+        junk_rules,
+    ),
+    st.builds(
+        lambda space, rule: (
+            ResourceKey("NetworkPolicy", "p", space),
+            policy("n/p", ingress=(rule,))[1],
+        ),
+        words,
+        junk_rules,
+    ),
+    st.builds(
+        lambda at, name, protocol, port, mac: workload(
+            "n/w", HOST, at, profiles=(name,), ports=[(name, protocol, port)], interface=mac
+        ),
+        words,
+        words,
+        words,
+        st.integers(-1, 2**17),
+        words,
+    ),
+    st.builds(lambda net: network_set("n/s", net, labels={net: net}), words),
+    st.builds(lambda at: host_endpoint("e", at, labels={}), words),
+    st.builds(node, st.just("h2"), words, words, words),
+    st.builds(pool, st.just("p"), words),
+    st.builds(lambda rule: profile("kns.n", {}, [rule]), junk_rules),
+    st.sampled_from(
+        [
+            (ResourceKey("Tier", "default"), object()),
+            (ResourceKey("WorkloadEndpoint", "w", "n"), b"{}"),
+            (ResourceKey("Unknown", "w"), "?"),
+            (HandleKey("h"), object()),
+        ]
+    ),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(history=st.lists(st.tuples(junk, st.booleans()), min_size=1, max_size=15))
+def test_junk_counts_as_absent_and_disturbs_nothing(
+    history: Sequence[tuple[Entry, bool]],
+) -> None:
+    dataplane = FakeDataplane()
+    graph = Graph(HOST, dataplane.emit)
+    usable: State = {}
+    for (key, value), flush in history:
+        graph.on_update(key, value)
+        problems = " ".join(graph.problems.get(key, ()))
+        if problems and "matches nothing" not in problems:
+            usable.pop(key, None)
+        else:
+            usable[key] = value
+        if flush:
+            graph.flush()
+            dataplane.check()
+            assert dataplane.objects == PlainModel(HOST, usable).objects()

@@ -101,22 +101,30 @@ class Routes:
         self, endpoint: EndpointId, host: str, networks: tuple[Network, ...]
     ) -> None:
         """An endpoint of another host; no networks: it is gone, or lives here now."""
-        before = self._elsewhere.pop(endpoint, None)
+        before = self._elsewhere.get(endpoint)
+        after = _Elsewhere(host, networks) if networks else None
+        if before == after:
+            return
         if before is not None:
+            del self._elsewhere[endpoint]
             self._forget(endpoint, before.networks)
-        if networks:
-            self._elsewhere[endpoint] = _Elsewhere(host, networks)
+        if after is not None:
+            self._elsewhere[endpoint] = after
             self._learn(endpoint, networks)
 
     def on_local_endpoint(
         self, endpoint: EndpointId, interface: str, networks: tuple[Network, ...]
     ) -> None:
         """An open endpoint of this host; no networks: it is gone, closed, or elsewhere."""
-        before = self._local.pop(endpoint, None)
+        before = self._local.get(endpoint)
+        after = _Attached(interface, networks) if networks else None
+        if before == after:
+            return
         if before is not None:
+            del self._local[endpoint]
             self._forget(endpoint, before.networks)
-        if networks:
-            self._local[endpoint] = _Attached(interface, networks)
+        if after is not None:
+            self._local[endpoint] = after
             self._learn(endpoint, networks)
 
     def resolve(self) -> None:
