@@ -55,7 +55,11 @@ class RouteDriver:
         new = [(key, route) for key, route in pending if self._delta.actual(key) is None]
         changed = [(key, route) for key, route in pending if self._delta.actual(key) is not None]
         outcomes = self._backend.add_routes([route for _, route in new])
+        known = set(self._refused)
         refused += self._settle([key for key, _ in new], outcomes)
+        if self._refused.keys() - known:
+            # What is there may be ours after all, left by a link that we lost sight of.
+            self.resync()
         outcomes = self._backend.replace_routes([route for _, route in changed])
         refused += self._settle([key for key, _ in changed], outcomes)
         return refused

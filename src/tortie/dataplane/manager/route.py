@@ -44,8 +44,9 @@ class RouteManager:
     def on_link(self, name: str) -> None:
         """The link of this name came, went or changed.
 
-        A link that is down, or is another one now, has lost its routes; the
-        kernel does not tell.
+        A link that was down, or is another one now, has lost its routes; the
+        kernel does not tell. One that is gone may only have been renamed, with
+        its routes: they are deleted, if they are there.
         """
         link = self._links.get(name)
         new = link.index if link is not None and link.up else None
@@ -55,7 +56,8 @@ class RouteManager:
         if new == old:
             return
         for destination in self._by_interface.get(name, ()):
-            self._driver.forget(destination)
+            if new is not None:
+                self._driver.forget(destination)
             self._driver.want(destination, self._kernel_route(destination))
 
     def _kernel_route(self, destination: Network) -> kernel.Route | None:
