@@ -81,6 +81,8 @@ class Journal:
 
     def _read_all(self) -> dict[WorkloadKey, Entry]:
         found: dict[WorkloadKey, Entry] = {}
+        for unfinished in self._directory.glob("*.new"):
+            unfinished.unlink()
         for path in sorted(self._directory.glob("*.json")):
             try:
                 entry = msgspec.json.decode(path.read_bytes(), type=Entry)
