@@ -1,0 +1,1 @@
+"""Measurements, repeatable; never assertions. `make bench` runs all of them."""

@@ -1,0 +1,33 @@
+"""`python -m benchmarks [NAME …]`: run them, print a table, then JSON."""
+
+import sys
+from collections.abc import Callable, Iterator
+
+from benchmarks import elements, enforcement, startup, traffic
+from benchmarks.results import Result, document, table
+
+BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
+    "elements": elements.run,
+    "enforcement": enforcement.run,
+    "startup": startup.run,
+    "traffic": traffic.run,
+}
+
+
+def main(names: list[str]) -> int:
+    unknown = set(names) - BENCHMARKS.keys()
+    if unknown:
+        print(f"unknown: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    results: list[Result] = []
+    for name in names or BENCHMARKS:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        results.extend(BENCHMARKS[name]())
+    print(table(results))
+    print()
+    print(document(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
