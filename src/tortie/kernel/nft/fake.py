@@ -153,6 +153,8 @@ class _Work:
         self.port_id = port_id
         self.touched: set[TableName] = set()
         self.written: list[WrittenRule] = []
+        self.calls_changed = False
+        """Something was added that may lead from chain to chain."""
 
     def apply(self, operation: Operation) -> None:
         try:
@@ -161,6 +163,8 @@ class _Work:
             raise _error(operation, refusal) from None
 
     def is_too_deep(self) -> bool:
+        if not self.calls_changed:
+            return False
         touched = self.touched & self.tables.keys()
         return any(_depth(self.tables[name]) > JUMP_DEPTH for name in touched)
 
@@ -258,6 +262,7 @@ class _Work:
         for expression in rule.expressions:
             _check_expression(contents, expression)
         contents.uses.update(_rule_references(rule))
+        self.calls_changed = True
         made = msgspec.structs.replace(rule, handle=contents.handle())
         assert made.handle is not None
         self.written.append(WrittenRule(operation, made.handle))
@@ -314,6 +319,7 @@ class _Work:
             if of.size and len(elements) >= of.size:
                 raise _Refusal(errno.ENFILE, "the set is full")
             elements[key] = element
+            self.calls_changed = self.calls_changed or isinstance(element.data, Verdict)
             contents.uses.update(_element_references(element))
         elif exclusive:
             raise _Refusal(errno.EEXIST, "the element exists")
