@@ -182,8 +182,9 @@ def hears_tcp(sender: Workload, target: Workload, port: int, family: int = 4) ->
 class Host:
     """The calling thread's namespace with a dataplane that programs it."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, owned: bool = False) -> None:
         self.settings = settings or Settings(host="h1")
+        self._owned = owned
         self.nft = Nft.open()
         self.rtnl = Rtnl.open()
         self.conntrack = Conntrack.open()
@@ -192,7 +193,9 @@ class Host:
 
     def restart(self) -> Dataplane:
         """A new dataplane that knows nothing, as after a restart of the agent."""
-        self.dataplane = Dataplane(self.settings, self.nft, self.rtnl, self.conntrack)
+        self.dataplane = Dataplane(
+            self.settings, self.nft, self.rtnl, self.conntrack, owned_tables=self._owned
+        )
         return self.dataplane
 
     def update(self, kind: Kind, name: Hashable, value: object | None) -> None:

@@ -134,11 +134,7 @@ class NftablesDriver:
         self._missing = set()
         for name, state in self._tables.items():
             table = tables.get(name)
-            if (
-                table is None
-                or table.flags & OWNED != self._flags
-                or (self._flags and not table.owner)
-            ):
+            if table is None or not self._has_flags(table):
                 self._missing.add(name)
             if table is None:
                 state.forget()
@@ -146,6 +142,12 @@ class NftablesDriver:
                 state.observe(await self._read(name))
         self._stale = False
         self._resyncs += 1
+
+    def _has_flags(self, table: Table) -> bool:
+        """False for an orphan too: naming it in a transaction adopts it."""
+        if table.flags & OWNED != self._flags:
+            return False
+        return not self._flags or table.owner == self._backend.port_id
 
     async def _read(self, name: TableName) -> Found:
         """One table. Somebody may delete it meanwhile: then it is empty."""

@@ -93,6 +93,10 @@ def _name(operation: Operation, element: Element | None) -> str:
 class Backend(Protocol):
     """The only door to nftables: `Nft` for the kernel, `FakeNft` for tests and dry runs."""
 
+    @property
+    def port_id(self) -> int:
+        """Whom the kernel names as the owner of our tables."""
+
     async def commit(
         self, transaction: Transaction, *, generation: int | None = None
     ) -> list[WrittenRule]:
