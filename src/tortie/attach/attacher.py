@@ -143,16 +143,28 @@ class Attacher:
                 return await self._remove_unknown(request)
             keep = request.keep_addresses or entry.keep_addresses
             entry = replace(entry, phase="removing", keep_addresses=keep)
-            await _blocking(self._journal.write, entry)
+            recorded = await self._record_removal(entry)
             try:
                 async with asyncio.timeout(request.timeout_seconds):
                     await self._take_out(entry)
             except (TimeoutError, TortieError) as error:
                 await self._postpone(entry, error)
-                if isinstance(error, TimeoutError | Unavailable):
+                if recorded and isinstance(error, TimeoutError | Unavailable):
                     return Removed(found=True, pending=True)
+                if isinstance(error, TimeoutError):
+                    seconds = request.timeout_seconds
+                    raise Unavailable(f"{request.key} is not gone after {seconds:g} s") from error
                 raise
             return Removed(found=True)
+
+    async def _record_removal(self, entry: Entry) -> bool:
+        """Whether it can be finished later. Removing must work on a full disk, too."""
+        try:
+            await _blocking(self._journal.write, entry)
+        except Unavailable as error:
+            log.warning("%s: removing it without a record: %s", entry.key, error)
+            return False
+        return True
 
     async def _remove_unknown(self, request: Remove) -> Removed:
         """Nothing is recorded; addresses kept for a move that never came are released."""

@@ -20,6 +20,7 @@ from typing import Literal
 import msgspec
 
 from tortie.attach.requests import WorkloadKey
+from tortie.lib.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +60,15 @@ class Journal:
         return self._entries.get(key)
 
     def write(self, entry: Entry) -> None:
-        """On disk when it returns."""
-        path = self._path(entry.key)
-        temporary = path.with_suffix(".new")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        """On disk when it returns.
+
+        Raises:
+            Unavailable: the disk is full or broken; what was there before still is.
+        """
         try:
-            os.write(handle, msgspec.json.encode(entry))
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        os.replace(temporary, path)
-        self._sync_directory()
+            self._replace(self._path(entry.key), msgspec.json.encode(entry))
+        except OSError as error:
+            raise Unavailable(f"the attach journal in {self._directory}: {error}") from error
         self._entries[entry.key] = entry
 
     def forget(self, key: WorkloadKey) -> None:
@@ -78,6 +77,15 @@ class Journal:
             os.unlink(self._path(key))
         self._sync_directory()
         self._entries.pop(key, None)
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        temporary = path.with_suffix(".new")
+        with open(temporary, "wb", opener=_private) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        self._sync_directory()
 
     def _read_all(self) -> dict[WorkloadKey, Entry]:
         found: dict[WorkloadKey, Entry] = {}
@@ -103,3 +111,7 @@ class Journal:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)

@@ -59,20 +59,18 @@ class Server:
             Denied: the place is not ours alone.
         """
         listener = bind(self._path)
+        server = await asyncio.start_unix_server(
+            self._on_connection, sock=listener, limit=REQUEST_MAX_BYTES
+        )
         try:
-            server = await asyncio.start_unix_server(
-                self._on_connection, sock=listener, limit=REQUEST_MAX_BYTES
-            )
-            async with server, asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._attacher.replay(), name="attach-replay")
-                tasks.create_task(server.serve_forever(), name="attach-server")
+            await self._attacher.replay()
         finally:
+            server.close()
             # What is cut short here is in the journal, and finished at the next start.
             running = [*self._calls, *self._connections]
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-            listener.close()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
 
@@ -137,6 +135,7 @@ def bind(path: Path) -> socket.socket:
 
     Raises:
         AlreadyExists: a living process listens there.
+        InvalidInput: the path is too long for a socket (107 bytes).
         Denied: the directory or what is at `path` belongs to somebody else, or
             others may write there.
     """
@@ -151,9 +150,9 @@ def bind(path: Path) -> socket.socket:
     before = os.umask(0o177)
     try:
         listener.bind(os.fspath(path))
-    except BaseException:
+    except OSError as error:
         listener.close()
-        raise
+        raise InvalidInput(f"cannot listen at {path}: {error}") from error
     finally:
         os.umask(before)
     listener.listen(_BACKLOG)

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -321,3 +323,24 @@ def test_a_damaged_journal_file_does_not_stop_the_others(bench: Bench, tmp_path:
     bench.add()
     (tmp_path / "h1" / "0.json").write_text("{")
     assert len(Journal(tmp_path / "h1").entries) == 1
+
+
+class FullDisk(Journal):
+    full = False
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super()._replace(path, content)
+
+
+def test_a_full_disk_refuses_add_but_not_remove(bench: Bench, tmp_path: Path) -> None:
+    journal = FullDisk(tmp_path / "h1")
+    bench.host()._journal = journal
+    bench.add()
+    journal.full = True
+    with pytest.raises(Unavailable, match="No space left"):
+        bench.add("db")
+    assert bench.endpoints() == ["prod/h1-tortie-web-eth0"]
+    assert bench.remove().found is True
+    assert bench.left_overs() == []

@@ -278,3 +278,8 @@ def test_the_client_imports_nothing_heavy() -> None:
     probe = "import sys, tortie.attach.client; print({'msgspec', 'asyncio'} & {*sys.modules})"
     found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     assert found.stdout == "set()\n", found.stderr
+
+
+def test_a_path_that_no_socket_can_have(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="cannot listen at"):
+        bind(tmp_path / "run" / ("x" * 200))
