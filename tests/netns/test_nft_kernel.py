@@ -43,10 +43,10 @@ from tortie.kernel.nft.constants import (
     Policy,
     TableFlag,
 )
-from tortie.kernel.nft.dispatch import FILLER, dispatch_by_interface, identified
 from tortie.kernel.nft.expressions import (
     ACCEPT,
     DROP,
+    VERDICT_REGISTER,
     Bitwise,
     Cmp,
     Counter,
@@ -82,6 +82,13 @@ from tortie.lib.ip import parse_network
 TABLE = TableName(Family.INET, "t")
 INPUT = Chain("input", Base("filter", Hook.INPUT, 0))
 
+DISPATCH = (
+    Meta(MetaKey.IIFNAME, 1),
+    Lookup("ids", 1, 0),
+    Lookup("lists", 1, VERDICT_REGISTER),
+)
+"""Interface → list id → chain, in the way that nft can list: see `Lookup`."""
+
 
 def nft(*arguments: str) -> str:
     done = subprocess.run(["nft", *arguments], check=True, capture_output=True, text=True)
@@ -113,14 +120,14 @@ def address(text: str) -> bytes:
 def test_nft_lists_what_we_wrote(door: Nft) -> None:
     """Every type of set, and rules of the shapes that the dataplane uses, in nft's own words."""
     change = base_transaction()
-    ids, lists = Set("ids", (IFNAME,), (FILLER, MARK)), Set("lists", (MARK,), (VERDICT,))
+    ids, lists = Set("ids", (IFNAME,), (MARK, MARK)), Set("lists", (MARK,), (VERDICT,))
     sources = Set("sources", (IFNAME, IPV4_ADDR), comment="who may send what")
     ports = Set("ports", (IPV4_ADDR, DataType("inet_proto", 12, 1), INET_SERVICE))
     ranges, ranges6 = Set("r4", (IPV4_ADDR,), interval=True), Set("r6", (IPV6_ADDR,), interval=True)
     for of in (ids, lists, sources, ports, ranges, ranges6):
         change.add_set(TABLE, of)
     change.add_chain(TABLE, Chain("list"))
-    change.add_elements(TABLE, ids, [Element(keys.ifname("cali1"), identified(keys.u32(7)))])
+    change.add_elements(TABLE, ids, [Element(keys.ifname("cali1"), bytes(4) + keys.u32(7))])
     change.add_elements(TABLE, lists, [Element(keys.u32(7), goto("list"))])
     cali1 = keys.concatenate(keys.ifname("cali1"), address("10.0.0.1"))
     change.add_elements(TABLE, sources, [Element(cali1)])
@@ -154,7 +161,7 @@ def shapes() -> list[Rule]:
             ACCEPT,
             comment="known",
         ),
-        rule(*dispatch_by_interface(MetaKey.IIFNAME, "ids", "lists")),
+        rule(*DISPATCH),
         rule(
             *is_ipv4,
             Meta(MetaKey.IIFNAME),
@@ -532,24 +539,24 @@ def arrives(receiver: socket.socket, source: str) -> bool:
 def test_the_interface_leads_to_a_list_and_the_list_to_a_chain(door: Nft) -> None:
     """Packets go where data says, and a change of data alone sends them elsewhere."""
     change = base_transaction()
-    ids, lists = Set("ids", (IFNAME,), (FILLER, MARK)), Set("lists", (MARK,), (VERDICT,))
+    ids, lists = Set("ids", (IFNAME,), (MARK, MARK)), Set("lists", (MARK,), (VERDICT,))
     for of in (ids, lists):
         change.add_set(TABLE, of)
     for name, verdict in (("open", ACCEPT), ("shut", DROP)):
         change.add_chain(TABLE, Chain(name))
         change.add_rule(TABLE, Rule(name, (Counter(), verdict)))
-    change.add_elements(TABLE, ids, [Element(keys.ifname("lo"), identified(keys.u32(1)))])
+    change.add_elements(TABLE, ids, [Element(keys.ifname("lo"), bytes(4) + keys.u32(1))])
     change.add_elements(
         TABLE, lists, [Element(keys.u32(1), goto("open")), Element(keys.u32(2), goto("shut"))]
     )
-    change.add_rule(TABLE, Rule("input", dispatch_by_interface(MetaKey.IIFNAME, "ids", "lists")))
+    change.add_rule(TABLE, Rule("input", DISPATCH))
     change.add_rule(TABLE, Rule("input", (Counter(), DROP)))
     commit(door, change)
     with listening(socket.AF_INET, "127.0.0.1") as receiver:
         assert arrives(receiver, "127.0.0.1")
         move = Transaction()
         move.delete_elements(TABLE, ids, [Element(keys.ifname("lo"))])
-        move.add_elements(TABLE, ids, [Element(keys.ifname("lo"), identified(keys.u32(2)))])
+        move.add_elements(TABLE, ids, [Element(keys.ifname("lo"), bytes(4) + keys.u32(2))])
         commit(door, move)
         assert not arrives(receiver, "127.0.0.1")
         gone = Transaction()

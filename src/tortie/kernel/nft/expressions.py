@@ -196,7 +196,16 @@ class Byteorder(msgspec.Struct, frozen=True):
 class Lookup(msgspec.Struct, frozen=True):
     """Go on if the register's value is in the set; from a map, also load its data.
 
-    To look up what another lookup loaded, use `dispatch`: the plain way makes nft(8) abort.
+    To look up what another look-up loaded is fine with the kernel, but nft 1.0.6
+    (Debian 12) aborts when it lists the plain program (`netlink_parse_concat_expr:
+    Assertion`), and with it `nft list ruleset` for everybody on the host: it
+    takes what a map yields for 0 bits wide. nft follows values by the word where
+    they start, so let the map's data begin with a filler word and load it one
+    word before a register that holds a real value:
+
+        meta load iifname             => words 1 to 4
+        lookup word 1 in the map      => words 0 to 4, a filler and the id
+        lookup word 1 in the next map: the kernel finds the id, nft the iifname
     """
 
     set_name: str

@@ -234,7 +234,8 @@ class _RuleText:
 
     def key(self, register: int) -> str:
         parts = [word for word in self.fresh if word >= register] or [register]
-        return " . ".join(self.held(word).text for word in parts)
+        # One value loaded twice is no concatenation: see `Lookup` for why it would be.
+        return " . ".join(dict.fromkeys(self.held(word).text for word in parts))
 
     def add(self, expression: Expression) -> None:
         match expression:
@@ -288,9 +289,11 @@ class _RuleText:
             self.say(f"{key} vmap {name}")
         else:
             loaded = _Loaded(f"{key} map {name}", INTEGER)
+            # The data may be up to this long, and what lay there before is gone.
+            for word in range(expression.destination + 1, expression.destination + 5):
+                if word in self.registers:
+                    self.registers[word] = loaded
             self.registers[expression.destination] = loaded
-            if expression.destination + 1 == expression.register:
-                self.registers[expression.register] = loaded  # as `dispatch` does
             self.fresh.clear()
 
     def statement(self, expression: Expression) -> str:

@@ -124,6 +124,15 @@ CASES: list[tuple[str, tuple[ex.Expression, ...]]] = [
             ex.Nat(NatKind.DNAT, Family.IP, 0),
         ),
     ),
+    (
+        "iifname map @ids vmap @lists",
+        (
+            ex.Meta(MetaKey.IIFNAME),
+            ex.Meta(MetaKey.IIFNAME, 4),
+            ex.Lookup("ids", 0, 3),
+            ex.Lookup("lists", 4, ex.VERDICT_REGISTER),
+        ),
+    ),
     ("masquerade fully-random", (ex.Masquerade(NatFlag.FULLY_RANDOM),)),
     ("redirect to :8080", (ex.Immediate(keys.port(8080)), ex.Redirect(0))),
     (

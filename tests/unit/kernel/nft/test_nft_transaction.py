@@ -2,8 +2,7 @@
 
 from tortie.kernel.nft import keys, userdata
 from tortie.kernel.nft.constants import Family, Hook, MetaKey, Policy, TableFlag
-from tortie.kernel.nft.dispatch import FILLER, dispatch_by_interface, identified
-from tortie.kernel.nft.expressions import ACCEPT, goto, jump
+from tortie.kernel.nft.expressions import ACCEPT, VERDICT_REGISTER, Lookup, Meta, goto, jump
 from tortie.kernel.nft.objects import (
     IFNAME,
     IPV4_ADDR,
@@ -23,7 +22,7 @@ from tortie.kernel.nft.transaction import Transaction
 from tortie.lib.ip import parse_network
 
 TABLE = TableName(Family.INET, "t")
-IDS = Set("ids", (IFNAME,), (FILLER, MARK))
+IDS = Set("ids", (IFNAME,), (MARK, MARK))
 LISTS = Set("lists", (MARK,), (VERDICT,))
 CIDRS = Set("cidrs", (IPV4_ADDR,), interval=True)
 
@@ -33,7 +32,7 @@ def test_whatever_the_order_of_calls_references_resolve() -> None:
     change.delete_table(TableName(Family.ARP, "old"))
     change.delete_set(TABLE, "s-old")
     change.delete_chain(TABLE, "c-old")
-    change.add_elements(TABLE, IDS, [Element(keys.ifname("cali1"), identified(keys.u32(7)))])
+    change.add_elements(TABLE, IDS, [Element(keys.ifname("cali1"), bytes(4) + keys.u32(7))])
     change.add_elements(TABLE, LISTS, [Element(keys.u32(7), goto("list"))])
     change.delete_elements(TABLE, IDS, [Element(keys.ifname("cali1"))])
     change.add_rule(TABLE, Rule("list", (jump("policy"),), userdata.pack_rule(comment="why")))
@@ -42,7 +41,11 @@ def test_whatever_the_order_of_calls_references_resolve() -> None:
     change.replace_rule(TABLE, 12, Rule("list", (ACCEPT,)))
     change.delete_rule(TABLE, "list", 11)
     change.flush_chain(TABLE, "policy")
-    dispatch = dispatch_by_interface(MetaKey.IIFNAME, "ids", "lists")
+    dispatch = (
+        Meta(MetaKey.IIFNAME, 1),
+        Lookup("ids", 1, 0),
+        Lookup("lists", 1, VERDICT_REGISTER),
+    )
     change.add_rule(TABLE, Rule("forward", dispatch))
     change.add_elements(TABLE, CIDRS, network_elements(parse_network("10.0.0.0/8")))
     change.add_chain(TABLE, Chain("forward", Base("filter", Hook.FORWARD, -1, Policy.DROP)))
@@ -83,7 +86,7 @@ delete table arp old
 def test_elements_of_one_set_are_one_operation() -> None:
     change = Transaction()
     for n in range(3):
-        change.add_elements(TABLE, IDS, [Element(bytes(15) + bytes((n,)), identified(keys.u32(n)))])
+        change.add_elements(TABLE, IDS, [Element(bytes(15) + bytes((n,)), bytes(4) + keys.u32(n))])
     (operation,) = change.operations()
     assert isinstance(operation, AddElements)
     assert len(operation.elements) == 3
@@ -95,7 +98,7 @@ def test_nothing_asked_is_nothing_to_do() -> None:
     change.add_elements(TABLE, IDS, [])
     assert not change
     assert list(change.operations()) == []
-    change.add_elements(TABLE, IDS, [Element(bytes(16), identified(keys.u32(1)))])
+    change.add_elements(TABLE, IDS, [Element(bytes(16), bytes(4) + keys.u32(1))])
     change.add_elements(TABLE, IDS, [])
     assert change
     assert len(list(change.operations())) == 1
