@@ -177,7 +177,7 @@ def test_the_outcome_depends_on_the_state_alone(
 words = st.one_of(
     st.text(max_size=12),
     st.sampled_from(
-        ["", "global()", "has(a)", "10.0.0.1", "10.0.0.1/32", "::/0", "TCP", "0", "-1"]
+        ["", "global()", "has(a)", "10.0.0.1", "10.0.0.1/32", "::/0", "TCP", "0", "-1", "\ud800"]
     ),
 )
 numbers = st.one_of(st.integers(-(2**40), 2**40), words)

@@ -168,7 +168,8 @@ def service_set_id(service: model.ServiceMatch, namespace: str) -> str:
 
 
 def _unique_id(prefix: str, content: str) -> str:
-    digest = hashlib.sha224(f"{prefix}:{content}".encode()).digest()
+    # YAML can hold text that is not Unicode; a name of such still needs an id of its own.
+    digest = hashlib.sha224(f"{prefix}:{content}".encode(errors="surrogatepass")).digest()
     return f"{prefix}:{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
 
 
