@@ -180,8 +180,8 @@ def _checked_block(key: BlockKey, block: Block) -> Block:
 
 def _finish(key: ResourceKey, resource: Resource) -> Resource:
     _check_identity(key, resource)
-    if resource.kind != key.kind:
-        resource = msgspec.structs.replace(resource, kind=key.kind)
+    if resource.kind != key.kind or not resource.api_version:
+        resource = msgspec.structs.replace(resource, kind=key.kind, api_version=API_VERSION)
     if key.kind in POLICY_KINDS:
         return _finish_policy(key, resource)
     if key.kind == "IPPool":

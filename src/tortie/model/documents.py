@@ -23,7 +23,7 @@ from tortie.model.validation.entry import titled
 
 DEFAULT_NAMESPACE = "default"
 
-LIST_API_VERSIONS = frozenset({"v1", API_VERSION})
+LIST_API_VERSIONS = ("v1", API_VERSION)
 
 
 class InvalidFile(InvalidInput):
