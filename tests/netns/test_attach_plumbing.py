@@ -13,7 +13,7 @@ from tortie.attach.plumbing import HOST_MAC, Veths, Wanted
 from tortie.kernel import netns as kernel_netns
 from tortie.kernel import sysctl
 from tortie.kernel.rtnl.connection import Rtnl
-from tortie.kernel.rtnl.link import LinkChange
+from tortie.kernel.rtnl.link import LinkChange, VethPeer
 from tortie.kernel.rtnl.route import SCOPE_LINK, Route
 from tortie.lib.errors import AlreadyExists, NotFound
 from tortie.lib.ip import parse_address
@@ -142,6 +142,20 @@ def test_an_interface_of_somebody_else_is_not_touched(
         veths.connect(wanted(workload))
     with Rtnl.open() as rtnl:
         assert [link.name for link in rtnl.links()] == ["lo"]
+
+
+def test_two_veths_are_not_one_pair(veths: Veths, workload: str, helper: Namespaces) -> None:
+    """The host end leads elsewhere, and the workload has a veth of somebody else."""
+    older = kernel_netns.create_anonymous()
+    veths.connect(wanted(f"/proc/{os.getpid()}/fd/{older}"))
+    opened = helper.open(workload)
+    with Rtnl.open() as rtnl:
+        rtnl.create_veth("other", VethPeer(name="eth0", namespace=opened.descriptor))
+    opened.close()
+    assert veths.problems(wanted(workload)) == ["cali0 and eth0 are not two ends of one link"]
+    with pytest.raises(AlreadyExists):
+        veths.connect(wanted(workload))
+    os.close(older)
 
 
 def test_a_link_to_an_older_instance_is_replaced(veths: Veths, workload: str) -> None:

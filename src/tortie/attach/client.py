@@ -8,6 +8,7 @@ than the agent does on the work.
 import json
 import os
 import socket
+from contextlib import suppress
 from typing import Any
 
 from tortie.lib.errors import (
@@ -82,7 +83,9 @@ class Client:
         try:
             sock = self._connected()
             sock.settimeout(float(fields.get("timeout_seconds", 30.0)) + GRACE_SECONDS)
-            sock.sendall(line)
+            # Who may not call is told so and cut off, perhaps before this is sent.
+            with suppress(BrokenPipeError):
+                sock.sendall(line)
             answer = json.loads(self._read_line(sock))
         except OSError as error:
             self.close()
