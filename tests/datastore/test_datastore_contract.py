@@ -487,6 +487,17 @@ def test_a_watch_of_compacted_history_says_so(run: Run) -> None:
     run(test)
 
 
+def test_there_is_nothing_before_the_first_revision(run: Run) -> None:
+    async def test(store: Store) -> None:
+        client = store.client()
+        for revision in (0, -5):
+            with pytest.raises(Compacted):
+                async with aclosing(client.watch(store.prefix, revision)) as watch:
+                    await anext(watch)
+
+    run(test)
+
+
 def test_a_watch_beyond_the_newest_revision_means_another_history(run: Run) -> None:
     """As after a restore from backup: waiting there would lose everything until then."""
 

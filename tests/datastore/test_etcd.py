@@ -3,6 +3,8 @@
 import asyncio
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.datastore.etcd_server import EtcdServer, free_ports
 
-from tortie.datastore.client import Event
+from tortie.datastore.client import Event, Put, Txn
 from tortie.datastore.etcd import EtcdClient, Login, Timing, TLSFiles
 from tortie.datastore.syncer import Status, Syncer, Update
 from tortie.datastore.syncer import Timing as SyncerTiming
@@ -117,7 +119,7 @@ def test_a_compaction_while_disconnected_leads_to_listing_and_comparing(start: S
             await writer.put(ABC + name, b"1")
         recorder = Recorder()
         # So slow to come back that everything below happens while it is away.
-        timing = SyncerTiming(compare=None, backoff_first=3.0, backoff_limit=3.0)
+        timing = SyncerTiming(compare=None, backoff_first=2.0, backoff_limit=2.0)
         syncer = Syncer(client, [ABC], recorder, timing)
         task = asyncio.create_task(syncer.run())
         await recorder.until(lambda: Status.IN_SYNC in recorder.statuses)
@@ -156,7 +158,7 @@ def test_another_cluster_at_the_same_address_is_read_anew(
         for _ in range(3):
             await client.put(ABC + "old", b"1")
         recorder = Recorder()
-        timing = SyncerTiming(compare=None, backoff_first=2.0)
+        timing = SyncerTiming(compare=None, backoff_first=1.5)
         task = asyncio.create_task(Syncer(client, [ABC], recorder, timing).run())
         await recorder.until(lambda: Status.IN_SYNC in recorder.statuses)
         server.kill()
@@ -176,7 +178,7 @@ def test_another_cluster_at_the_same_address_is_read_anew(
 
 @pytest.mark.parametrize(
     ("timing", "limit_seconds"),
-    [(Timing(call=2.0, keep_alive=1.0, keep_alive_timeout=1.0), 5.0)],
+    [(Timing(call=2.0, keep_alive=0.5, keep_alive_timeout=1.0), 3.0)],
 )
 def test_a_frozen_server_is_noticed(start: Start, timing: Timing, limit_seconds: float) -> None:
     """By the keep-alive alone: nothing is asked while it is frozen, and TCP sees nothing.
@@ -243,6 +245,76 @@ def test_the_next_endpoint_takes_over(start: Start) -> None:
         await client.close()
 
     run(test)
+
+
+def test_a_watch_that_nobody_reads_holds_up_nothing_else(start: Start) -> None:
+    """Both directions need flow control: 30 MB wait, and a page of 9 MB is one message."""
+    server = start()
+
+    async def test() -> None:
+        client, writer = (EtcdClient([server.endpoint], timing=QUICK) for _ in range(2))
+        first = await writer.put(ABC + "first", b"")
+        async with aclosing(client.watch(ABC, first)) as watch:
+            await anext(watch)
+            seen = 0
+            for round_number in range(30):
+                keys = [f"{ABC}{number:04}" for number in range(100)]
+                value = bytes([round_number]) * 10_000
+                await writer.transact(Txn(success=[Put(key, value) for key in keys]))
+            for number in range(100, 1000, 100):
+                keys = [f"{ABC}{number + more:04}" for more in range(100)]
+                await writer.transact(Txn(success=[Put(key, bytes(9000)) for key in keys]))
+            listing = await client.list(ABC)
+            assert sum(len(entry.value) for entry in listing.entries) == 1_000_000 + 900 * 9000
+            async for batch in watch:
+                seen += len(batch.events)
+                if batch.revision == listing.revision:
+                    break
+            assert seen == 3000 + 900
+        await client.close()
+        await writer.close()
+
+    run(test)
+
+
+IDLER = """
+import asyncio, sys
+from tortie.datastore.etcd import EtcdClient, Timing
+from tortie.datastore.syncer import Status, Syncer
+
+class Sink:
+    async def on_updates(self, updates): pass
+    def on_status(self, status):
+        if status is Status.IN_SYNC: print("ready", flush=True)
+
+client = EtcdClient([sys.argv[1]], timing=Timing(keep_alive=1.0, keep_alive_timeout=1.0))
+asyncio.run(Syncer(client, ["/etcd/"], Sink()).run())
+"""
+
+
+def test_an_idle_process_wakes_up_for_the_keep_alive_only(start: Start) -> None:
+    """Six keep-alives a minute by default; here the same ten times as fast."""
+    server = start()
+    process = subprocess.Popen(
+        [sys.executable, "-c", IDLER, server.endpoint], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        (task,) = Path(f"/proc/{process.pid}/task").iterdir()  # no other thread
+
+        def switches() -> int:
+            text = (task / "status").read_text()
+            return int(text.split("\nvoluntary_ctxt_switches:")[1].split()[0])
+
+        before = switches()
+        time.sleep(3.0)
+        woken = switches() - before
+    finally:
+        process.kill()
+        process.communicate()
+    assert 3 <= woken <= 9, "about two for each keep-alive: send, and receive"
 
 
 class Proxy:

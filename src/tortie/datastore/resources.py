@@ -219,10 +219,12 @@ class Resources:
             if key in seen:
                 raise InvalidInput(f"{key} is there twice")
             seen.add(key)
+        tiers = {key.name for key in seen if key.kind == "Tier"}
         for resource in resources:
             if isinstance(resource, (NetworkPolicy, GlobalNetworkPolicy)):
-                if ResourceKey("Tier", resource.spec.tier) not in seen:
+                if resource.spec.tier not in tiers:
                     await self._check_tier(resource)
+                    tiers.add(resource.spec.tier)
             elif isinstance(resource, IPPool):
                 _check_disjoint(resource, pools)
                 pools.append(resource)
@@ -317,9 +319,8 @@ class Resources:
         raise AlreadyExists(f"{key} already exists")
 
     async def _compares(self, resource: Resource) -> Sequence[Compare]:
-        """What else must hold for the write, checked now and compared in the transaction."""
+        """What else must hold for the write: compared in the transaction, else checked now."""
         if isinstance(resource, (NetworkPolicy, GlobalNetworkPolicy)):
-            await self._check_tier(resource)
             return [present(ResourceKey("Tier", resource.spec.tier).path)]
         if isinstance(resource, IPPool):
             await self._check_pool(resource)

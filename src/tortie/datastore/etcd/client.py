@@ -91,6 +91,8 @@ class EtcdClient(SingleKeyCalls):
     async def watch(
         self, prefix: str, from_revision: int, *, store_id: str | None = None
     ) -> AsyncGenerator[Batch, None]:
+        if from_revision < 1:  # to etcd that means "from now on"
+            raise Compacted(1)
         stream = await self._open_watch(prefix, from_revision, store_id)
         try:
             fragments: list[Event] = []
@@ -163,6 +165,7 @@ class EtcdClient(SingleKeyCalls):
         request = messages.encode_watch(key or _FIRST_KEY, range_end(key), from_revision)
         for fresh_token in (False, True):
             stream = await self._transport.open_stream("Watch/Watch", request)
+            token = self._transport.token
             try:
                 data = await stream.read(self._timing.call)
                 response = messages.decode_watch(data)
@@ -170,7 +173,9 @@ class EtcdClient(SingleKeyCalls):
                     _check_history(response, from_revision, store_id)
                     return stream
                 # etcd 3.4 says "permission denied" for an expired token, too.
-                if fresh_token or response.compact_revision or not self._transport.forget_token():
+                if fresh_token or response.compact_revision:
+                    raise _canceled(response)
+                if not self._transport.forget_token(token):
                     raise _canceled(response)
             except BaseException:
                 stream.cancel()

@@ -153,9 +153,18 @@ class Transport:
             self._drop(link)
         raise problem
 
-    def forget_token(self) -> bool:
-        """Log in again before the next call; False if there is no login."""
-        self._token = None
+    @property
+    def token(self) -> str | None:
+        return self._token
+
+    def forget_token(self, stale: str | None) -> bool:
+        """Log in again before the next call; False if there is no login.
+
+        Args:
+            stale: the token that was refused; if another call has a new one already, it stays.
+        """
+        if self._token == stale:
+            self._token = None
         return self._login is not None
 
     def close(self) -> None:
@@ -166,10 +175,12 @@ class Transport:
     async def _call_with_token(
         self, method: str, request: bytes, decode: Callable[[bytes], T], writes: bool
     ) -> T:
+        metadata = await self._metadata()
+        used = self._token
         try:
-            return decode(await self._request(method, request, await self._metadata(), writes))
+            return decode(await self._request(method, request, metadata, writes))
         except StaleToken:
-            if not self.forget_token():
+            if not self.forget_token(used):
                 raise
             return decode(await self._request(method, request, await self._metadata(), writes))
 
@@ -184,6 +195,8 @@ class Transport:
             try:
                 await call.send(request, end=True)
                 response = await call.receive()
+                if response is not None:
+                    await call.receive()  # the status, which follows the message
             finally:
                 call.cancel()
         if response is None:
