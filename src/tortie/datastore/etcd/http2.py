@@ -174,19 +174,31 @@ class Connection(asyncio.Protocol):
 
     @classmethod
     async def connect(
-        cls, host: str, port: int, tls: ssl.SSLContext | None, keep_alive: float, patience: float
+        cls,
+        address: tuple[str, int] | str,
+        tls: ssl.SSLContext | None,
+        keep_alive: float,
+        patience: float,
     ) -> "Connection":
         """Connect and shake hands.
 
         Args:
+            address: host and port, or the path of a unix socket.
             keep_alive: seconds between pings, while calls are open.
             patience: seconds that a ping may go unanswered.
 
         Raises:
             OSError: no connection; `ssl.SSLError` is one.
         """
+        loop = asyncio.get_running_loop()
+        if isinstance(address, str):
+            _, connection = await loop.create_unix_connection(
+                lambda: cls("localhost", False, keep_alive, patience), address
+            )
+            return connection
+        host, port = address
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        _, connection = await asyncio.get_running_loop().create_connection(
+        _, connection = await loop.create_connection(
             lambda: cls(authority, tls is not None, keep_alive, patience), host, port, ssl=tls
         )
         return connection

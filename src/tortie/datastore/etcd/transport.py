@@ -52,9 +52,11 @@ class Endpoint(NamedTuple):
     secure: bool
     host: str
     port: int
+    path: str = ""
+    """Of a unix socket, instead of host and port."""
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return self.path or f"{self.host}:{self.port}"
 
 
 class _Link(NamedTuple):
@@ -238,8 +240,7 @@ class Transport:
         try:
             async with asyncio.timeout(timing.call):
                 connection = await Connection.connect(
-                    endpoint.host,
-                    endpoint.port,
+                    endpoint.path or (endpoint.host, endpoint.port),
                     context,
                     timing.keep_alive,
                     timing.keep_alive_timeout,
@@ -262,16 +263,18 @@ class Transport:
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """Read `http://host:port` or `https://host:port`; 2379 if there is no port.
+    """Read `http://host:port`, `https://host:port` or `unix:///path`; 2379 if there is no port.
 
     Raises:
-        InvalidInput: it is neither.
+        InvalidInput: it is none of them.
     """
     try:
         parts = urlsplit(text)
         port = parts.port or 2379
     except ValueError as error:
         raise InvalidInput(f"etcd endpoint {text!r}: {error}") from None
+    if parts.scheme == "unix" and parts.path and not parts.netloc:
+        return Endpoint(False, "localhost", port, parts.path)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         example = "http://127.0.0.1:2379"
         raise InvalidInput(f"etcd endpoint {text!r} is no URL such as {example}")
