@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, NamedTuple, TypeVar, cast
 
 from msgspec.structs import replace
-from tests.graph.resources import Entry, State, network_set, node, policy, profile, tier
+from tests.graph.resources import Entry, State, network_set, node, policy, pool, profile, tier
 
 from tortie.explain.oracle import Packet, workload_with
 from tortie.lib.ip import Network, parse_address
@@ -109,7 +109,7 @@ _ACCOUNT_SELECTORS = ("team == 'x'", "has(team)", "!has(team)", "all()")
 def make_world(seed: int) -> State:
     """The resources of one cluster, all valid."""
     random = Random(seed)
-    entries = [*_nodes(), tier("default", 1000000.0)]
+    entries = [*_topology(), tier("default", 1000000.0)]
     entries += _tiers(random)
     entries += _profiles(random)
     entries += _workloads(random)
@@ -193,9 +193,11 @@ def _some(random: Random, values: Sequence[T], most: int) -> tuple[T, ...]:
     return tuple(random.sample(values, random.randint(1, min(most, len(values)))))
 
 
-def _nodes() -> Iterator[Entry]:
+def _topology() -> Iterator[Entry]:
     for name, (ipv4, ipv6) in HOSTS.items():
         yield node(name, f"{ipv4}/24", f"{ipv6}/64")
+    yield pool("four", "10.65.0.0/24")
+    yield pool("six", "fd00:65::/64")
 
 
 def _tiers(random: Random) -> Iterator[Entry]:
