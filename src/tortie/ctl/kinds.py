@@ -135,7 +135,7 @@ _SHORT = {
     "FelixConfiguration": ("felixconfig", "felixconfigs"),
     "GlobalNetworkPolicy": ("gnp", "gnps"),
     "GlobalNetworkSet": ("gnetset", "gnetsets"),
-    "HostEndpoint": ("hep", "heps"),
+    "HostEndpoint": ("hep", "heps"),  # codespell:ignore heps
     "IPPool": ("ipp", "ipps", "pool", "pools"),
     "NetworkPolicy": ("np", "nps", "pol", "pols", "policy", "policies"),
     "NetworkSet": ("netset", "netsets"),

@@ -26,7 +26,7 @@ def test_each_verb_explains_itself(
 
 
 def test_unknown_verbs_and_flags(tortie: Shell) -> None:
-    assert tortie("aply") == (2, "", "tortie: unknown verb 'aply'; did you mean 'apply'?\n")
+    assert tortie("appli") == (2, "", "tortie: unknown verb 'appli'; did you mean 'apply'?\n")
     assert tortie("x") == (2, "", "tortie: unknown verb 'x'; see tortie --help\n")
     assert "unknown flag: --nope" in tortie("--nope", "get").err
     assert "-c needs a value" in tortie("-c").err

@@ -102,7 +102,7 @@ def test_yaml_mistakes(text: str, line: int, column: int, says: str) -> None:
         ('{"a": 1,\n "b" 2}', 2, 6, "a colon"),
         ('{"a": 1 "b": 2}', 1, 9, "a comma or }"),
         ('{"a": [1, 2}', 1, 12, "a comma or ]"),
-        ('{"a": tru}', 1, 7, "a value"),
+        ('{"a": nil}', 1, 7, "a value"),
         ('{"a": 01}', 1, 8, "a comma or }"),
         ('{"a": NaN}', 1, 7, "a value"),
         ('{"a": 1e999}', 1, 7, "too large"),
