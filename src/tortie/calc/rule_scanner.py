@@ -60,6 +60,7 @@ _PROTOCOL_NAMES = {TCP: "tcp", UDP: "udp", SCTP: "sctp"}
 
 PORT_MAX = 65535
 
+_DIGITS = re.compile(r"[0-9]{1,9}")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -148,10 +149,10 @@ def parse_protocol(protocol: int | str) -> int:
     Raises:
         InvalidInput: neither a known name nor 0 to 255.
     """
-    if isinstance(protocol, str) and not protocol.isdecimal():
-        number = PROTOCOLS.get(protocol.upper())
+    if isinstance(protocol, int):
+        number: int | None = protocol
     else:
-        number = int(protocol)
+        number = PROTOCOLS.get(protocol.upper(), _number(protocol))
     if number is None or not 0 <= number <= 255:
         raise InvalidInput(f"{protocol!r} is not a protocol")
     return number
@@ -315,13 +316,19 @@ def _split_ports(ports: tuple[int | str, ...]) -> tuple[tuple[PortRange, ...], t
     names: dict[str, None] = {}
     for port in ports:
         first, colon, last = str(port).partition(":")
-        if first.isdecimal() and (last.isdecimal() or not colon):
-            ranges[_port_range(int(first), int(last or first))] = None
-        elif colon or not first:
+        lowest, highest = _number(first), _number(last if colon else first)
+        if lowest is not None and highest is not None:
+            ranges[_port_range(lowest, highest)] = None
+        elif colon or not any(map(str.isalpha, first)):
             raise InvalidInput(f"{port!r} is not a port, a range or a name")
         else:
             names[first] = None
     return tuple(ranges), tuple(names)
+
+
+def _number(text: str) -> int | None:
+    """What the digits say; None if there is anything else. Longer ones are no number here."""
+    return int(text) if _DIGITS.fullmatch(text) else None
 
 
 def _port_range(first: int, last: int) -> PortRange:

@@ -194,6 +194,10 @@ def test_the_rest_is_carried_over() -> None:
         to(not_ports=(65536,)),
         to(ports=("",)),
         to(ports=("a:b",)),
+        to(ports=(-1,)),
+        to(not_ports=("-1",)),
+        to(not_ports=("9" * 12,)),
+        to(ports=(f"1:{'9' * 5000}",)),
     ],
 )
 def test_what_does_not_parse_is_refused_and_says_where(entity: model.EntityRule) -> None:
@@ -203,7 +207,7 @@ def test_what_does_not_parse_is_refused_and_says_where(entity: model.EntityRule)
         scan_rules((allow(model.EntityRule(), entity),), "")
 
 
-@pytest.mark.parametrize("protocol", ["TPC", "", "256", 256, -1])
+@pytest.mark.parametrize("protocol", ["TPC", "", "256", 256, -1, "6" * 5000, "٦"])
 def test_unknown_protocols_are_refused(protocol: int | str) -> None:
     with pytest.raises(InvalidInput):
         scan_rules((allow(protocol=protocol),), "")
