@@ -51,7 +51,8 @@ async def serve(
         bgp = wiring.build_bgp(config, paths) if routing is Routing.BGP else None
         if bgp is not None:
             stack.push_async_callback(bgp.close)
-        others: tuple[Consumer, ...] = () if bgp is None else (bgp,)
+        endpoint_status = wiring.build_endpoint_status(config, client, dataplane)
+        others: tuple[Consumer, ...] = tuple(part for part in (bgp, endpoint_status) if part)
         graph = Graph(config.host, wiring.fan_out((dataplane, *others)))
         settings = SettingsWatch(stored, running, bgp)
         loop = Loop(inbox, graph, dataplane, others, progress, health.reporter("loop"), settings)
@@ -70,6 +71,8 @@ async def serve(
             tasks.create_task(syncer.run(), name="syncer")
             tasks.create_task(wiring.audit(inbox), name="audit")
             tasks.create_task(status.run(), name="status")
+            if endpoint_status is not None:
+                tasks.create_task(endpoint_status.run(), name="endpoint status")
             tasks.create_task(attach.run(), name="attach")
 
 

@@ -2,22 +2,19 @@
 
 `Progress` answers "is revision N in the kernel?" for those who wait for it.
 `StatusReporter` writes Calico's status keys: one with a lease that shows the
-agent is alive, one without that says when it was last heard of, and, if
-asked for, one per endpoint.
+agent is alive, and one without that says when it was last heard of.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import msgspec
 
-from tortie.datastore.client import Client, Lease
-from tortie.lib.errors import NotFound, TortieError, Unavailable
-from tortie.model.keys import EndpointStatusKey, HostStatusKey
+from tortie.datastore.client import Client, Lease, Put, Txn
+from tortie.lib.errors import TortieError, Unavailable
+from tortie.model.keys import HostStatusKey
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +80,6 @@ class StatusReporter:
         self._ttl_seconds = ttl_seconds
         self._started = time.monotonic()
         self._lease: Lease | None = None
-        self._endpoints: dict[EndpointStatusKey, bytes] = {}
 
     async def run(self) -> None:
         """Report for ever; `ttl_seconds` after our death the live key is gone."""
@@ -103,17 +99,7 @@ class StatusReporter:
         value = msgspec.json.encode(HostStatus(now, uptime_seconds, first))
         if self._lease is None or self._lease.lost.is_set():
             self._lease = await self._client.grant_lease(round(self._ttl_seconds))
-        await self._client.put(HostStatusKey(self._host, self._region).path, value, self._lease)
-        await self._client.put(HostStatusKey(self._host, self._region, last=True).path, value)
-
-    async def report_endpoints(self, statuses: Mapping[EndpointStatusKey, str]) -> None:
-        """Write what changed of `up` and `down`; remove endpoints that are gone."""
-        wanted = {key: msgspec.json.encode({"status": status}) for key, status in statuses.items()}
-        for key in self._endpoints.keys() - wanted.keys():
-            with contextlib.suppress(NotFound):
-                await self._client.delete(key.path)
-            del self._endpoints[key]
-        for key, value in wanted.items():
-            if self._endpoints.get(key) != value:
-                await self._client.put(key.path, value)
-                self._endpoints[key] = value
+        # Both at once: each commit wakes whoever watches the embedded datastore.
+        alive = Put(HostStatusKey(self._host, self._region).path, value, self._lease.id)
+        last = Put(HostStatusKey(self._host, self._region, last=True).path, value)
+        await self._client.transact(Txn(success=(alive, last)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tortie.agent.config import Config
+from tortie.agent.endpoint_status import EndpointReporter
 from tortie.agent.ingest import AUDIT, AgentInbox
 from tortie.agent.loop import Consumer
 from tortie.agent.ownership import Ownership, obtain
@@ -138,6 +139,22 @@ def build_status(config: Config, client: Client) -> StatusReporter:
         config.region,
         config["ReportingIntervalSecs"],
         config["ReportingTTLSecs"],
+    )
+
+
+def build_endpoint_status(
+    config: Config, client: Client, dataplane: Dataplane
+) -> EndpointReporter | None:
+    """None where nobody asked for it."""
+    if not config["EndpointReportingEnabled"]:
+        return None
+    return EndpointReporter(
+        client,
+        config.host,
+        config.region,
+        config["EndpointReportingDelaySecs"],
+        dataplane.endpoints_up,
+        lambda: dataplane.in_sync,
     )
 
 
