@@ -113,6 +113,7 @@ def test_router_advertisements_are_off_on_both_ends(veths: Veths, workload: str)
 
 
 def test_no_address_is_tentative(veths: Veths, workload: str, helper: Namespaces) -> None:
+    sysctl.set_interface(6, "default", "addr_gen_mode", 3)  # a host with random addresses
     veths.connect(wanted(workload))
     opened = helper.open(workload)
     with Rtnl.open() as host:

@@ -245,7 +245,7 @@ class Attacher:
         wanted = Wanted(
             request.netns,
             request.inside,
-            request.interface,
+            request.interface(self._settings.interface_prefix),
             tuple(addresses),
             request.mac,
             request.mtu or self._settings.mtu,
@@ -271,7 +271,7 @@ class Attacher:
             phase="adding",
             handle_id=request.handle_id,
             endpoint_name=endpoint.metadata.name,
-            interface=request.interface,
+            interface=request.interface(self._settings.interface_prefix),
             inside=request.inside,
             netns=request.netns,
             # What an unfinished Add or Remove of our own left is ours to release.
@@ -354,15 +354,16 @@ class Attacher:
 
     def _check_interface(self, request: Add) -> None:
         prefix = self._settings.interface_prefix
-        if not request.interface.startswith(prefix):
+        interface = request.interface(prefix)
+        if not interface.startswith(prefix):
             raise InvalidInput(
-                f"host_interface {request.interface!r} must start with {prefix!r}: an interface "
+                f"host_interface {interface!r} must start with {prefix!r}: an interface "
                 "with another name would be outside all policy"
             )
         for entry in self._journal.entries:
-            if entry.interface == request.interface and entry.key != request.key:
+            if entry.interface == interface and entry.key != request.key:
                 raise AlreadyExists(
-                    f"interface {request.interface} belongs to {entry.key}; remove that first, or "
+                    f"interface {interface} belongs to {entry.key}; remove that first, or "
                     "ask for another host_interface"
                 )
 
@@ -381,7 +382,7 @@ class Attacher:
             endpoint=request.endpoint,
             service_account_name=request.service_account,
             profiles=request.profiles,
-            interface_name=request.interface,
+            interface_name=request.interface(self._settings.interface_prefix),
             mac=request.mac,
             ports=tuple(
                 WorkloadEndpointPort(name=port.name, protocol=port.protocol, port=port.port)

@@ -75,7 +75,7 @@ class Add(_Workload, frozen=True, kw_only=True, tag="add"):
     inside: str = "eth0"
     """Name of its interface in there."""
     host_interface: str = ""
-    """Name of the host's end; empty: `cali` and a hash of namespace and workload."""
+    """Name of the host's end; empty: the prefix (`cali`) and a hash of namespace and workload."""
     labels: dict[str, str] = {}
     profiles: tuple[str, ...] = ()
     ports: tuple[Port, ...] = ()
@@ -97,13 +97,17 @@ class Add(_Workload, frozen=True, kw_only=True, tag="add"):
     def handle_id(self) -> str:
         return self.handle or self.key.handle_id
 
-    @property
-    def interface(self) -> str:
+    def interface(self, prefix: str) -> str:
+        """The host's end: as asked for, or made from the key.
+
+        Args:
+            prefix: what the names of all workload interfaces start with.
+        """
         if self.host_interface:
             return self.host_interface
         # The first endpoint has Calico's name; another one of the same workload differs.
         suffix = "" if self.endpoint == "eth0" else f".{self.endpoint}"
-        return names.interface_name(self.namespace, self.workload + suffix)
+        return names.interface_name(self.namespace, self.workload + suffix, prefix)
 
     @property
     def requested(self) -> tuple[Network, ...]:
@@ -212,10 +216,10 @@ def _check_workload(request: _Workload) -> None:
 
 
 def _check_add(request: Add) -> None:
-    for field in ("inside", "interface"):
+    for field in ("inside", "host_interface"):
         value = getattr(request, field)
-        rule = "1 to 15 letters, digits, '_', '.' and '-'"
-        _check(names.is_interface_name(value), field, value, rule)
+        good = names.is_interface_name(value) or (field == "host_interface" and not value)
+        _check(good, field, value, "1 to 15 letters, digits, '_', '.' and '-'")
     _check(request.netns.startswith("/"), "netns", request.netns, "an absolute path")
     _check("\0" not in request.netns, "netns", request.netns, "without NUL")
     good = bool(request.families or request.addresses) and set(request.families) <= {4, 6}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.unit.attach.bench import ENDPOINTS, Bench, Crash, Moment, request
 
+from tortie.attach.attacher import Settings
 from tortie.attach.journal import Journal
 from tortie.attach.requests import Port, Remove
 from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound, TortieError, Unavailable
@@ -130,6 +131,10 @@ def test_a_failed_move_keeps_the_address(bench: Bench) -> None:
         bench.add(host="h2")
     assert len(bench.addresses()) == 1
     assert bench.plumbing["h2"].links == {}
+    bench.wait_error = None
+    assert bench.run(bench.host("h2").recover()) is True
+    assert len(bench.addresses()) == 1
+    assert bench.endpoints() == ["prod/h1-tortie-web-eth0"]
 
 
 def test_addresses_kept_for_a_move_that_never_came_can_be_released(bench: Bench) -> None:
@@ -298,6 +303,11 @@ def test_interfaces_outside_policy_or_taken_are_refused(bench: Bench) -> None:
         bench.add(host_interface="cali8")
     assert list(bench.plumbing["h1"].links) == ["cali7"]
     assert len(bench.addresses()) == 1
+
+
+def test_the_interface_prefix_is_a_setting(bench: Bench) -> None:
+    bench.host()._settings = Settings("h1", "tap")
+    assert bench.add().interface.startswith("tap")
 
 
 def test_a_broken_rule_is_told_before_anything_is_made(bench: Bench) -> None:

@@ -36,10 +36,11 @@ def test_the_smallest_add() -> None:
 
 def test_the_interface_is_calicos_and_differs_by_endpoint() -> None:
 
-    first, second = decode().interface, decode(endpoint="eth1").interface
+    first, second = decode().interface("cali"), decode(endpoint="eth1").interface("cali")
     assert first == "cali" + hashlib.sha1(b"prod.web").hexdigest()[:11]
     assert second != first
-    assert decode(host_interface="caliweb").interface == "caliweb"
+    assert decode(host_interface="caliweb").interface("cali") == "caliweb"
+    assert decode().interface("tap") == first.replace("cali", "tap")
 
 
 def test_unknown_fields_are_ignored() -> None:

@@ -263,6 +263,10 @@ def test_places_that_are_not_ours_alone(tmp_path: Path) -> None:
     with pytest.raises(Denied, match="not our socket"):
         bind(tmp_path / "file" / "attach.sock")
     assert (tmp_path / "file" / "attach.sock").read_text() == "precious"
+    bind(tmp_path / "file" / "other.sock").close()
+    os.chown(tmp_path / "file" / "other.sock", NOBODY, NOBODY)
+    with pytest.raises(Denied, match="not our socket"):
+        bind(tmp_path / "file" / "other.sock")
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o755)
     with pytest.raises(Denied, match="mode 0700"):
