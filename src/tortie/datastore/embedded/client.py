@@ -46,7 +46,7 @@ class _Session:
         self._kept_revisions = kept_revisions
         self._inode = path.stat().st_ino
         self.bell = Bell(path.with_name(path.name + "-bell"))
-        self.writing = Worker(self.bell.fd, self._flush)
+        self.writing = Worker(self.bell.fd, self._flush, self._checkpoint)
         self.listing = Worker()
         self._to_flush: StoreFile | None = None
         self.writer: StoreFile
@@ -71,6 +71,10 @@ class _Session:
     def _flush(self) -> None:
         if self._to_flush is not None:
             self._to_flush.flush()
+
+    def _checkpoint(self) -> None:
+        if self._to_flush is not None:
+            self._to_flush.checkpoint()
 
     def _stop_threads(self) -> None:
         self.listing.stop()

@@ -23,6 +23,7 @@ an expired lease deletes its keys, before it reads or writes anything.
 All synchronous. A `StoreFile` is used by one thread at a time.
 """
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -57,6 +58,12 @@ KEPT_REVISIONS = 10_000
 
 _BUSY_SECONDS = 5.0
 """Patience with foreign users of the file (an sqlite3 shell); ours use the file lock."""
+
+_CHECKPOINT_COMMITS = 200
+"""Between checkpoints, by each process that writes: some 4 MB of WAL."""
+
+_CHECKPOINT_PAGES = 8_000
+"""SQLite's own checkpoint, as the last resort: 32 MB of WAL."""
 
 _FORMAT = 1
 
@@ -98,6 +105,7 @@ class StoreFile:
         self._path = path
         self._kept_revisions = kept_revisions
         self._wal: int | None = None
+        self._commits = 0
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         with translated(path):
             self._db = sqlite3.connect(
@@ -105,6 +113,7 @@ class StoreFile:
             )
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             self._ensure_tables()
         self.store_id = str(self._one("SELECT id FROM store"))
 
@@ -126,6 +135,18 @@ class StoreFile:
         if self._wal is None:
             self._wal = os.open(f"{self._path}-wal", os.O_RDWR | os.O_CLOEXEC)
         os.fdatasync(self._wal)
+
+    def checkpoint(self) -> None:
+        """Move the WAL into the database, if it is time, while others go on writing.
+
+        SQLite would do it inside some commit, and keep everybody waiting for
+        two flushes of the disk. It still does where processes live too shortly
+        to get here.
+        """
+        if self._commits >= _CHECKPOINT_COMMITS:
+            self._commits = 0
+            with contextlib.suppress(sqlite3.Error):  # the next one will do it
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     # Reading
 
@@ -314,6 +335,7 @@ class StoreFile:
 
     @contextmanager
     def _write(self) -> Iterator[None]:
+        self._commits += 1
         with translated(self._path), self._transaction("IMMEDIATE"):
             yield
 

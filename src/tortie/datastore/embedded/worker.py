@@ -38,12 +38,17 @@ class Worker:
             1 to 100 ms between attempts; it is free again when a holder dies.
         finish: runs after the jobs that were waiting together, without the
             lock, and before anybody learns that they are done.
+        tidy: runs after that, when nobody waits for it.
     """
 
     def __init__(
-        self, lock_fd: int | None = None, finish: Callable[[], None] = lambda: None
+        self,
+        lock_fd: int | None = None,
+        finish: Callable[[], None] = lambda: None,
+        tidy: Callable[[], None] = lambda: None,
     ) -> None:
         self._finish = finish
+        self._tidy = tidy
         self._lock_fd = lock_fd
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -83,6 +88,7 @@ class Worker:
                 # Now that nothing is locked: whoever waits for the job may close the file next.
                 with contextlib.suppress(RuntimeError):  # the loop may be closed by now
                     job.loop.call_soon_threadsafe(_settle, job.future, problem or outcome)
+            self._tidy()
 
     def _waiting_jobs(self) -> list[_Job]:
         """What waits now, or else the next; empty when it is time to stop."""
