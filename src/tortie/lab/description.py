@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound
+from tortie.lib.errors import AlreadyExists, Denied, InvalidInput, NotFound
 from tortie.lib.ip import Network, parse_network
 
 ROOT = Path("/run/tortie/labs")
@@ -176,11 +176,14 @@ def load(name: str) -> Lab:
     """
     Raises:
         NotFound: no such lab.
+        Denied: not root.
     """
     check_name(name)
     path = ROOT / name / "lab.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Lab)
+    except PermissionError:
+        raise Denied(f"labs belong to root: cannot read {path}; use sudo") from None
     except FileNotFoundError:
         others = ", ".join(names()) or "none"
         raise NotFound(

@@ -54,7 +54,7 @@ def add(
         if any(other.full_name == workload.full_name for other in lab.workloads):
             raise AlreadyExists(
                 f"lab {lab.name} has a workload {workload.full_name} already; "
-                f"remove it first: tortie lab workload rm {workload.full_name}"
+                f"remove it first: tortie lab workload rm --name {lab.name} {workload.full_name}"
             )
         asyncio.run(_ensure_namespace_profile(lab, namespace))
         path = netns.create_named(lab.workload_namespace(workload))
