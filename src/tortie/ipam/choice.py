@@ -95,31 +95,32 @@ class Source(NamedTuple):
             change.write(self.mark, IPAMHost())
 
 
+class _Seen(NamedTuple):
+    """What the datastore says about pools and this host."""
+
+    config: IPAMConfig
+    pools: list[Stored[IPPool]]
+    node_labels: dict[str, str]
+    affinities: list[Stored[BlockAffinity]]
+    """Of this host, both families, in whatever state."""
+    mark: Stored[IPAMHost]
+
+
 class Choice:
     """One look at the datastore, good for one transaction."""
 
-    def __init__(
-        self,
-        client: Client,
-        host: str,
-        config: IPAMConfig,
-        now_ns: int,
-        pools: list[Stored[IPPool]],
-        node_labels: dict[str, str],
-        affinities: list[Stored[BlockAffinity]],
-        mark: Stored[IPAMHost],
-    ) -> None:
+    def __init__(self, client: Client, host: str, now_ns: int, seen: _Seen) -> None:
         self._client = client
         self._host = host
-        self._config = config
         self._now_ns = now_ns
-        self._stored_pools = {found.key: found for found in pools}
-        parsed = parse_pools(found.value for found in pools if found.value is not None)
+        self._seen = seen
+        self._config = seen.config
+        self._affinities = seen.affinities
+        self._stored_pools = {found.key: found for found in seen.pools}
+        parsed = parse_pools(found.value for found in seen.pools if found.value is not None)
         self._pools = parsed.usable
-        self._problems = (*(found.problem for found in pools if found.problem), *parsed.problems)
-        self._node_labels = node_labels
-        self._affinities = affinities
-        self._mark = mark
+        unreadable = (found.problem for found in seen.pools if found.problem)
+        self._problems = (*unreadable, *parsed.problems)
         self._existing: dict[int, list[Network]] = {}
 
     @classmethod
@@ -131,16 +132,14 @@ class Choice:
         node_entry, mark_entry = await read(client, [node_key, mark_key])
         node = stored(node_key, Node, node_entry)
         affinities = await list_affinities(client, host)
-        return cls(
-            client,
-            host,
+        seen = _Seen(
             config.value or IPAMConfig(),
-            now_ns,
             pools,
             node.value.metadata.labels if node.value else {},
             [stored(key, BlockAffinity, entry) for key, entry in affinities],
             stored(mark_key, IPAMHost, mark_entry),
         )
+        return cls(client, host, now_ns, seen)
 
     async def sources(self, wanted: Request) -> list[Source]:
         """One source for each block that is needed, at most one of them claimed per family.
@@ -164,7 +163,9 @@ class Choice:
         return list(found.values())
 
     async def _any(self, family: int, wanted: Request) -> Source:
-        pools = serving(self._pools, family, self._node_labels, use=wanted.use, names=wanted.pools)
+        pools = serving(
+            self._pools, family, self._seen.node_labels, use=wanted.use, names=wanted.pools
+        )
         if not pools:
             raise InvalidInput(self._no_pool(family, wanted))
         source = await self._own(family, pools)
@@ -277,7 +278,7 @@ class Choice:
         pool = pool_of(self._pools, blocks.network(block))
         assert pool is not None, "blocks are chosen by pool"
         stored_pool = self._stored_pools[ResourceKey("IPPool", pool.name)]
-        return Source(found, block, (), 0, stored_pool, mine, self._mark if claim else None)
+        return Source(found, block, (), 0, stored_pool, mine, self._seen.mark if claim else None)
 
     def _affinity(self, cidr: Network) -> Stored[BlockAffinity]:
         key = AffinityKey(self._host, cidr)
