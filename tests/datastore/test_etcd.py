@@ -277,6 +277,28 @@ def test_a_watch_that_nobody_reads_holds_up_nothing_else(start: Start) -> None:
     run(test)
 
 
+def test_a_full_server_refuses_writes_and_keeps_the_rest(start: Start) -> None:
+    server = start(f"--quota-backend-bytes={4 << 20}")
+
+    async def fill(client: EtcdClient) -> None:
+        for number in range(20):
+            await client.put(f"{ABC}{number}", bytes(1_000_000))
+
+    async def test() -> None:
+        client = EtcdClient([server.endpoint], timing=QUICK)
+        first = await client.put(ABC + "a", b"1")
+        async with aclosing(client.watch(ABC + "a", first)) as watch:
+            await anext(watch)
+            with pytest.raises(Unavailable, match="space exceeded") as caught:
+                await fill(client)
+            assert not caught.value.maybe_applied
+            deleted = await client.delete(ABC + "a")
+            assert (await anext(watch)).events == [Event(ABC + "a", None, deleted)]
+        await client.close()
+
+    run(test)
+
+
 IDLER = """
 import asyncio, sys
 from tortie.datastore.etcd import EtcdClient, Timing

@@ -16,6 +16,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from tortie.lib.errors import Denied, Unavailable
+
 _IN_MODIFY = 0x2
 _IN_ATTRIB = 0x4
 _IN_CLOSE_WRITE = 0x8
@@ -29,10 +31,21 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Bell:
-    """The open bell file: `ring` from any thread, the rest on the loop."""
+    """The open bell file: `ring` from any thread, the rest on the loop.
+
+    Raises:
+        Denied: the file must not be opened.
+        Unavailable: the file or inotify is short of something; `listen` too
+            (`fs.inotify.max_user_instances` is 128 for one user).
+    """
 
     def __init__(self, path: Path) -> None:
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except PermissionError:
+            raise Denied(f"no permission to read and write {path}") from None
+        except OSError as error:
+            raise Unavailable(f"{path}: {error.strerror}") from error
         self._path = path
         self._inotify: int | None = None
         if os.fstat(self.fd).st_size == 0:
@@ -76,5 +89,5 @@ class Bell:
 def _check(result: int) -> int:
     if result < 0:
         code = ctypes.get_errno()
-        raise OSError(code, f"inotify: {os.strerror(code)}")
+        raise Unavailable(f"inotify: {os.strerror(code)}")
     return result

@@ -50,15 +50,15 @@ class _Session:
         self.listing = Worker()
         self._to_flush: StoreFile | None = None
         self.writer: StoreFile
-        self.lister: StoreFile
+        self._lister: StoreFile | None = None
         self.reader: StoreFile
 
     async def open(self) -> None:
         """Make the connections under the file lock: the first one makes the tables."""
 
         def connect() -> None:
-            self.writer, self.lister, self.reader = (
-                StoreFile(self._path, self._kept_revisions) for _ in range(3)
+            self.writer, self.reader = (
+                StoreFile(self._path, self._kept_revisions) for _ in range(2)
             )
             self._to_flush = self.writer
 
@@ -67,6 +67,12 @@ class _Session:
         except BaseException:
             self._stop_threads()
             raise
+
+    def lister(self) -> StoreFile:
+        """The connection for listings; for the listing thread, which makes it when needed."""
+        if self._lister is None:
+            self._lister = StoreFile(self._path)
+        return self._lister
 
     def _flush(self) -> None:
         if self._to_flush is not None:
@@ -96,7 +102,8 @@ class _Session:
         self.bell.deafen()
         self.reader.close()
         with contextlib.suppress(Unavailable):
-            await self.listing.run(self.lister.close, PATIENCE_SECONDS)
+            if self._lister is not None:
+                await self.listing.run(self._lister.close, PATIENCE_SECONDS)
             await self.writing.run(disconnect, 1.0)
             # Reached only when the writing thread is not waiting on this very file.
             self.bell.close()
@@ -139,9 +146,8 @@ class EmbeddedClient(SingleKeyCalls):
     ) -> Listing:
         session = await self._open()
         await self._expire_due(session)
-        lister = session.lister
         return await session.listing.run(
-            lambda: lister.listing(prefix, revision, keys_only), PATIENCE_SECONDS
+            lambda: session.lister().listing(prefix, revision, keys_only), PATIENCE_SECONDS
         )
 
     async def transact(self, txn: Txn) -> TxnResult:
@@ -262,7 +268,13 @@ class EmbeddedClient(SingleKeyCalls):
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        if self._session is session and (remaining := session.reader.next_deadline()) is not None:
+        if self._session is not session:
+            return
+        try:
+            remaining = session.reader.next_deadline()
+        except Unavailable:
+            remaining = _RETRY_SECONDS
+        if remaining is not None:
             loop = asyncio.get_running_loop()
             delay = max(remaining, 0.0) + 0.005
             self._expiry = loop.call_later(delay, lambda: self._spawn(self._on_expiry(session)))

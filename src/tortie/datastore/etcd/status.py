@@ -19,11 +19,13 @@ class Code(IntEnum):
     """The gRPC status codes that etcd gives a meaning of their own."""
 
     INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
     OUT_OF_RANGE = 11
+    UNAVAILABLE = 14
     UNAUTHENTICATED = 16
 
 

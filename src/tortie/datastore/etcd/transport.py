@@ -16,10 +16,14 @@ from urllib.parse import urlsplit
 
 from tortie.datastore.etcd import messages
 from tortie.datastore.etcd.http2 import Call, CallFailed, Connection, ConnectionLost
-from tortie.datastore.etcd.status import LOGIN_NOT_WANTED, StaleToken, judge
+from tortie.datastore.etcd.status import LOGIN_NOT_WANTED, Code, StaleToken, judge
 from tortie.lib.errors import Denied, InvalidInput, TortieError, Unavailable
 
 T = TypeVar("T")
+
+_MEMBER_IN_TROUBLE = (Code.DEADLINE_EXCEEDED, Code.UNAVAILABLE)
+"""Such as no leader: another member may do better. What any other status refuses,
+every member would, and the connection with its watches is sound."""
 
 
 class TLSFiles(NamedTuple):
@@ -146,13 +150,14 @@ class Transport:
             return
         except CallFailed as error:
             problem = judge(error.code, error.details, str(link.endpoint), writes=writes)
+            if error.code not in _MEMBER_IN_TROUBLE:
+                raise problem from None
         except ConnectionLost as error:
             problem = Unavailable(f"etcd at {link.endpoint}: {error}", maybe_applied=writes)
         except TimeoutError:
             text = f"etcd at {link.endpoint} did not answer within {patience_seconds} s"
             problem = Unavailable(text, maybe_applied=writes)
-        if isinstance(problem, Unavailable):
-            self._drop(link)
+        self._drop(link)
         raise problem
 
     @property
