@@ -15,7 +15,7 @@ from tortie.kernel import sysctl
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.kernel.rtnl.link import LinkChange, VethPeer
 from tortie.kernel.rtnl.route import SCOPE_LINK, Route
-from tortie.lib.errors import AlreadyExists, NotFound
+from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound
 from tortie.lib.ip import parse_address
 
 FOUR, SIX = parse_address("10.65.0.7"), parse_address("fd00:65::7")
@@ -175,6 +175,13 @@ def test_removing_twice(veths: Veths, workload: str) -> None:
     assert veths.disconnect("cali0") is True
     assert veths.disconnect("cali0") is False
     assert veths.problems(wanted(workload)) == ["the host has no interface cali0"]
+
+
+def test_the_hosts_own_namespace_is_no_workload(veths: Veths) -> None:
+    with pytest.raises(InvalidInput, match="host's own"):
+        veths.connect(wanted(kernel_netns.OWN))
+    with Rtnl.open() as rtnl:
+        assert [link.name for link in rtnl.links()] == ["lo"]
 
 
 def test_a_namespace_that_is_gone(veths: Veths) -> None:

@@ -26,14 +26,14 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from tortie.attach.namespaces import Namespaces, Opened
-from tortie.kernel import sysctl
+from tortie.kernel import netns, sysctl
 from tortie.kernel.rtnl.address import SCOPE_LINK as ADDRESS_SCOPE_LINK
 from tortie.kernel.rtnl.address import SCOPE_UNIVERSE, Address
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer, mac_text, parse_mac
 from tortie.kernel.rtnl.neighbour import Neighbour
 from tortie.kernel.rtnl.route import SCOPE_LINK, Route
-from tortie.lib.errors import AlreadyExists, NotFound
+from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound
 from tortie.lib.ip import Network, parse_address, parse_network
 
 HOST_MAC = parse_mac("ee:ee:ee:ee:ee:ee")
@@ -71,7 +71,8 @@ class Plumbing(Protocol):
         """Make or complete the pair; returns the MAC of the workload's end.
 
         Raises:
-            NotFound, InvalidInput: `netns` is not a network namespace.
+            NotFound, InvalidInput: `netns` is not a network namespace, or the
+                host's own.
             AlreadyExists: the workload has another interface of that name.
             KernelBusy, KernelRefused, Unavailable: half of it may be there.
         """
@@ -95,6 +96,8 @@ class Veths:
     def connect(self, wanted: Wanted) -> str:
         opened = self._namespaces.open(wanted.netns)
         try:
+            if netns.identity(opened.descriptor) == netns.identity():
+                raise InvalidInput(f"{wanted.netns} is the host's own network namespace")
             with Rtnl.open() as host:
                 near, far = self._pair(host, opened, wanted)
                 self._prepare_host_end(host, near)
