@@ -75,9 +75,10 @@ class Bird:
         await self._check(candidate)
         os.replace(candidate, self._configuration)
         if running:
-            answer = await self.ask("configure")
-            if answer[0][0] not in (3, 4, 18, 23):  # reconfigured, in progress, ignored, deferred
-                raise InvalidInput(f"BIRD: {answer[0][1]}")
+            # The lines before the last one say what it reads.
+            code, detail = (await self.ask("configure"))[-1]
+            if code not in (3, 4, 18, 23):  # reconfigured, in progress, ignored, deferred
+                raise InvalidInput(f"BIRD: {detail}")
         else:
             await self._start(recover=False)
         self._watch()
