@@ -3,7 +3,8 @@
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -175,6 +176,28 @@ def test_removing_twice(veths: Veths, workload: str) -> None:
     assert veths.disconnect("cali0") is True
     assert veths.disconnect("cali0") is False
     assert veths.problems(wanted(workload)) == ["the host has no interface cali0"]
+
+
+def test_many_at_once_are_removed_together(
+    veths: Veths, workload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"cali{number}" for number in range(12)]
+    for name in names:
+        veths.connect(wanted(workload, interface=name, inside=f"eth{name[4:]}"))
+    batches: list[int] = []
+    delete = Rtnl.delete_links
+
+    def counted(rtnl: Rtnl, indexes: Collection[int]) -> None:
+        batches.append(len(indexes))
+        delete(rtnl, indexes)
+
+    monkeypatch.setattr(Rtnl, "delete_links", counted)
+    with ThreadPoolExecutor(12) as threads:
+        assert list(threads.map(veths.disconnect, names)) == [True] * 12
+    with Rtnl.open() as rtnl:
+        assert [link.name for link in rtnl.links()] == ["lo"]
+    assert sum(batches) == 12
+    assert len(batches) < 12, "every removal waited for the kernel by itself"
 
 
 def test_the_hosts_own_namespace_is_no_workload(veths: Veths) -> None:

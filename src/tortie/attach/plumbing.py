@@ -22,6 +22,7 @@ agent's business, driven by the endpoint resource.
 """
 
 import contextlib
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -92,6 +93,9 @@ class Veths:
 
     def __init__(self, namespaces: Namespaces) -> None:
         self._namespaces = namespaces
+        self._deleting = threading.Lock()
+        self._doomed: set[int] = set()
+        """Indexes of links that threads wait to delete; the kernel does not use one again."""
 
     def connect(self, wanted: Wanted) -> str:
         opened = self._namespaces.open(wanted.netns)
@@ -111,10 +115,18 @@ class Veths:
 
     def disconnect(self, interface: str) -> bool:
         with Rtnl.open() as host:
-            try:
-                host.delete_link(interface)
-            except NotFound:
+            link = _find(host, interface)
+            if link is None:
                 return False
+            self._doomed.add(link.index)
+            # The kernel waits 22 ms for a deletion, however many links are in
+            # it: whoever comes first takes along those that queued meanwhile.
+            with self._deleting:
+                there = _find(host, interface)
+                if there is not None and there.index == link.index:
+                    together = set(self._doomed)
+                    self._doomed -= together
+                    host.delete_links(together | {link.index})
             return True
 
     def problems(self, wanted: Wanted) -> list[str]:
