@@ -23,7 +23,7 @@ from tortie.model.keys import AffinityKey, ResourceKey
 log = logging.getLogger(__name__)
 
 TURN_UPDATES = 1_000
-"""After so many updates, or `TURN_SECONDS`, others get a turn (keep-alives, health)."""
+"""After so many updates, or `TURN_SECONDS`, others get a turn (keep-alive, health)."""
 TURN_SECONDS = 0.05
 
 FAILURES_BEFORE_GIVING_UP = 10
@@ -48,6 +48,11 @@ class Dataplane(Consumer, Protocol):
 
     async def resync(self) -> None:
         """Compare all that is ours with the kernel, and apply. Raises as `apply`."""
+        ...
+
+    @property
+    def retry_seconds(self) -> float | None:
+        """After a good `apply`: when it wants another one, though nothing changes."""
         ...
 
 
@@ -200,4 +205,4 @@ class Loop:
         if log.isEnabledFor(logging.DEBUG):
             fields = {"revision": self._arrived_revision, "ms": round(self._last_apply_ms, 2)}
             log.debug("applied", extra={"fields": fields})
-        return None
+        return self._dataplane.retry_seconds
