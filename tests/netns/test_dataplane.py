@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -709,3 +710,107 @@ def test_masquerading_is_for_what_leaves_the_pools(
     host.update(Kind.POOL, parse_network("10.65.0.1/32"), Pool(masquerade=False))
     host.apply()
     assert a.seen_by(b) == a.ipv4.address_text
+
+
+# Connections that policy let in before.
+
+
+class Talk:
+    """A UDP connection that goes on whenever asked, and its reply."""
+
+    def __init__(self, a: Workload, b: Workload, port: int) -> None:
+        self.server, self.client = (one.socket(4, socket.SOCK_DGRAM) for one in (b, a))
+        self.server.bind((b.ipv4.address_text, port))
+        self.client.connect((b.ipv4.address_text, port))
+
+    def goes_on(self) -> bool:
+        self.client.send(b"more")
+        try:
+            _, back = self.server.recvfrom(16)
+            self.server.sendto(b"reply", back)
+            return self.client.recv(16) == b"reply"
+        except TimeoutError:
+            return False
+
+    def close(self) -> None:
+        self.server.close()
+        self.client.close()
+
+
+@pytest.fixture
+def talks(host: Host, pair: tuple[Workload, Workload]) -> Iterator[tuple[Talk, Talk]]:
+    """To ports 80 and 90 of b, both under way; policy allows UDP from a set."""
+    a, b = pair
+    host.update(Kind.IP_SET, "s:friends", IPSetType.NET)
+    host.update(Kind.IP_SET_MEMBER, ("s:friends", a.ipv4), True)
+    host.endpoint(a)
+    friends = Rule("Allow", protocol=UDP, source=Side(sets=("s:friends",)))
+    host.endpoint(b, ingress=only(friends, host=host))
+    host.apply()
+    made = Talk(a, b, 80), Talk(a, b, 90)
+    assert all(talk.goes_on() for talk in made)
+    yield made
+    for talk in made:
+        talk.close()
+
+
+def settle(host: Host) -> None:
+    """Apply until nothing is left to do."""
+    host.apply()
+    while (pause := host.dataplane.retry_seconds) is not None:
+        time.sleep(pause)
+        host.apply()
+
+
+def test_a_connection_that_policy_now_denies_is_cut_and_others_go_on(
+    host: Host, talks: tuple[Talk, Talk]
+) -> None:
+    to_80, to_90 = talks
+    only(Rule("Deny", protocol=UDP, destination=udp_to(80)), ALLOW_UDP, host=host)
+    settle(host)
+    assert not to_80.goes_on()
+    assert to_90.goes_on()
+    assert host.dataplane.statistics().connections_cut == 1
+
+
+def test_a_member_that_goes_takes_its_connections_along(
+    host: Host, pair: tuple[Workload, Workload], talks: tuple[Talk, Talk]
+) -> None:
+    host.update(Kind.IP_SET_MEMBER, ("s:friends", pair[0].ipv4), None)
+    settle(host)
+    assert not any(talk.goes_on() for talk in talks)
+
+
+def test_a_new_list_cuts_what_it_denies(
+    host: Host, pair: tuple[Workload, Workload], talks: tuple[Talk, Talk]
+) -> None:
+    host.endpoint(pair[1], ingress=PolicyList())
+    settle(host)
+    assert not any(talk.goes_on() for talk in talks)
+
+
+def test_policy_that_tightened_while_nobody_ran_cuts_at_the_start(
+    host: Host, pair: tuple[Workload, Workload], talks: tuple[Talk, Talk]
+) -> None:
+    a, b = pair
+    host.restart()
+    host.allow_all_profile()
+    host.endpoint(a)
+    to_90 = Rule("Allow", protocol=UDP, destination=udp_to(90))
+    host.endpoint(b, ingress=only(to_90, host=host))
+    settle(host)
+    assert [talk.goes_on() for talk in talks] == [False, True]
+
+
+def test_connections_of_this_host_to_its_workloads_are_never_cut(
+    host: Host, pair: tuple[Workload, Workload]
+) -> None:
+    a, _ = pair
+    subprocess.run(["ip", "addr", "add", "192.0.2.1/32", "dev", "lo"], check=True)
+    host.endpoint(a)
+    host.apply()
+    assert pings(a.ipv4, source="192.0.2.1")
+    host.endpoint(a, ingress=PolicyList())
+    settle(host)
+    assert host.dataplane.statistics().connections_cut == 0
+    assert host.conntrack.flows_involving([a.ipv4])

@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+from collections.abc import Sequence
 
 import pytest
 from tests.netns.dataplane_host import Host, hears, workloads
@@ -11,7 +12,7 @@ from tortie.dataplane.settings import Settings
 from tortie.desired.endpoint import Route, RouteType
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import PolicyList
-from tortie.kernel.conntrack import Conntrack
+from tortie.kernel.conntrack import Conntrack, Flow
 from tortie.kernel.nft.connection import Nft, supports_owner_tables
 from tortie.kernel.nft.fake import FakeNft
 from tortie.kernel.rtnl.connection import Rtnl
@@ -101,6 +102,12 @@ class Conntracks:
             raise KernelBusy("list flows")
         self.cut.append((addresses, {route.destination for route in self.rtnl.routes(protocol=80)}))
         return 0
+
+    def flows_involving(self, addresses: frozenset[Network]) -> list[Flow]:
+        return []
+
+    def delete(self, flows: Sequence[Flow]) -> int:
+        raise AssertionError("there are none")
 
 
 def test_an_address_moves_away_only_when_its_connections_are_cut() -> None:

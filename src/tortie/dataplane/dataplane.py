@@ -7,13 +7,18 @@ Order of an apply, which is what safety rests on:
 2. Connections of addresses that left an endpoint are cut. Its interface is
    closed by then, so no new one can appear behind our back.
 3. Sysctls and neighbours: forwarding is on only where the rules are.
-4. Routes: an address becomes reachable, here or elsewhere, last of all.
+4. Routes: an address becomes reachable, here or elsewhere, when all else is done.
+5. Connections that policy let in before, and would not let in now, are cut.
+   Listing connections costs the kernel 10 ms however few there are, so this
+   takes at most a tenth of the time: `retry_seconds` says when it wants to be
+   called again if it was too early.
 
 What fails stays pending, and is tried again by the next apply.
 """
 
 import logging
-from collections.abc import Hashable
+import time
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple, Protocol
 
 from tortie.dataplane.driver.link import Links
@@ -21,6 +26,7 @@ from tortie.dataplane.driver.neighbour import NeighbourDriver
 from tortie.dataplane.driver.nftables import NftablesDriver, NftablesStatistics
 from tortie.dataplane.driver.route import RouteDriver
 from tortie.dataplane.driver.sysctl import SysctlDriver, global_key
+from tortie.dataplane.manager.connection import ConnectionManager
 from tortie.dataplane.manager.endpoint import EndpointManager
 from tortie.dataplane.manager.ipset import IPSetManager
 from tortie.dataplane.manager.masquerade import MasqueradeManager
@@ -30,13 +36,18 @@ from tortie.dataplane.rules import static
 from tortie.dataplane.settings import Settings
 from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Kind
+from tortie.kernel.conntrack import Flow
 from tortie.kernel.nft.connection import Backend as NftBackend
+from tortie.kernel.rtnl import route
 from tortie.kernel.rtnl.backend import Backend as RtnlBackend
 from tortie.kernel.rtnl.monitor import Event, LinkChanged, LinkGone, Overflow
 from tortie.lib.errors import KernelBusy, TortieError
 from tortie.lib.ip import Network
 
 log = logging.getLogger(__name__)
+
+CUT_PAUSE = 9
+"""Pause behind a search for denied connections, in times of what it took."""
 
 
 class Manager(Protocol):
@@ -48,6 +59,12 @@ class Connections(Protocol):
 
     def delete_involving(self, addresses: frozenset[Network]) -> int:
         """Delete every connection of these addresses; returns how many there were."""
+
+    def flows_involving(self, addresses: frozenset[Network]) -> list[Flow]:
+        """Connections with one of these addresses at any end."""
+
+    def delete(self, flows: Sequence[Flow]) -> int:
+        """Delete these, if they are still there; returns how many were."""
 
 
 class Statistics(NamedTuple):
@@ -94,6 +111,7 @@ class Dataplane:
         self._route_manager = RouteManager(self._routes, self._links, settings)
         masquerade = MasqueradeManager(inet, settings)
         ip_sets = IPSetManager(inet, policies, settings)
+        self._connections = ConnectionManager(self._endpoints, policies, ip_sets)
         self._managers: dict[Kind, Manager] = {
             Kind.POOL: masquerade,
             Kind.HOST: masquerade,
@@ -111,6 +129,8 @@ class Dataplane:
         self._stale = True
         """Links, routes and neighbours must be read before anything is written."""
         self._applies = self._cut = 0
+        self._next_cut = 0.0
+        """On the monotonic clock: denied connections are not looked for before."""
 
     # Taking note.
 
@@ -159,6 +179,7 @@ class Dataplane:
         except KernelBusy:
             self._stale = True
             raise
+        self._cut_denied()
         self._applies += 1
 
     async def resync(self) -> None:
@@ -185,6 +206,16 @@ class Dataplane:
     def in_sync(self) -> bool:
         """Whether the last `apply` left nothing pending and nothing was noted since."""
         return not self._stale and self._nft.in_sync and not self._pending_count()
+
+    @property
+    def retry_seconds(self) -> float | None:
+        """After a good `apply`: how long until the next one has something left to do.
+
+        None means until something changes.
+        """
+        if not self._connections.suspects():
+            return None
+        return max(0.0, self._next_cut - time.monotonic())
 
     def statistics(self) -> Statistics:
         return Statistics(
@@ -217,6 +248,23 @@ class Dataplane:
         if departed and self._settings.conntrack_cleanup:
             self._cut += self._conntrack.delete_involving(departed)
         self._endpoints.confirm_departed(departed)
+
+    def _cut_denied(self) -> None:
+        suspects = self._connections.suspects()
+        began = time.monotonic()
+        if not suspects or began < self._next_cut:
+            return
+        if self._settings.cut_denied_connections:
+            flows = self._conntrack.flows_involving(suspects)
+            denied = self._connections.denied(flows, self._own_addresses()) if flows else []
+            self._cut += self._conntrack.delete(denied) if denied else 0
+        self._connections.confirm()
+        now = time.monotonic()
+        self._next_cut = now + CUT_PAUSE * (now - began)
+
+    def _own_addresses(self) -> frozenset[Network]:
+        found = self._rtnl.routes(table=route.TABLE_LOCAL)
+        return frozenset(one.destination for one in found if one.kind is route.Kind.LOCAL)
 
     def _report(self, refused: list[TortieError]) -> None:
         for error in refused:

@@ -45,6 +45,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     conntrack_cleanup: bool = True
     """Delete the connections of addresses that leave this host."""
 
+    cut_denied_connections: bool = True
+    """Delete the connections that policy let in before and would not let in now."""
+
     @property
     def mark_pass(self) -> int:
         """The bit that says "a rule said Pass": the lowest of ours."""

@@ -57,6 +57,10 @@ class Cover:
             return _NONE
         return Change(added=self._outermost_inside(network), removed=(network,))
 
+    def contains(self, address: Network) -> bool:
+        """Whether a member is this address or contains it."""
+        return address in self._members or self._outer(address) is not None
+
     def __len__(self) -> int:
         return len(self._members)
 

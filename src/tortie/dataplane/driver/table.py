@@ -94,6 +94,9 @@ class TableState:
         self._elements[set_name].want(key, data)
         self._dirty[set_name] = None
 
+    def wants_element(self, set_name: str, key: bytes) -> bool:
+        return self._elements[set_name].wanted(key) is not None
+
     # What is.
 
     def observe(self, found: Found) -> None:

@@ -44,6 +44,8 @@ class EndpointManager:
         self._owners: dict[_Claim, EndpointId] = {}
         self._address_owners: dict[Network, EndpointId] = {}
         self._departed: dict[Network, EndpointId] = {}
+        self._tightened: set[EndpointId] = set()
+        self._is_first_batch = True
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
         """`ENDPOINT`."""
@@ -53,6 +55,13 @@ class EndpointManager:
         old = self._endpoints.get(endpoint_id)
         if old == new:
             return
+        if old is None:
+            # A new workload has no connections; one that was there before us may have.
+            changed = self._is_first_batch
+        else:
+            changed = new is not None and (old.ingress, old.egress) != (new.ingress, new.egress)
+        if changed:
+            self._tightened.add(endpoint_id)
         # The new lists first: a policy that both name then stays as it is.
         if new is not None:
             self._policies.use(new.ingress, "ingress")
@@ -71,6 +80,17 @@ class EndpointManager:
     def endpoints(self) -> dict[EndpointId, Endpoint]:
         """Every endpoint of this host; not to be changed."""
         return self._endpoints
+
+    def at(self, address: Network) -> Endpoint | None:
+        """The endpoint that has this address."""
+        owner = self._address_owners.get(address)
+        return None if owner is None else self._endpoints.get(owner)
+
+    def take_tightened(self) -> set[EndpointId]:
+        """Endpoints whose lists are others than when this was last asked; at first, all."""
+        tightened, self._tightened = self._tightened, set()
+        self._is_first_batch = False
+        return tightened
 
     @property
     def departed(self) -> frozenset[Network]:

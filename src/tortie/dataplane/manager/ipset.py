@@ -54,10 +54,22 @@ class IPSetManager:
             if port_set is not None:
                 data = None if value is None else NO_DATA
                 self._table.want_element(port_set, _address_port_key(member), data)
+                self._policies.on_member(set_id, added=value is not None)
             return
         net_set = self._net_sets.get((set_id, member.family))
-        if net_set is not None and net_set.change(member, present=value is not None):
+        if net_set is None:
+            return
+        if net_set.change(member, present=value is not None):
             self._policies.on_width(set_id, member.family, wide=net_set.wide)
+        self._policies.on_member(set_id, added=value is not None)
+
+    def contains(self, set_id: str, member: Network | AddressPort) -> bool:
+        """Whether the address, or address and port, is in the set."""
+        if isinstance(member, AddressPort):
+            name = self._port_sets.get((set_id, member.address.family))
+            return name is not None and self._table.wants_element(name, _address_port_key(member))
+        net_set = self._net_sets.get((set_id, member.family))
+        return net_set is not None and net_set.contains(member)
 
     def _on_set(self, set_id: str, set_type: IPSetType | None) -> None:
         if self._types.get(set_id) is set_type:
@@ -124,6 +136,11 @@ class _NetSet:
                 return True
         self._write(member, present=present)
         return False
+
+    def contains(self, address: Network) -> bool:
+        return address in self._members or (
+            self._cover is not None and self._cover.contains(address)
+        )
 
     def remove(self) -> None:
         self._table.want_set(self._name, None)

@@ -4,6 +4,8 @@ A list is written when its first endpoint comes and removed when its last one
 goes; a direction of a policy likewise with the lists that name it. A list may
 name a policy that is not known (calc should not let it come to that): then it
 jumps to a chain that drops, until the policy is there.
+
+Also notes which lists may have come to allow less, for `manager.connection`.
 """
 
 from collections import Counter, defaultdict
@@ -16,11 +18,16 @@ from tortie.dataplane.rules.content import Content
 from tortie.dataplane.rules.names import Direction
 from tortie.dataplane.settings import Settings
 from tortie.desired.kinds import Kind
-from tortie.desired.policy import Policy, PolicyId, PolicyList
+from tortie.desired.policy import Policy, PolicyId, PolicyList, Rule
+from tortie.desired.verdict import SetUse, set_use
 from tortie.kernel.nft.expressions import goto
 
+DirectedList = tuple[PolicyList, Direction]
 _Half = tuple[PolicyId, Direction]
+
+_DIRECTIONS: tuple[Direction, ...] = ("ingress", "egress")
 _NOTHING = Content()
+_NO_SETS = set_use(())
 
 
 class PolicyManager:
@@ -28,27 +35,40 @@ class PolicyManager:
         self._table = table
         self._settings = settings
         self._policies: dict[PolicyId, Policy] = {}
-        self._policy_users: Counter[_Half] = Counter()
-        """How many lists name it."""
-        self._list_users: Counter[tuple[PolicyList, Direction]] = Counter()
+        self._lists_by_half: defaultdict[_Half, set[DirectedList]] = defaultdict(set)
+        """Which lists name it; only what some list names is here, and in the kernel."""
+        self._list_users: Counter[DirectedList] = Counter()
         """How many endpoints have it."""
         self._written: dict[_Half, Content] = {}
-        self._wide_sets: set[tuple[str, int]] = set()
+        self._set_use: dict[_Half, SetUse] = {}
+        """Of those written."""
         self._halves_by_set: defaultdict[str, set[_Half]] = defaultdict(set)
-        """Which written halves name a `NET` set."""
-        self._sets_of_half: dict[_Half, frozenset[str]] = {}
+        self._wide_sets: set[tuple[str, int]] = set()
+        self._tightened: set[DirectedList] = set()
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
         """`POLICY`."""
         assert kind is Kind.POLICY
         policy_id = cast(PolicyId, name)
-        if value is None:
-            self._policies.pop(policy_id, None)
+        new = cast("Policy | None", value)
+        if self._policies.get(policy_id) == new:
+            return
+        if new is None:
+            del self._policies[policy_id]
         else:
-            self._policies[policy_id] = cast(Policy, value)
+            self._policies[policy_id] = new
         for direction in _DIRECTIONS:
-            if self._policy_users[policy_id, direction]:
-                self._write((policy_id, direction))
+            half = (policy_id, direction)
+            if half in self._lists_by_half:
+                self._write(half)
+                self._tightened |= self._lists_by_half[half]
+
+    def on_member(self, set_id: str, *, added: bool) -> None:
+        """A member of a set came or went: some lists may allow less by that."""
+        for half in self._halves_by_set.get(set_id, ()):
+            use = self._set_use[half]
+            if set_id in (use.tighten_by_growth if added else use.tighten_by_loss):
+                self._tightened |= self._lists_by_half[half]
 
     def on_width(self, set_id: str, family: int, *, wide: bool) -> None:
         """A `NET` set has come to hold networks, or holds addresses only again.
@@ -62,13 +82,27 @@ class PolicyManager:
         for half in tuple(self._halves_by_set.get(set_id, ())):
             self._write(half)
 
+    def policy(self, policy_id: PolicyId) -> Policy | None:
+        """None for one that is not known."""
+        return self._policies.get(policy_id)
+
+    def take_tightened(self) -> set[DirectedList]:
+        """Lists that may allow less than when this was last asked."""
+        tightened, self._tightened = self._tightened, set()
+        return tightened
+
     def use(self, policies: PolicyList, direction: Direction) -> None:
         """An endpoint has this list now."""
-        self._list_users[policies, direction] += 1
-        if self._list_users[policies, direction] > 1:
+        one = (policies, direction)
+        self._list_users[one] += 1
+        if self._list_users[one] > 1:
             return
         for policy_id in lists.policies_of(policies):
-            self._use_policy((policy_id, direction))
+            half = (policy_id, direction)
+            is_first = half not in self._lists_by_half
+            self._lists_by_half[half].add(one)
+            if is_first:
+                self._write(half)
         self._table.want_content(lists.list_chain(policies, direction, self._settings))
         identity = names.list_id(policies)
         verdict = goto(names.list_chain(identity, direction))
@@ -76,27 +110,22 @@ class PolicyManager:
 
     def release(self, policies: PolicyList, direction: Direction) -> None:
         """An endpoint has this list no longer."""
-        self._list_users[policies, direction] -= 1
-        if self._list_users[policies, direction]:
+        one = (policies, direction)
+        self._list_users[one] -= 1
+        if self._list_users[one]:
             return
-        del self._list_users[policies, direction]
+        del self._list_users[one]
+        self._tightened.discard(one)
         identity = names.list_id(policies)
         self._table.want_element(names.CHAINS[direction], identity, None)
         self._table.want_chain(names.list_chain(identity, direction), None)
         for policy_id in lists.policies_of(policies):
-            self._release_policy((policy_id, direction))
-
-    def _use_policy(self, half: _Half) -> None:
-        self._policy_users[half] += 1
-        if self._policy_users[half] == 1:
-            self._write(half)
-
-    def _release_policy(self, half: _Half) -> None:
-        self._policy_users[half] -= 1
-        if not self._policy_users[half]:
-            del self._policy_users[half]
-            self._table.drop_content(self._written.pop(half))
-            self._note_sets(half, frozenset())
+            half = (policy_id, direction)
+            self._lists_by_half[half].discard(one)
+            if not self._lists_by_half[half]:
+                del self._lists_by_half[half]
+                self._table.drop_content(self._written.pop(half))
+                self._note_sets(half, ())
 
     def _write(self, half: _Half) -> None:
         policy_id, direction = half
@@ -112,27 +141,15 @@ class PolicyManager:
         gone = {name: found for name, found in old.sets.items() if name not in content.sets}
         self._table.drop_content(Content(sets=gone))
         self._table.want_content(content)
-        self._note_sets(half, _net_sets(known, direction) if known else frozenset())
+        self._note_sets(half, policy.rules_of(known, direction) if known else ())
 
-    def _note_sets(self, half: _Half, set_ids: frozenset[str]) -> None:
-        old = self._sets_of_half.pop(half, frozenset())
-        if set_ids:
-            self._sets_of_half[half] = set_ids
-        for set_id in old - set_ids:
+    def _note_sets(self, half: _Half, rules: tuple[Rule, ...]) -> None:
+        old, new = self._set_use.pop(half, _NO_SETS), set_use(rules)
+        if rules:
+            self._set_use[half] = new
+        for set_id in old.all - new.all:
             self._halves_by_set[set_id].discard(half)
             if not self._halves_by_set[set_id]:
                 del self._halves_by_set[set_id]
-        for set_id in set_ids - old:
+        for set_id in new.all - old.all:
             self._halves_by_set[set_id].add(half)
-
-
-def _net_sets(known: Policy, direction: Direction) -> frozenset[str]:
-    return frozenset(
-        set_id
-        for rule in policy.rules_of(known, direction)
-        for side in (rule.source, rule.destination)
-        for set_id in (*side.sets, *side.not_sets)
-    )
-
-
-_DIRECTIONS: tuple[Direction, ...] = ("ingress", "egress")
