@@ -15,27 +15,38 @@ class EtcdServer:
         self.folder = folder
         self.client_port, self.peer_port = free_ports(2)
         self.endpoint = f"{scheme}://127.0.0.1:{self.client_port}"
-        peer = f"http://127.0.0.1:{self.peer_port}"
+        self.peer = f"http://127.0.0.1:{self.peer_port}"
         folder.mkdir(exist_ok=True)
         self._command = [
             "etcd",
+            f"--name={folder.name}",
             f"--data-dir={folder / 'data'}",
             f"--listen-client-urls={self.endpoint}",
             f"--advertise-client-urls={self.endpoint}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
+            f"--listen-peer-urls={self.peer}",
+            f"--initial-advertise-peer-urls={self.peer}",
+            f"--initial-cluster={folder.name}={self.peer}",
             "--unsafe-no-fsync",
             "--logger=zap",
             *options,
         ]
         self.process: subprocess.Popen[bytes]
 
+    def join(self, members: Sequence["EtcdServer"]) -> None:
+        """Before the start: be one of `members`, itself among them."""
+        cluster = ",".join(f"{member.folder.name}={member.peer}" for member in members)
+        self._command.append(f"--initial-cluster={cluster}")
+
     def start(self) -> "EtcdServer":
-        log_path = self.folder / "log"
-        log_path.unlink(missing_ok=True)
-        with log_path.open("wb") as log:
+        self.spawn()
+        return self.wait()
+
+    def spawn(self) -> None:
+        with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
+
+    def wait(self) -> "EtcdServer":
+        log_path = self.folder / "log"
         deadline = time.monotonic() + 15
         # It listens before it has a leader; this line comes after both.
         while b"serving client traffic" not in log_path.read_bytes():

@@ -339,6 +339,57 @@ def test_an_idle_process_wakes_up_for_the_keep_alive_only(start: Start) -> None:
     assert 3 <= woken <= 9, "about two for each keep-alive: send, and receive"
 
 
+def test_a_cluster_outlives_the_member_we_talk_to(tmp_path: Path) -> None:
+    members = [EtcdServer(tmp_path / f"member{number}") for number in range(3)]
+    for member in members:
+        member.join(members)
+        member.spawn()
+    for member in members:
+        member.wait()
+    endpoints = [member.endpoint for member in members]
+
+    async def test() -> None:
+        client, writer = (EtcdClient(endpoints, timing=QUICK) for _ in range(2))
+        recorder = Recorder()
+        syncer = Syncer(client, [ABC], recorder, SyncerTiming(compare=None))
+        task = asyncio.create_task(syncer.run())
+        await recorder.until(lambda: Status.IN_SYNC in recorder.statuses)
+        for number in range(20):
+            await writer.put(f"{ABC}{number}", b"x")
+        members[0].kill()
+        for number in range(20, 40):
+            await put_until_it_works(writer, f"{ABC}{number}", b"x")
+        await recorder.until(lambda: len(recorder.state) == 40)
+        assert not [update for update in recorder.updates if update.value is None]
+        assert syncer.statistics().listings <= 2, "a member that lags may cost one"
+        task.cancel()
+        await client.close()
+        await writer.close()
+
+    try:
+        run(test)
+    finally:
+        for member in members:
+            member.kill()
+
+
+def test_etcd_behind_a_unix_socket(start: Start, tmp_path: Path) -> None:
+    server = start()
+
+    async def test() -> None:
+        path = tmp_path / "socket"
+        proxy = Proxy(server.client_port)
+        listener = await asyncio.start_unix_server(proxy.serve, path)
+        client = EtcdClient([f"unix://{path}"], timing=QUICK)
+        revision = await client.put(ABC + "a", b"1")
+        async with aclosing(client.watch(ABC, revision)) as watch:
+            assert (await anext(watch)).events == [Event(ABC + "a", b"1", revision)]
+        await client.close()
+        listener.close()
+
+    run(test)
+
+
 class Proxy:
     """Passes connections on to a port, until it is stopped."""
 
@@ -352,7 +403,7 @@ class Proxy:
     @classmethod
     async def start(cls, target: int) -> "Proxy":
         proxy = cls(target)
-        proxy._server = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
+        proxy._server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
         port = proxy._server.sockets[0].getsockname()[1]
         proxy.endpoint = f"http://127.0.0.1:{port}"
         return proxy
@@ -363,7 +414,7 @@ class Proxy:
             writer.transport.abort()
         await self._server.wait_closed()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         self._writers += [writer, far_writer]

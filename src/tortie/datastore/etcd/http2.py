@@ -170,6 +170,7 @@ class Connection(asyncio.Protocol):
         self._owed_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
+        self._greeted = False
         self.lost: ConnectionLost | None = None
 
     @classmethod
@@ -267,6 +268,11 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
+        if not self._greeted and data.startswith(b"HTTP/1"):
+            # h2 would take it for a frame of 4.7 MB and wait for the rest.
+            self.close("a web server answered, which speaks no gRPC")
+            return
+        self._greeted = True
         try:
             events = self._h2.receive_data(data)
         except h2.exceptions.ProtocolError as error:
