@@ -125,13 +125,14 @@ async def resources(lab: Lab, *, create: bool = False) -> AsyncIterator[Resource
 def start_datastore(lab: Lab) -> None:
     """Start etcd, or make the embedded store; then write what an operator would."""
     if lab.datastore == "etcd":
-        _start_etcd(lab)
+        start_etcd(lab)
     asyncio.run(_write_cluster(lab))
 
 
-def _start_etcd(lab: Lab) -> None:
+def start_etcd(lab: Lab) -> None:
+    """Start it, with the data that it had if it ran before."""
     directory = lab.directory / "etcd"
-    directory.mkdir(mode=0o700)
+    directory.mkdir(mode=0o700, exist_ok=True)
     address = FABRIC.address(ETCD_ORDINAL).address_text
     url = f"http://{address}:{ETCD_PORT}"
     peer_url = f"http://{address}:{ETCD_PORT + 1}"

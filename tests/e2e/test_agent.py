@@ -1,0 +1,86 @@
+"""The agent dies, stops and comes back, while traffic goes on."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from tests.e2e.live import LiveLab
+from tests.e2e.traffic import connection
+
+HOST = "h3"
+"""Of w5, which the policy guards."""
+
+GUARD = """
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: default.guard}
+spec:
+  selector: role == 'c'
+  types: [Ingress]
+  ingress:
+  - {action: Allow, source: {selector: ROLE}}
+"""
+FROM_B = GUARD.replace("ROLE", "role == 'b'")
+FROM_A = GUARD.replace("ROLE", "role == 'a'")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_enforcement_and_connections_outlive_the_agent(
+    live: LiveLab, tmp_path: Path, number: signal.Signals
+) -> None:
+    live.apply(FROM_B, tmp_path)
+    expected = live.check("with the agent")
+    assert set(expected.values()) == {True, False}
+    with connection(live, "w3", "w5") as traffic:
+        before = live.generation(HOST), live.routes(HOST)
+        live.stop_agent(HOST, number)
+        observed = live.observed()
+        assert observed == expected, "without the agent"
+        live.start_agent(HOST)
+        assert (live.generation(HOST), live.routes(HOST)) == before, "nothing to change"
+        seen = traffic.stop()
+    assert seen.problem == ""
+    assert seen.echoes > 10
+    assert live.check("with the new agent") == expected
+
+
+def test_a_change_that_the_agent_missed_is_enforced_by_the_next(
+    live: LiveLab, tmp_path: Path
+) -> None:
+    live.apply(FROM_B, tmp_path)
+    live.check("before")
+    with connection(live, "w1", "w3") as traffic:
+        live.stop_agent(HOST)
+        (tmp_path / "a.yaml").write_text(FROM_A)
+        live.ok("apply", "-f", str(tmp_path / "a.yaml"))
+        live.start_agent(HOST)
+        live.settle()
+        live.check("after")
+        assert live.reaches("w4", "w5")
+        assert not live.reaches("w3", "w5")
+        assert traffic.stop().problem == ""
+
+
+def test_a_flushed_ruleset_opens_nothing(live: LiveLab, tmp_path: Path) -> None:
+    live.apply(FROM_B, tmp_path)
+    expected = live.check("before")
+    for host in live.lab.hosts:
+        live.command_in(host.name, "nft", "flush", "ruleset")
+    assert live.observed() == expected
+    # And with nobody there who could repair it.
+    live.stop_agent(HOST)
+    live.command_in(HOST, "nft", "flush", "ruleset")
+    assert live.observed() == expected
+    live.start_agent(HOST)
+    assert live.check("after") == expected
+
+
+def test_a_second_agent_is_refused(live: LiveLab) -> None:
+    pid = live.agent_pid(HOST)
+    directory = live.lab.host_directory(HOST)
+    second = live.second_agent(HOST)
+    assert second.code != 0
+    assert f"another agent (process {pid}) runs on this host" in second.err.splitlines()[-1]
+    assert live.agent_pid(HOST) == pid
+    assert (directory / "agent.pid").read_text().strip() == str(pid)
+    live.check("the first one goes on")

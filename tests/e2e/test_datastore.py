@@ -1,0 +1,143 @@
+"""The datastore goes away and comes back; what is in it is not always valid; what is told back."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from tests.e2e.live import LiveLab
+
+from tortie.lab import cluster, processes
+from tortie.model.keys import RESOURCES
+
+GUARD = """
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: default.guard}
+spec:
+  selector: role == 'c'
+  types: [Ingress]
+  ingress:
+  - {action: Allow, source: {selector: role == 'b'}}
+"""
+OPEN = GUARD.replace("role == 'b'", "all()")
+
+
+def test_enforcement_stands_without_the_datastore(live: LiveLab, tmp_path: Path) -> None:
+    if live.datastore != "etcd":
+        return  # a file does not go away
+    live.apply(GUARD, tmp_path)
+    expected = live.check("before")
+    (pid,) = processes.inside([live.lab.fabric_namespace])
+    agents = [live.agent_pid(host.name) for host in live.lab.hosts]
+    processes.stop([pid], signal.SIGKILL)
+    assert live.observed() == expected, "while etcd is dead"
+    cluster.start_etcd(live.lab)
+    live.eventually(lambda: live.tortie("get", "nodes").code == 0, "etcd is back")
+    live.apply(OPEN, tmp_path)
+    assert live.check("etcd is back, with a change") != expected
+    assert [live.agent_pid(host.name) for host in live.lab.hosts] == agents
+
+
+def test_invalid_objects_count_as_absent_and_disturb_nothing(live: LiveLab, tmp_path: Path) -> None:
+    live.apply(GUARD, tmp_path)
+    expected = live.check("before")
+    agents = [live.agent_pid(host.name) for host in live.lab.hosts]
+    policies = f"{RESOURCES}globalnetworkpolicies/"
+    allow = {"action": "Allow"}
+
+    def policy(name: str, **spec: object) -> bytes:
+        whole = {"tier": "default", "types": ["Ingress"], "ingress": [allow], **spec}
+        return json.dumps(
+            {
+                "apiVersion": "projectcalico.org/v3",
+                "kind": "GlobalNetworkPolicy",
+                "metadata": {"name": name},
+                "spec": whole,
+            }
+        ).encode()
+
+    broken: dict[str, bytes | None] = {
+        f"{policies}default.truncated": policy("default.truncated")[:-9],
+        f"{policies}default.wrong": policy("default.wrong", order="early"),
+        f"{policies}default.nan": policy("default.nan", order=float("nan")),
+        f"{policies}default.selector": policy("default.selector", selector="role == "),
+        f"{policies}default.rule": policy("default.rule", ingress=[{"action": "Perhaps"}]),
+        f"{policies}default.net": policy(
+            "default.net", ingress=[{**allow, "source": {"nets": ["10.0.0.0/99"]}}]
+        ),
+        f"{policies}default.other": policy("default.name"),
+        f"{policies}default.empty": b"",
+        f"{policies}default.bytes": b"\xff\xfe\x00",
+        f"{policies}default.list": b"[]",
+        f"{RESOURCES}workloadendpoints/red/h3-tortie-ghost-eth0": b'{"kind":"WorkloadEndpoint"',
+        f"{RESOURCES}ippools/none": b'{"spec":{"cidr":"no net"}}',
+        f"{RESOURCES}nodes/h9": b"null",
+        f"{RESOURCES}unicorns/one": b"{}",
+    }
+    live.write_raw(broken)
+    assert live.check("with invalid objects") == expected
+    log = live.agent_log("h3")
+    for key in broken:
+        name = key.rpartition("/")[2]
+        if name != "one":  # of a kind that nobody knows: not ours
+            lines = [line for line in log.splitlines() if name in line and "absent" in line]
+            assert len(lines) == 1, (name, lines)
+    listed = live.tortie("get", "globalnetworkpolicies")
+    assert "default.guard" in listed.out, listed
+
+    # What was valid and is not any more does not live on.
+    live.write_raw({f"{policies}default.guard": b'{"kind":"GlobalNetworkPolicy"}'})
+    assert live.check("the guard is invalid") != expected
+    closed = policy("default.guard", selector="role == 'c'", ingress=[])
+    live.write_raw({f"{policies}default.guard": closed})
+    assert not live.reaches("w3", "w5")
+    assert [live.agent_pid(host.name) for host in live.lab.hosts] == agents
+
+
+def test_the_agents_say_that_they_live(live: LiveLab) -> None:
+    for host in live.lab.hosts:
+        stored = live.entries(f"/calico/felix/v2/no-region/host/{host.name}/")
+        by_name = {key.rpartition("/")[2]: entry for key, entry in stored.items()}
+        assert by_name["status"].lease
+        assert not by_name["last_reported_status"].lease
+        told = json.loads(by_name["status"].value)
+        assert told.keys() == {"time", "uptime", "first_update"}
+
+
+@pytest.mark.timeout(90)
+def test_endpoint_status_is_told_where_asked_for(live: LiveLab, tmp_path: Path) -> None:
+    prefix = "/calico/felix/v2/no-region/host/h2/workload/"
+    key = f"{prefix}tortie/red%2fguest/endpoint/eth0"
+    assert live.entries(prefix) == {}
+    stale = f"{prefix}tortie/red%2fnobody/endpoint/eth0"
+    live.write_raw({stale: b'{"status":"up"}'})
+    resource = json.loads(live.ok("get", "felixconfiguration", "default", "-o", "json"))
+    resource["spec"].update(endpointReportingEnabled=True, endpointReportingDelay="100ms")
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(resource))
+    live.ok("apply", "-f", str(file))
+    live.eventually(
+        lambda: (
+            {path.rpartition("/workload/")[2] for path in live.entries(prefix)}
+            == {"tortie/red%2fw3/endpoint/eth0", "tortie/blue%2fw4/endpoint/eth0"}
+        ),
+        "the endpoints of h2, and not the stale one",
+    )
+    live.add("guest", "h2")
+    try:
+        live.eventually(lambda: key in live.entries(prefix), "the new endpoint is told")
+        assert json.loads(live.entries(prefix)[key].value) == {"status": "up"}
+        interface = live.interface("guest")
+        live.command_in("h2", "ip", "link", "set", interface, "down")
+        live.eventually(
+            lambda: json.loads(live.entries(prefix)[key].value) == {"status": "down"}, "it is down"
+        )
+        live.command_in("h2", "ip", "link", "set", interface, "up")
+        live.eventually(
+            lambda: json.loads(live.entries(prefix)[key].value) == {"status": "up"}, "up again"
+        )
+    finally:
+        live.remove("guest")
+    live.eventually(lambda: key not in live.entries(prefix), "gone with its endpoint")
+    live.write_raw({path: None for path in live.entries(prefix)})

@@ -1,0 +1,88 @@
+"""Workloads that move, go and come again."""
+
+from pathlib import Path
+
+from tests.e2e.live import LiveLab
+from tests.e2e.traffic import connection
+
+from tortie.model import names
+
+GUARD = """
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: default.guard}
+spec:
+  selector: role == 'c'
+  types: [Ingress]
+  ingress:
+  - {action: Allow, source: {selector: role == 'b'}}
+"""
+
+
+def test_a_workload_moves_with_address_policy_and_nothing_left(
+    live: LiveLab, tmp_path: Path
+) -> None:
+    live.apply(GUARD, tmp_path)
+    expected = live.check("before the move")
+    before = live.lab.workload("w5")
+    interface = names.interface_name("red", "w5")
+    assert interface in live.kernel_text("h3")
+    try:
+        with connection(live, "w3", "w5") as traffic:
+            live.lab_ok("workload", "move", "w5", "--to", "h1")
+            moved = live.lab.workload("w5")
+            live.wait_for_routes([moved])
+            assert moved.addresses == before.addresses
+            assert live.check("after the move") == expected
+            seen = traffic.stop()
+        assert not seen.problem, "the connection lives through a move"
+        print(f"{live.datastore}: longest gap of the move: {seen.longest_gap_seconds:.2f} s")
+        assert _own_lines(live, "h3", interface, before.addresses) == []
+    finally:
+        live.lab_ok("workload", "move", "w5", "--to", "h3")
+    live.wait_for_routes([before])
+    assert live.check("and back") == expected
+    assert _own_lines(live, "h1", interface, before.addresses) == []
+
+
+def test_a_removed_workload_leaves_no_trace_and_may_come_again(live: LiveLab) -> None:
+    before = {host.name: live.kernel_text(host.name) for host in live.lab.hosts}
+    stored = live.entries()
+    gone = live.add("guest", "h2", "red", role="x")
+    live.settle()
+    live.check("with a guest")
+    live.remove("guest")
+    live.settle()
+    interface = names.interface_name("red", "guest")
+    for host in live.lab.hosts:
+        assert _own_lines(live, host.name, interface, gone.addresses) == [], host.name
+        assert interface not in before[host.name]
+    kept = {
+        key: entry.value.decode()
+        for key, entry in live.entries().items()
+        if "guest" in key or "guest" in entry.value.decode()
+    }
+    assert kept == {}, "endpoint, handle and block forget it"
+    new = {key for key in live.entries() if key not in stored}
+    assert not new, "nothing that was not there before"
+
+    again = live.add("guest", "h2", "red", role="x")
+    live.settle()
+    live.check("with the guest again")
+    assert len(again.addresses) == 2
+    live.remove("guest")
+    live.settle()
+    live.check("and gone again")
+
+
+def _own_lines(live: LiveLab, host: str, interface: str, addresses: tuple[str, ...]) -> list[str]:
+    """Lines of the host's kernel that are about the workload.
+
+    Routes by other hosts' addresses may name it elsewhere: a moved one has a
+    route of its own, by the host where it is now.
+    """
+    return [
+        line
+        for line in live.kernel_text(host).splitlines()
+        if interface in line or any(address in line for address in addresses if " via " not in line)
+    ]
