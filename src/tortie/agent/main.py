@@ -73,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
         asyncio.run(_run(arguments, local, settings, helper))
     except Restart:
         log.info("settings changed; starting anew")
+        helper.close()  # exec keeps children, and nobody would wait for it
         logging.shutdown()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
     except TortieError as error:
