@@ -31,8 +31,8 @@ async def write_pairs(client: EmbeddedClient) -> None:
 
 
 async def hold_lease(client: EmbeddedClient) -> None:
-    """A key on a lease of 1 s, kept alive."""
-    await client.put("/leased", b"", await client.grant_lease(1))
+    """A key on a lease of 2 s, kept alive."""
+    await client.put("/leased", b"", await client.grant_lease(2))
     say("ready")
     await asyncio.Event().wait()
 

@@ -223,10 +223,10 @@ def test_the_lease_of_a_killed_process_ends(path: Path, peer: StartPeer) -> None
         start = await client.revision() + 1
         process = peer("lease")
         assert await asyncio.to_thread(line, process) == "ready"
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(2.4)
         assert await client.get("/leased") is not None
         process.kill()
-        async with aclosing(client.watch("/", start)) as watch, asyncio.timeout(3):
+        async with aclosing(client.watch("/", start)) as watch, asyncio.timeout(6):
             assert [event.value for event in (await anext(watch)).events] == [b""]
             assert [event.value for event in (await anext(watch)).events] == [None]
         await client.close()

@@ -105,7 +105,7 @@ def test_a_crash_of_the_server_loses_no_event(start: Start) -> None:
                 await writer.put(f"{ABC}{round_number}/{number}", b"x")
             server.kill()
             await recorder.until(lambda: recorder.statuses[-1] is Status.CONNECTING)
-            with pytest.raises(Unavailable) as caught:
+            with pytest.raises(Unavailable, match="Connection refused") as caught:
                 await writer.put(f"{ABC}lost", b"")
             assert not caught.value.maybe_applied, "nothing was there to send it to"
             server.start()
@@ -571,11 +571,12 @@ def test_both_sides_show_certificates(start: Start, tmp_path: Path) -> None:
         scheme="https",
     )
 
-    async def refused(tls: TLSFiles) -> None:
+    async def refused(tls: TLSFiles) -> str:
         client = EtcdClient([server.endpoint], tls=tls, timing=QUICK)
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable) as caught:
             await client.put(ABC + "a", b"")
         await client.close()
+        return str(caught.value)
 
     async def test() -> None:
         client = EtcdClient([server.endpoint], tls=felix, timing=QUICK)
@@ -584,7 +585,7 @@ def test_both_sides_show_certificates(start: Start, tmp_path: Path) -> None:
             assert (await anext(watch)).events == [Event(ABC + "a", b"1", revision)]
         await refused(TLSFiles(authority))
         await refused(stranger._replace(ca=authority))
-        await refused(felix._replace(ca=foreign))
+        assert "TLS: " in await refused(felix._replace(ca=foreign))
         missing = EtcdClient([server.endpoint], tls=felix._replace(key=tmp_path / "none"))
         with pytest.raises(InvalidInput, match="none: No such file"):
             await missing.get(ABC)

@@ -11,6 +11,7 @@ only when somebody needs one.
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -45,9 +46,14 @@ class DatastoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     password: str = ""
     embedded_path: Path = DEFAULT_EMBEDDED_PATH
 
-    def __repr__(self) -> str:
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What rich shows, in tracebacks too; msgspec's own has every field."""
         shown = {**msgspec.structs.asdict(self), "password": "…" if self.password else ""}
-        return f"DatastoreSettings({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+        return list(shown.items())
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"DatastoreSettings({fields})"
 
     __str__ = __repr__
 

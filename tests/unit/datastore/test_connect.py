@@ -83,6 +83,7 @@ def test_secrets_are_not_in_any_text_form() -> None:
     settings = DatastoreSettings(username="felix", password="secret")
     for text in (repr(settings), str(settings), f"{settings}", f"{settings!r}"):
         assert "secret" not in text
+        assert "secret" not in str(settings.__rich_repr__())
         assert "felix" in text
 
 

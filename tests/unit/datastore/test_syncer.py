@@ -44,7 +44,7 @@ class Recorder:
         self._changed.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(1.5):
+        async with asyncio.timeout(5):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()

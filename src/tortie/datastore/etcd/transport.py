@@ -7,6 +7,7 @@ them that a server froze.
 """
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -252,8 +253,7 @@ class Transport:
                 )
         except (OSError, TimeoutError) as error:
             self._turn()
-            problem = str(error) or f"no connection within {timing.call} s"
-            raise Unavailable(f"etcd at {endpoint}: {problem}") from None
+            raise Unavailable(f"etcd at {endpoint}: {_reason(error)}") from None
         return _Link(endpoint, connection)
 
     def _drop(self, link: _Link) -> None:
@@ -265,6 +265,15 @@ class Transport:
 
     def _turn(self) -> None:
         self._next = (self._next + 1) % len(self._endpoints)
+
+
+def _reason(error: OSError) -> str:
+    """Why there is no connection; asyncio's own text repeats the address."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {getattr(error, 'verify_message', '') or error.reason or error}"
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error) or "no connection in time"
 
 
 def parse_endpoint(text: str) -> Endpoint:
