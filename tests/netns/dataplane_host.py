@@ -75,8 +75,17 @@ class Workload:
         return made
 
     def pings(self, to: Network | str) -> bool:
-        target = parse_address(to) if isinstance(to, str) else to
-        return run_in(self.namespace, lambda: pings(target))
+        return run_in(self.namespace, lambda: pings(to))
+
+    def send_icmpv6(self, kind: int, to: str) -> None:
+        """A message of this type with nothing in it, from the link-local address."""
+
+        def send() -> None:
+            with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
+                raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+                raw.sendto(bytes((kind, 0)) + bytes(14), (to, 0, 0, socket.if_nametoindex("eth0")))
+
+        run_in(self.namespace, send)
 
     def seen_by(self, other: "Workload") -> str:
         """The source address under which a datagram of ours reaches `other`."""
@@ -118,11 +127,13 @@ _echo_ids = count(1)
 """Each ping is a new connection to the kernel."""
 
 
-def pings(target: Network, source: str = "") -> bool:
+def pings(to: Network | str, source: str = "") -> bool:
     """Whether an echo request from the calling thread's namespace is answered."""
-    kind, answer = (8, 0) if target.family == 4 else (128, 129)
-    protocol = socket.IPPROTO_ICMP if target.family == 4 else socket.IPPROTO_ICMPV6
-    with socket.socket(FAMILIES[target.family], socket.SOCK_RAW, protocol) as raw:
+    text = to if isinstance(to, str) else to.address_text
+    family = 6 if ":" in text else 4
+    kind, answer = (8, 0) if family == 4 else (128, 129)
+    protocol = socket.IPPROTO_ICMP if family == 4 else socket.IPPROTO_ICMPV6
+    with socket.socket(FAMILIES[family], socket.SOCK_RAW, protocol) as raw:
         raw.settimeout(SILENCE_SECONDS)
         if source:
             raw.bind((source, 0))
@@ -130,11 +141,11 @@ def pings(target: Network, source: str = "") -> bool:
         # The kernel fills in ICMPv6's checksum; ICMP's over these 8 bytes is this.
         checksum = 0xFFFF - ((kind << 8) + number + 1)
         echo = struct.pack("!BBHHH", kind, 0, checksum, number, 1)
-        raw.sendto(echo, (target.address_text, 0))
+        raw.sendto(echo, socket.getaddrinfo(text, 0, FAMILIES[family])[0][4])
         try:
             while True:
                 packet = raw.recv(256)
-                message = packet[20:] if target.family == 4 else packet
+                message = packet[20:] if family == 4 else packet
                 if message[0] == answer and message[4:6] == number.to_bytes(2, "big"):
                     return True
         except TimeoutError:
@@ -142,18 +153,26 @@ def pings(target: Network, source: str = "") -> bool:
 
 
 def hears(
-    sender: Workload, target: Workload, port: int, family: int = 4, *, source: str = ""
+    sender: Workload,
+    target: Workload,
+    port: int,
+    family: int = 4,
+    *,
+    source: str = "",
+    patience: float = SILENCE_SECONDS,
 ) -> bool:
     """Whether one UDP datagram on a new connection arrives.
 
     Args:
         source: address to send from; empty means the sender's own.
+        patience: seconds to wait for it.
     """
     to = target.address(family).address_text
     with (
         target.socket(family, socket.SOCK_DGRAM) as server,
         sender.socket(family, socket.SOCK_DGRAM) as client,
     ):
+        server.settimeout(patience)
         server.bind((to, port))
         client.bind((source or sender.address(family).address_text, 0))
         client.sendto(b"hello", (to, port))

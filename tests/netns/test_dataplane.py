@@ -34,6 +34,7 @@ from tortie.desired.policy import (
     Rule,
     Side,
 )
+from tortie.kernel.nft.expressions import Cmp, Counter
 from tortie.lib.ip import parse_network
 
 pytestmark = pytest.mark.usefixtures("netns")
@@ -433,6 +434,55 @@ def test_without_ipv6_nothing_of_it_passes(netns: None) -> None:
         assert hears(a, b, 80, 4)
         assert not hears(a, b, 80, 6)
     host.close()
+
+
+def test_ipv6_neighbours_find_each_other_and_nothing_else_comes_in(netns: None) -> None:
+    """Nobody has been told a MAC: neighbour discovery has to get through the rules."""
+    subprocess.run(["sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0"], check=True)
+    host = Host()
+    host.allow_all_profile()
+    gateway = "fe80::ecee:eeff:feee:eeee"  # what the kernel makes of the host's MAC
+    with workloads(host, 2) as (a, b):
+        for one in (a, b):
+            one.mac = ""
+            one.run(
+                f"""ip -6 route del default; ip -6 neigh flush dev eth0
+                ip -6 route add default via {gateway} dev eth0"""
+            )
+            host.endpoint(one)
+        host.apply()
+        assert hears(a, b, 80, 6, patience=2.0)
+        assert not a.pings(f"{gateway}%eth0"), "the host's own address is no service"
+    host.close()
+
+
+@pytest.mark.parametrize("kind", [134, 137])
+def test_a_workload_is_no_router(host: Host, pair: tuple[Workload, Workload], kind: int) -> None:
+    a, _ = pair
+    host.endpoint(a)
+    host.apply()
+    a.send_icmpv6(kind, "ff02::1")
+    dropped = [
+        rule
+        for rule in host.rules().values()
+        if rule.chain == "workload-source" and bytes((kind,)) in map(_compared, rule.expressions)
+    ]
+    (counter,) = (one for one in dropped[0].expressions if isinstance(one, Counter))
+    assert counter.packets == 1
+
+
+def _compared(expression: object) -> bytes:
+    return expression.value if isinstance(expression, Cmp) else b""
+
+
+def test_the_gateway_answers_arp_where_the_host_has_a_way_out(
+    host: Host, pair: tuple[Workload, Workload]
+) -> None:
+    a, b = pair
+    subprocess.run(["ip", "route", "add", "default", "dev", b.interface], check=True)
+    host.endpoint(a)
+    host.apply()
+    assert a.arp_is_answered(sender="10.65.0.1", mac=a.mac, target="169.254.1.1")
 
 
 # Changes.

@@ -136,7 +136,9 @@ class Dataplane:
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
         """One object of desired state is new, differs, or (None) is gone."""
-        self._managers[kind].on_update(kind, name, value)
+        manager = self._managers.get(kind)
+        if manager is not None:  # there are kinds that this dataplane has no use for
+            manager.on_update(kind, name, value)
 
     def on_link_event(self, event: Event) -> None:
         """From `kernel.rtnl.monitor.Monitor`; events about other things are ignored."""
@@ -185,7 +187,7 @@ class Dataplane:
     async def resync(self) -> None:
         """Compare all of ours with the kernel, and write what differs. Raises as `apply`."""
         self._read_back()
-        self._sysctls.resync()
+        await self._sysctls.resync()
         await self._nft.resync()
         await self.apply()
 

@@ -6,8 +6,11 @@ and our own end leaves them in force; a new process adopts them by naming them.
 
 A start and a resync are the same thing: read everything, compare, write the
 difference. Where nothing differs nothing is written, and no packet sees a
-change. A table that has been damaged beyond editing (a set of another type,
-a base chain elsewhere) is replaced whole, in the same transaction.
+change. Every commit, anyone's, counts the kernel's generation up by one: while
+it is what our own commits have made of it, there is nothing to read.
+
+A table that has been damaged beyond editing (a set of another type, a base
+chain elsewhere) is replaced whole, in the same transaction.
 """
 
 import logging
@@ -61,6 +64,8 @@ class NftablesDriver:
         self._missing: set[TableName] = set()
         self._stale = True
         """The kernel's state is not known: read it back before writing."""
+        self._generation: int | None = None
+        """What the kernel's generation is if only we have written since it was read."""
         self._commits = self._resyncs = self._repairs = 0
 
     async def apply(self) -> bool:
@@ -95,13 +100,15 @@ class NftablesDriver:
         return True
 
     async def resync(self) -> bool:
-        """Read everything back and write what differs. Returns whether anything did.
+        """Read everything back, if anyone else has written since, and write what
+        differs. Returns whether anything did.
 
         Raises as `apply`.
         """
         pending = not self.in_sync
         first = not self._resyncs
-        self._stale = True
+        if await self._backend.generation() != self._generation:
+            self._stale = True
         changed = await self.apply()
         if changed and not first and not pending:
             self._repairs += 1
@@ -128,8 +135,17 @@ class NftablesDriver:
         self._missing.clear()
         self._stale = False
         self._commits += 1
+        if self._generation is not None:
+            self._generation += 1
 
     async def _read_back(self) -> None:
+        before = await self._backend.generation()
+        await self._read_tables()
+        # Written to while it was read: what we have may be torn, so look again next time.
+        after = await self._backend.generation()
+        self._generation = before if before == after else None
+
+    async def _read_tables(self) -> None:
         tables = {table.table_name: table for table in await self._backend.tables()}
         self._missing = set()
         for name, state in self._tables.items():
