@@ -133,6 +133,8 @@ def start_etcd(lab: Lab) -> None:
     """Start it, with the data that it had if it ran before."""
     directory = lab.directory / "etcd"
     directory.mkdir(mode=0o700, exist_ok=True)
+    # One that was killed leaves it, and the next one would not start.
+    (directory / _TOOLS_SOCKET).unlink(missing_ok=True)
     address = FABRIC.address(ETCD_ORDINAL).address_text
     url = f"http://{address}:{ETCD_PORT}"
     peer_url = f"http://{address}:{ETCD_PORT + 1}"

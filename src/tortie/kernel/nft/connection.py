@@ -412,13 +412,22 @@ _PROBE_TABLE = "tortie-probe"
 def supports_owner_tables(family: nft.Family = nft.Family.INET) -> bool:
     """Whether this kernel takes `owner` and `persist` together (Linux 6.9).
 
-    Tried with a table of its own, on a socket of its own, and removed again.
+    Where such a table exists, it does: so a restarted agent writes nothing to
+    find out. Else tried with a table of its own, on a socket of its own, and
+    removed again.
 
     Raises:
         KernelRefused: not allowed to make any table at all.
     """
     both = TableFlag.OWNER | TableFlag.PERSIST
     with NetlinkSocket.open(NETLINK_NETFILTER) as socket:
+        answers = socket.dump(Request("list tables", nft.GETTABLE, 0, family_header(0)))
+        if any(
+            decode.decode_table(one).flags & both == both
+            for one in answers
+            if _is_known_family(one)
+        ):
+            return True
         name = f"{_PROBE_TABLE}-{socket.port_id}"
         change = Transaction()
         change.add_table(Table(family, name, both))
