@@ -89,6 +89,12 @@ _BGP = (
     Column("MESHENABLED", lambda r: _flag(r.spec.node_to_node_mesh_enabled)),
     Column("ASNUMBER", lambda r: r.spec.as_number or "-"),
 )
+_BGP_PEER = (
+    _NAME,
+    Column("PEERIP", lambda r: r.spec.peer_ip),
+    Column("NODE", lambda r: r.spec.node or r.spec.node_selector or "(global)"),
+    Column("ASN", lambda r: r.spec.as_number or "-"),
+)
 _WORKLOAD_ENDPOINT = (
     Column("NAME", lambda r: r.metadata.name, True),
     Column("WORKLOAD", lambda r: r.spec.workload or r.spec.pod),
@@ -109,6 +115,8 @@ _HOST_ENDPOINT = (
 
 COLUMNS: Mapping[str, Sequence[Column]] = {
     "BGPConfiguration": _BGP,
+    "BGPFilter": (_NAME,),
+    "BGPPeer": _BGP_PEER,
     "ClusterInformation": _CLUSTER,
     "FelixConfiguration": (_NAME,),
     "GlobalNetworkPolicy": _POLICY,
@@ -131,6 +139,8 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
 
 _SHORT = {
     "BGPConfiguration": ("bgpconfig", "bgpconfigs"),
+    "BGPFilter": (),
+    "BGPPeer": ("bgpp", "bgpps"),
     "ClusterInformation": ("clusterinfo", "clusterinfos"),
     "FelixConfiguration": ("felixconfig", "felixconfigs"),
     "GlobalNetworkPolicy": ("gnp", "gnps"),

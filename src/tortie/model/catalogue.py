@@ -3,6 +3,8 @@
 from typing import TypeAlias
 
 from tortie.model.bgp_configuration import BGPConfiguration
+from tortie.model.bgp_filter import BGPFilter
+from tortie.model.bgp_peer import BGPPeer
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.felix_configuration import FelixConfiguration
 from tortie.model.metadata import Resource
@@ -12,6 +14,8 @@ from tortie.model.policy import GlobalNetworkPolicy, NetworkPolicy, Profile, Tie
 
 TYPES: dict[str, type[Resource]] = {
     "BGPConfiguration": BGPConfiguration,
+    "BGPFilter": BGPFilter,
+    "BGPPeer": BGPPeer,
     "ClusterInformation": ClusterInformation,
     "FelixConfiguration": FelixConfiguration,
     "GlobalNetworkPolicy": GlobalNetworkPolicy,
@@ -29,6 +33,8 @@ TYPES: dict[str, type[Resource]] = {
 
 AnyResource: TypeAlias = (
     BGPConfiguration
+    | BGPFilter
+    | BGPPeer
     | ClusterInformation
     | FelixConfiguration
     | GlobalNetworkPolicy

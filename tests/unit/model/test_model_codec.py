@@ -174,8 +174,8 @@ def test_a_block_must_fit_its_key(change: dict[str, Any]) -> None:
 
 
 def test_kinds_without_a_struct_are_named() -> None:
-    with pytest.raises(InvalidInput, match="BGPPeer"):
-        codec.decode(ResourceKey("BGPPeer", "p"), b"{}")
+    with pytest.raises(InvalidInput, match="Unheard"):
+        codec.decode(ResourceKey("Unheard", "p"), b"{}")
 
 
 # --- unknown fields through a read-modify-write ---

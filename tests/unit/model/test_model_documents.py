@@ -28,7 +28,6 @@ def _message(text: str) -> str:
             "f.yaml:2:7: unknown kind 'NetworkPolcy'; did you mean 'NetworkPolicy'?",
         ),
         (HEAD + "kind: Elephant\n", "f.yaml:2:7: unknown kind 'Elephant'"),
-        (HEAD + "kind: BGPPeer\n", "f.yaml:2:7: kind 'BGPPeer' is not supported yet"),
         (HEAD + "metadata: {}\n", "f.yaml:1:1: kind is needed, such as 'NetworkPolicy'"),
         (
             "kind: Node\nmetadata: {name: n}\n",

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from tortie.lib.errors import InvalidInput
 from tortie.model import names
 from tortie.model.bgp_configuration import BGPConfiguration
+from tortie.model.bgp_filter import BGPFilter
+from tortie.model.bgp_peer import BGPPeer
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.felix_configuration import FelixConfiguration
 from tortie.model.keys import NAMESPACED
@@ -12,7 +14,7 @@ from tortie.model.metadata import Resource
 from tortie.model.network_set import GlobalNetworkSet, NetworkSet
 from tortie.model.node import ClusterInformation, IPPool, Node
 from tortie.model.policy import GlobalNetworkPolicy, NetworkPolicy, Profile, Tier
-from tortie.model.validation import network, policy, settings, terms
+from tortie.model.validation import bgp, network, policy, settings, terms
 from tortie.model.validation.terms import Problem
 
 PROBLEMS_SHOWN = 3
@@ -79,6 +81,10 @@ def _spec_problems(resource: Resource, *, strict: bool) -> Iterator[Problem]:
             yield from settings.felix_problems(resource)
         case BGPConfiguration():
             yield from settings.bgp_problems(resource)
+        case BGPPeer():
+            yield from bgp.peer_problems(resource)
+        case BGPFilter():
+            yield from bgp.filter_problems(resource, strict=strict)
         case ClusterInformation():
             yield from settings.cluster_information_problems(resource)
 
