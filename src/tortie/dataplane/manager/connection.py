@@ -31,14 +31,7 @@ class ConnectionManager:
 
     def suspects(self) -> frozenset[Network]:
         """Addresses of endpoints that may be allowed less than before, until `confirm`."""
-        tightened = self._policies.take_tightened()
-        changed = self._endpoints.take_tightened()
-        for endpoint_id, endpoint in self._endpoints.endpoints.items() if tightened else ():
-            if (endpoint.ingress, "ingress") in tightened or (
-                endpoint.egress,
-                "egress",
-            ) in tightened:
-                changed.add(endpoint_id)
+        changed = self._policies.take_tightened() | self._endpoints.take_tightened()
         for endpoint_id in changed:
             found = self._endpoints.endpoints.get(endpoint_id)
             self._suspects.update(found.networks if found else ())

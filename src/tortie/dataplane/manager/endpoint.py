@@ -12,9 +12,11 @@ from tortie.dataplane.driver.neighbour import NeighbourDriver
 from tortie.dataplane.driver.table import TableState
 from tortie.dataplane.manager.policy import PolicyManager
 from tortie.dataplane.rules.endpoint import ElementData, arp_elements, endpoint_elements
+from tortie.dataplane.rules.names import Direction
 from tortie.dataplane.settings import Settings
 from tortie.desired.endpoint import Endpoint, EndpointId
 from tortie.desired.kinds import Kind
+from tortie.desired.policy import PolicyList
 from tortie.kernel.rtnl.link import parse_mac
 from tortie.lib.ip import Network
 
@@ -55,26 +57,26 @@ class EndpointManager:
         old = self._endpoints.get(endpoint_id)
         if old == new:
             return
+        before, after = _lists(old), _lists(new)
         if old is None:
             # A new workload has no connections; one that was there before us may have.
             changed = self._is_first_batch
         else:
-            changed = new is not None and (old.ingress, old.egress) != (new.ingress, new.egress)
+            changed = new is not None and before != after
         if changed:
             self._tightened.add(endpoint_id)
         # The new lists first: a policy that both name then stays as it is.
+        for policies, direction in after - before:
+            self._policies.use(policies, direction, endpoint_id)
         if new is not None:
-            self._policies.use(new.ingress, "ingress")
-            self._policies.use(new.egress, "egress")
             self._endpoints[endpoint_id] = new
         else:
             del self._endpoints[endpoint_id]
         self._write_elements(endpoint_id, old, new)
         self._write_addresses(endpoint_id, old, new)
         self._write_neighbours(endpoint_id, old, new)
-        if old is not None:
-            self._policies.release(old.ingress, "ingress")
-            self._policies.release(old.egress, "egress")
+        for policies, direction in before - after:
+            self._policies.release(policies, direction, endpoint_id)
 
     @property
     def endpoints(self) -> dict[EndpointId, Endpoint]:
@@ -151,6 +153,12 @@ class EndpointManager:
             same_place = new is not None and new.mac and new.interface == old.interface
             if not (same_place and new is not None and address in new.networks):
                 self._neighbours.drop(old.interface, address, owner=endpoint_id)
+
+
+def _lists(endpoint: Endpoint | None) -> set[tuple[PolicyList, Direction]]:
+    if endpoint is None:
+        return set()
+    return {(endpoint.ingress, "ingress"), (endpoint.egress, "egress")}
 
 
 def _claim(element: ElementData, *, is_arp: bool) -> _Claim:

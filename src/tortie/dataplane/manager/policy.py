@@ -8,7 +8,7 @@ jumps to a chain that drops, until the policy is there.
 Also notes which lists may have come to allow less, for `manager.connection`.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable
 from typing import cast
 
@@ -17,12 +17,13 @@ from tortie.dataplane.rules import lists, names, policy
 from tortie.dataplane.rules.content import Content
 from tortie.dataplane.rules.names import Direction
 from tortie.dataplane.settings import Settings
+from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import Policy, PolicyId, PolicyList, Rule
 from tortie.desired.verdict import SetUse, set_use
 from tortie.kernel.nft.expressions import goto
 
-DirectedList = tuple[PolicyList, Direction]
+_DirectedList = tuple[PolicyList, Direction]
 _Half = tuple[PolicyId, Direction]
 
 _DIRECTIONS: tuple[Direction, ...] = ("ingress", "egress")
@@ -35,16 +36,16 @@ class PolicyManager:
         self._table = table
         self._settings = settings
         self._policies: dict[PolicyId, Policy] = {}
-        self._lists_by_half: defaultdict[_Half, set[DirectedList]] = defaultdict(set)
+        self._lists_by_half: defaultdict[_Half, set[_DirectedList]] = defaultdict(set)
         """Which lists name it; only what some list names is here, and in the kernel."""
-        self._list_users: Counter[DirectedList] = Counter()
-        """How many endpoints have it."""
+        self._list_users: dict[_DirectedList, set[EndpointId]] = {}
+        """Which endpoints have it."""
         self._written: dict[_Half, Content] = {}
         self._set_use: dict[_Half, SetUse] = {}
         """Of those written."""
         self._halves_by_set: defaultdict[str, set[_Half]] = defaultdict(set)
         self._wide_sets: set[tuple[str, int]] = set()
-        self._tightened: set[DirectedList] = set()
+        self._tightened: set[_DirectedList] = set()
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
         """`POLICY`."""
@@ -86,16 +87,17 @@ class PolicyManager:
         """None for one that is not known."""
         return self._policies.get(policy_id)
 
-    def take_tightened(self) -> set[DirectedList]:
-        """Lists that may allow less than when this was last asked."""
+    def take_tightened(self) -> set[EndpointId]:
+        """Endpoints whose lists may allow less than when this was last asked."""
         tightened, self._tightened = self._tightened, set()
-        return tightened
+        return {user for one in tightened for user in self._list_users.get(one, ())}
 
-    def use(self, policies: PolicyList, direction: Direction) -> None:
-        """An endpoint has this list now."""
+    def use(self, policies: PolicyList, direction: Direction, user: EndpointId) -> None:
+        """The endpoint has this list now."""
         one = (policies, direction)
-        self._list_users[one] += 1
-        if self._list_users[one] > 1:
+        users = self._list_users.setdefault(one, set())
+        users.add(user)
+        if len(users) > 1:
             return
         for policy_id in lists.policies_of(policies):
             half = (policy_id, direction)
@@ -108,11 +110,12 @@ class PolicyManager:
         verdict = goto(names.list_chain(identity, direction))
         self._table.want_element(names.CHAINS[direction], identity, verdict)
 
-    def release(self, policies: PolicyList, direction: Direction) -> None:
-        """An endpoint has this list no longer."""
+    def release(self, policies: PolicyList, direction: Direction, user: EndpointId) -> None:
+        """The endpoint has this list no longer."""
         one = (policies, direction)
-        self._list_users[one] -= 1
-        if self._list_users[one]:
+        users = self._list_users[one]
+        users.discard(user)
+        if users:
             return
         del self._list_users[one]
         self._tightened.discard(one)
