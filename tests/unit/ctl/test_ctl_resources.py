@@ -151,7 +151,6 @@ def test_deleting_what_is_not_there(tortie: Shell) -> None:
     ("words", "code", "says"),
     [
         (["get", "nod"], 2, "unknown kind 'nod'; did you mean 'node'?"),
-        (["get", "bgppeers"], 2, "not supported yet"),
         (["get"], 2, "say which kind"),
         (["get", "node", "-o", "toml"], 2, "unknown output format 'toml'"),
         (["get", "node", "x"], 1, "Node(x) does not exist"),
