@@ -150,7 +150,7 @@ def _profiles_of(resource: object) -> tuple[str, ...]:
 
 def _decide_endpoint(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> Decision:
     steps: list[Step] = []
-    for tier, default_action, policies in _tiers(state, endpoint, way):
+    for tier, default_action, policies in tiers_of(state, endpoint, way):
         passed = False
         for name, policy in policies:
             rules = policy.spec.ingress if way == "Ingress" else policy.spec.egress
@@ -167,12 +167,12 @@ def _decide_endpoint(state: State, endpoint: ResourceKey, way: Way, packet: Pack
             steps.append(Step(way, endpoint, tier, "", -1, default_action))
             if default_action == "Deny":
                 return Decision(False, tuple(steps))
-    found_step = _decide_profiles(state, endpoint, way, packet)
+    found_step = decide_profiles(state, endpoint, way, packet)
     steps.append(found_step)
     return Decision(found_step.action == "Allow", tuple(steps))
 
 
-def _tiers(
+def tiers_of(
     state: State, endpoint: ResourceKey, way: Way
 ) -> Iterator[tuple[str, str, list[tuple[ResourceKey, Policy]]]]:
     """Name, default action and policies of each tier that applies, in order.
@@ -210,19 +210,21 @@ def _tiers(
 def _selects(state: State, key: ResourceKey, policy: Policy, endpoint: ResourceKey) -> bool:
     labels = labels_of(state, endpoint)
     accounts = policy.spec.service_account_selector
-    if accounts and not _prefixed_match(accounts, "pcsa.", labels):
+    if accounts and not lent_labels_match(accounts, "pcsa.", labels):
         return False
     if isinstance(policy, NetworkPolicy):
-        return endpoint.namespace == key.namespace and _matches(policy.spec.selector, labels)
+        return endpoint.namespace == key.namespace and selector_matches(
+            policy.spec.selector, labels
+        )
     if policy.spec.do_not_track or policy.spec.pre_dnat:
         return False  # these act on host endpoints only
     namespaces = policy.spec.namespace_selector
-    if namespaces and not _namespace_match(namespaces, labels):
+    if namespaces and not namespace_matches(namespaces, labels):
         return False
-    return _matches(policy.spec.selector, labels)
+    return selector_matches(policy.spec.selector, labels)
 
 
-def _decide_profiles(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> Step:
+def decide_profiles(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> Step:
     resource = state[endpoint]
     assert isinstance(resource, WorkloadEndpoint)
     for name in resource.spec.profiles:
@@ -242,24 +244,24 @@ def _first_match(
     state: State, rules: Iterable[Rule], packet: Packet, namespace: str
 ) -> tuple[int, str] | None:
     for index, rule in enumerate(rules):
-        if rule.action != "Log" and _rule_matches(state, rule, packet, namespace):
+        if rule.action != "Log" and rule_matches(state, rule, packet, namespace):
             return index, rule.action
     return None
 
 
-def _rule_matches(state: State, rule: Rule, packet: Packet, namespace: str) -> bool:
+def rule_matches(state: State, rule: Rule, packet: Packet, namespace: str) -> bool:
     if rule.http is not None and rule.action != "Deny":
         return False  # needs a proxy; what it allows must not be more than it says
     if rule.ip_version is not None and rule.ip_version != packet.source.family:
         return False
-    if rule.protocol is not None and _number(rule.protocol) != packet.protocol:
+    if rule.protocol is not None and protocol_number(rule.protocol) != packet.protocol:
         return False
-    if rule.not_protocol is not None and _number(rule.not_protocol) == packet.protocol:
+    if rule.not_protocol is not None and protocol_number(rule.not_protocol) == packet.protocol:
         return False
-    if rule.icmp is not None and not _icmp_matches(rule.icmp, packet):
+    if rule.icmp is not None and not icmp_matches(rule.icmp, packet):
         return False
     excluded = rule.not_icmp if rule.not_icmp and rule.not_icmp.type is not None else None
-    if excluded is not None and _icmp_matches(excluded, packet):
+    if excluded is not None and icmp_matches(excluded, packet):
         return False
     return _side_matches(
         state, rule, rule.source, packet.source, packet.source_port, packet, namespace
@@ -285,9 +287,9 @@ def _side_matches(
 ) -> bool:
     if side.services is not None:
         return False  # services are not known here
-    if side.nets and not _in_any(side.nets, address):
+    if side.nets and not in_any(side.nets, address):
         return False
-    if side.not_nets and _in_any(side.not_nets, address):
+    if side.not_nets and in_any(side.not_nets, address):
         return False
     if not _selectors_match(state, side, address, namespace):
         return False
@@ -295,15 +297,15 @@ def _side_matches(
     # notPorts too (Calico, felix/calc/rule_scanner.go).
     selected = [
         key
-        for key in _holders(state, address)
-        if not _by_label(side, namespace) or _entity_selected(state, key, side, namespace)
+        for key in holders_of(state, address)
+        if not limited_by_label(side, namespace) or entity_selected(state, key, side, namespace)
     ]
-    if side.ports and not _port_in(state, rule, side.ports, selected, port, packet):
+    if side.ports and not port_in(state, rule, side.ports, selected, port, packet):
         return False
-    return not (side.not_ports and _port_in(state, rule, side.not_ports, selected, port, packet))
+    return not (side.not_ports and port_in(state, rule, side.not_ports, selected, port, packet))
 
 
-def _by_label(side: EntityRule, namespace: str) -> bool:
+def limited_by_label(side: EntityRule, namespace: str) -> bool:
     """Whether the rule names what it means on this side by labels.
 
     Any selector, the negative one too, limits a namespaced policy to its namespace.
@@ -316,33 +318,33 @@ def _by_label(side: EntityRule, namespace: str) -> bool:
 
 def _selectors_match(state: State, side: EntityRule, address: Network, namespace: str) -> bool:
     """`selector`, `namespaceSelector` and `serviceAccounts` name things by label."""
-    holders = list(_holders(state, address))
-    if _by_label(side, namespace) and not any(
-        _entity_selected(state, key, side, namespace) for key in holders
+    holders = list(holders_of(state, address))
+    if limited_by_label(side, namespace) and not any(
+        entity_selected(state, key, side, namespace) for key in holders
     ):
         return False
     return not side.not_selector or not any(
-        _matches(side.not_selector, labels_of(state, key)) for key in holders
+        selector_matches(side.not_selector, labels_of(state, key)) for key in holders
     )
 
 
-def _entity_selected(state: State, key: ResourceKey, side: EntityRule, namespace: str) -> bool:
+def entity_selected(state: State, key: ResourceKey, side: EntityRule, namespace: str) -> bool:
     labels = labels_of(state, key)
     accounts = side.service_accounts
     if accounts is not None:
         if accounts.names and labels.get(SERVICE_ACCOUNT_LABEL) not in accounts.names:
             return False
-        if accounts.selector and not _prefixed_match(accounts.selector, "pcsa.", labels):
+        if accounts.selector and not lent_labels_match(accounts.selector, "pcsa.", labels):
             return False
     if side.namespace_selector:
-        if not _namespace_match(side.namespace_selector, labels):
+        if not namespace_matches(side.namespace_selector, labels):
             return False
     elif namespace and labels.get(NAMESPACE_LABEL) != namespace:
         return False  # a namespaced policy means its own namespace when it names none
-    return _matches(side.selector, labels)
+    return selector_matches(side.selector, labels)
 
 
-def _holders(state: State, address: Network) -> Iterator[ResourceKey]:
+def holders_of(state: State, address: Network) -> Iterator[ResourceKey]:
     """Everything labelled that has the address: endpoints and network sets."""
     for key, resource in state.items():
         if not isinstance(key, ResourceKey):
@@ -356,11 +358,11 @@ def _holders(state: State, address: Network) -> Iterator[ResourceKey]:
                 networks = resource.spec.nets
             case _:
                 continue
-        if _in_any(networks, address):
+        if in_any(networks, address):
             yield key
 
 
-def _port_in(
+def port_in(
     state: State,
     rule: Rule,
     ports: tuple[int | str, ...],
@@ -371,7 +373,7 @@ def _port_in(
     if packet.protocol not in _WITH_PORTS or port is None:
         return False
     # Where a rule names no protocol, its named ports are TCP.
-    named = packet.protocol == (6 if rule.protocol is None else _number(rule.protocol))
+    named = packet.protocol == (6 if rule.protocol is None else protocol_number(rule.protocol))
     for wanted in ports:
         first, colon, last = str(wanted).partition(":")
         if first.isdigit():
@@ -387,14 +389,16 @@ def _serves(state: State, selected: list[ResourceKey], name: str, port: int, pro
     for key in selected:
         resource = state[key]
         if isinstance(resource, WorkloadEndpoint | HostEndpoint) and any(
-            offered.name == name and offered.port == port and _number(offered.protocol) == protocol
+            offered.name == name
+            and offered.port == port
+            and protocol_number(offered.protocol) == protocol
             for offered in resource.spec.ports
         ):
             return True
     return False
 
 
-def _icmp_matches(wanted: ICMP, packet: Packet) -> bool:
+def icmp_matches(wanted: ICMP, packet: Packet) -> bool:
     if packet.protocol not in (1, 58):
         return False
     if wanted.type is not None and wanted.type != packet.icmp_type:
@@ -402,35 +406,35 @@ def _icmp_matches(wanted: ICMP, packet: Packet) -> bool:
     return wanted.code is None or wanted.code == packet.icmp_code
 
 
-def _in_any(networks: Iterable[str], address: Network) -> bool:
+def in_any(networks: Iterable[str], address: Network) -> bool:
     return any(parse_network(text).contains(address) for text in networks)
 
 
-def _matches(selector: str, labels: Mapping[str, str]) -> bool:
+def selector_matches(selector: str, labels: Mapping[str, str]) -> bool:
     try:
         return syntax.compile_selector(selector).matches(labels)
     except InvalidInput:
         return False
 
 
-def _namespace_match(selector: str, labels: Mapping[str, str]) -> bool:
+def namespace_matches(selector: str, labels: Mapping[str, str]) -> bool:
     """`global()` means what has no namespace; else the namespace's own labels decide."""
     if selector.strip() == "global()":
         return NAMESPACE_LABEL not in labels
-    return NAMESPACE_LABEL in labels and _prefixed_match(selector, "pcns.", labels)
+    return NAMESPACE_LABEL in labels and lent_labels_match(selector, "pcns.", labels)
 
 
-def _prefixed_match(selector: str, prefix: str, labels: Mapping[str, str]) -> bool:
+def lent_labels_match(selector: str, prefix: str, labels: Mapping[str, str]) -> bool:
     """Match against the labels that a namespace or service account lends, by their own names."""
     lent = {
         label.removeprefix(prefix): value
         for label, value in labels.items()
         if label.startswith(prefix)
     }
-    return _matches(selector, lent)
+    return selector_matches(selector, lent)
 
 
-def _number(protocol: int | str) -> int:
+def protocol_number(protocol: int | str) -> int:
     if isinstance(protocol, int):
         return protocol
     if protocol.isdigit():
