@@ -259,16 +259,25 @@ class LiveLab:
         self.settle()
 
     @contextlib.contextmanager
-    def restored(self) -> Iterator[None]:
-        """Put every resource back as it was, at the end."""
-        before = self.entries(RESOURCES)
+    def restored(self, *, endpoints: bool = False) -> Iterator[None]:
+        """Put every resource back as it was, at the end.
+
+        Args:
+            endpoints: WorkloadEndpoints too, if no workload moved meanwhile: their MAC
+                address, which is theirs, is new after a move.
+        """
+        before = self._resources(endpoints)
         yield
-        now = self.entries(RESOURCES)
+        now = self._resources(endpoints)
         changes: dict[str, bytes | None] = {key: None for key in now if key not in before}
         for key, entry in before.items():
             if key not in now or now[key].value != entry.value:
                 changes[key] = entry.value
         self.write_raw(changes)
+
+    def _resources(self, endpoints: bool) -> dict[str, Entry]:
+        found = self.entries(RESOURCES)
+        return {key: found[key] for key in found if endpoints or "/workloadendpoints/" not in key}
 
     def state(self) -> dict[Key, object]:
         """What the oracle judges: every stored resource that is valid."""

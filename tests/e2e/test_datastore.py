@@ -140,4 +140,4 @@ def test_endpoint_status_is_told_where_asked_for(live: LiveLab, tmp_path: Path) 
     finally:
         live.remove("guest")
     live.eventually(lambda: key not in live.entries(prefix), "gone with its endpoint")
-    live.write_raw({path: None for path in live.entries(prefix)})
+    live.write_raw(dict.fromkeys(live.entries(prefix)))

@@ -1,5 +1,6 @@
 """Workloads that move, go and come again."""
 
+import re
 from pathlib import Path
 
 from tests.e2e.live import LiveLab
@@ -76,13 +77,9 @@ def test_a_removed_workload_leaves_no_trace_and_may_come_again(live: LiveLab) ->
 
 
 def _own_lines(live: LiveLab, host: str, interface: str, addresses: tuple[str, ...]) -> list[str]:
-    """Lines of the host's kernel that are about the workload.
-
-    Routes by other hosts' addresses may name it elsewhere: a moved one has a
-    route of its own, by the host where it is now.
-    """
-    return [
-        line
-        for line in live.kernel_text(host).splitlines()
-        if interface in line or any(address in line for address in addresses if " via " not in line)
-    ]
+    """Lines of the host's kernel that are about the workload, but for routes to where it is now."""
+    names_it = re.compile(
+        "|".join([interface, *(rf"(?<![\w.:]){re.escape(one)}(?![\w.:/])" for one in addresses)])
+    )
+    lines = live.kernel_text(host).splitlines()
+    return [line for line in lines if names_it.search(line) and " via " not in line]
