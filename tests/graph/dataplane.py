@@ -3,7 +3,10 @@
 from collections.abc import Hashable
 from typing import Any
 
+from msgspec.structs import astuple
+
 from tortie.desired.endpoint import Endpoint, EndpointId, Route, RouteType
+from tortie.desired.host_endpoint import HostEndpoint
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import AddressPort, IPSetType, Policy, PolicyId, PolicyList
 from tortie.lib.ip import Network
@@ -53,15 +56,18 @@ class FakeDataplane:
                 set_id, member = name
                 expected = {IPSetType.NET: Network, IPSetType.ADDRESS_PORT: AddressPort}
                 assert isinstance(member, expected[self.of(Kind.IP_SET)[set_id]])
-            case Kind.POLICY:
+            case Kind.POLICY | Kind.STAGED_POLICY:
+                assert name.staged == (kind is Kind.STAGED_POLICY)
                 nets, ports = _set_ids(value)
                 assert {self.objects.get((Kind.IP_SET, s)) for s in nets} <= {IPSetType.NET}
                 assert {self.objects.get((Kind.IP_SET, s)) for s in ports} <= {
                     IPSetType.ADDRESS_PORT
                 }
-            case Kind.ENDPOINT:
+            case Kind.ENDPOINT | Kind.HOST_ENDPOINT | Kind.STAGED_ENDPOINT:
                 for policy in _policies(value):
-                    assert (Kind.POLICY, policy) in self.objects, f"{name} before {policy}"
+                    of = Kind.STAGED_POLICY if policy.staged else Kind.POLICY
+                    assert kind is Kind.STAGED_ENDPOINT or not policy.staged
+                    assert (of, policy) in self.objects, f"{name} before {policy}"
             case Kind.ROUTE:
                 self._assert_route(name, value)
 
@@ -73,18 +79,21 @@ class FakeDataplane:
     def _assert_unreferenced(self, kind: Kind, name: Any) -> None:
         if kind is Kind.IP_SET:
             assert not [set_id for set_id, _ in self.of(Kind.IP_SET_MEMBER) if set_id == name]
-            for policy in self.of(Kind.POLICY).values():
+            for policy in self._all_policies():
                 assert name not in {*_set_ids(policy)[0], *_set_ids(policy)[1]}
-        elif kind is Kind.POLICY:
-            for endpoint in self.of(Kind.ENDPOINT).values():
-                assert name not in _policies(endpoint)
+        elif kind in (Kind.POLICY, Kind.STAGED_POLICY):
+            for of in (Kind.ENDPOINT, Kind.HOST_ENDPOINT, Kind.STAGED_ENDPOINT):
+                for endpoint in self.of(of).values():
+                    assert name not in _policies(endpoint)
 
     def _assert_nothing_idle(self) -> None:
-        policies = self.of(Kind.POLICY)
         referenced: set[str] = set()
-        for policy in policies.values():
+        for policy in self._all_policies():
             referenced.update(*_set_ids(policy))
         assert self.of(Kind.IP_SET).keys() == referenced
+
+    def _all_policies(self) -> list[Policy]:
+        return [*self.of(Kind.POLICY).values(), *self.of(Kind.STAGED_POLICY).values()]
 
     def _assert_nothing_shared(self) -> None:
         endpoints: dict[EndpointId, Endpoint] = self.of(Kind.ENDPOINT)
@@ -105,8 +114,9 @@ def _set_ids(policy: Policy) -> tuple[set[str], set[str]]:
     return nets, ports
 
 
-def _policies(endpoint: Endpoint) -> set[PolicyId]:
-    lists: tuple[PolicyList, PolicyList] = (endpoint.ingress, endpoint.egress)
+def _policies(endpoint: Endpoint | HostEndpoint) -> set[PolicyId]:
+    fields = astuple(endpoint)
+    lists = [field for field in fields if isinstance(field, PolicyList)]
     return {
         policy
         for policy_list in lists

@@ -3,6 +3,8 @@
 set NAME: MEMBER …                      NAME stands for the selector, see `describe`
 policy KIND(NAME): in ACTION CONDITION…; …; out …
 endpoint NAMESPACE/NAME on INTERFACE ADDRESS…: in TIER(POLICY …)ACTION → PROFILE …; out …
+host-endpoint NAME on INTERFACE: in …; out …; forward-in …; untracked-in …; pre-dnat …
+staged NAME …                           as the endpoint would be
 route DESTINATION TYPE …
 """
 
@@ -12,6 +14,7 @@ from typing import Any
 from tests.graph.dataplane import Objects
 
 from tortie.desired.endpoint import Endpoint, Host, Pool, Route, RouteType
+from tortie.desired.host_endpoint import HostEndpoint
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import AddressPort, Policy, PolicyId, PolicyList, Rule, Side
 from tortie.lib.ip import Network
@@ -42,10 +45,15 @@ def _line(kind: Kind, name: Any, value: Any, sets: Mapping[str, str]) -> Iterato
         yield f"pool {name}{_pool(value)}"
     elif kind is Kind.HOST:
         yield f"host {name}{_host(value)}"
-    elif kind is Kind.POLICY:
+    elif kind in (Kind.POLICY, Kind.STAGED_POLICY):
         yield f"policy {_policy_name(name)}: {_policy(value, sets)}"
     elif kind is Kind.ENDPOINT:
         yield f"endpoint {name} {_endpoint(value)}"
+    elif kind is Kind.HOST_ENDPOINT:
+        yield f"host-endpoint {name} {_host_endpoint(value)}"
+    elif kind is Kind.STAGED_ENDPOINT:
+        shown = _endpoint if isinstance(value, Endpoint) else _host_endpoint
+        yield f"staged {name} {shown(value)}"
     elif kind is Kind.ROUTE:
         yield f"route {_address(name)} {_route(value)}"
 
@@ -75,8 +83,15 @@ def _host(host: Host) -> str:
 
 
 def _policy_name(policy: PolicyId) -> str:
-    short = {"GlobalNetworkPolicy": "", "NetworkPolicy": f"{policy.namespace}/"}
-    return short.get(policy.kind, "profile ") + policy.name
+    short = {
+        "GlobalNetworkPolicy": "",
+        "NetworkPolicy": f"{policy.namespace}/",
+        "Profile": "profile ",
+        "StagedGlobalNetworkPolicy": "staged:",
+        "StagedKubernetesNetworkPolicy": f"staged:kubernetes:{policy.namespace}/",
+        "StagedNetworkPolicy": f"staged:{policy.namespace}/",
+    }
+    return short[policy.kind] + policy.name
 
 
 def _policy(policy: Policy, sets: Mapping[str, str]) -> str:
@@ -98,9 +113,10 @@ def _rule(rule: Rule, sets: Mapping[str, str]) -> str:
     for word, icmp in (("", rule.icmp), ("not-", rule.not_icmp)):
         if icmp is not None:
             parts.append(f"{word}icmp:{icmp.type}/{icmp.code}")
-    return " ".join(
-        [*parts, *_side("from", rule.source, sets), *_side("to", rule.destination, sets)]
-    )
+    parts += [*_side("from", rule.source, sets), *_side("to", rule.destination, sets)]
+    if rule.annotations:
+        parts.append(f"{{{' '.join(f'{key}={value}' for key, value in rule.annotations)}}}")
+    return " ".join(parts)
 
 
 def _side(word: str, side: Side, sets: Mapping[str, str]) -> Iterator[str]:
@@ -122,6 +138,21 @@ def _side(word: str, side: Side, sets: Mapping[str, str]) -> Iterator[str]:
 def _endpoint(endpoint: Endpoint) -> str:
     where = " ".join([endpoint.interface or "nowhere", *map(_address, endpoint.networks)])
     return f"on {where}: in {_list(endpoint.ingress)}; out {_list(endpoint.egress)}"
+
+
+def _host_endpoint(endpoint: HostEndpoint) -> str:
+    where = " ".join([endpoint.interface or "by", *map(_address, endpoint.addresses)])
+    lists = {
+        "in": endpoint.ingress,
+        "out": endpoint.egress,
+        "forward-in": endpoint.forward_ingress,
+        "forward-out": endpoint.forward_egress,
+        "untracked-in": endpoint.untracked_ingress,
+        "untracked-out": endpoint.untracked_egress,
+        "pre-dnat": endpoint.pre_dnat,
+    }
+    told = [f"{name} {_list(one)}" for name, one in lists.items() if one != PolicyList()]
+    return f"on {where}: {'; '.join(told) or 'nothing'}"
 
 
 def _list(policy_list: PolicyList) -> str:

@@ -5,14 +5,17 @@ none of its bookkeeping, so that agreement says something about that.
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 from tests.graph.dataplane import Objects
 from tests.graph.resources import State
 
 from tortie.calc import validation
 from tortie.calc.rule_scanner import SetSpec
+from tortie.calc.staged_policies import enforced_policy, parse_staged_policy
 from tortie.calc.validation import ActivePolicy, Labelled, ParsedPolicy, Workload
 from tortie.desired.endpoint import Endpoint, EndpointId, Host, Route, RouteType
+from tortie.desired.host_endpoint import HostEndpoint as DesiredHostEndpoint
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import (
     AddressPort,
@@ -27,6 +30,7 @@ from tortie.lib.ip import Network
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.ipam import BlockAffinity
 from tortie.model.keys import AffinityKey, ResourceKey
+from tortie.model.metadata import Resource
 from tortie.model.network_set import GlobalNetworkSet, NetworkSet
 from tortie.model.node import IPPool, Node
 from tortie.model.policy import (
@@ -44,7 +48,9 @@ class PlainModel:
     def __init__(self, host: str, state: State) -> None:
         self.host = host
         self.workloads: dict[EndpointId, Workload] = {}
+        self.interfaces: dict[str, validation.HostInterface] = {}
         self.labelled: list[Labelled] = []
+        self.replaced: set[PolicyId] = set()
         self.policies: dict[PolicyId, ParsedPolicy] = {}
         self.profiles: dict[str, validation.ParsedProfile] = {}
         self.tiers: dict[str, Tier] = {}
@@ -66,13 +72,22 @@ class PlainModel:
         for name, host in self.hosts.items():
             objects[Kind.HOST, name] = host
         for policy, active in self._active().items():
-            objects[Kind.POLICY, policy] = active.policy
+            objects[Kind.STAGED_POLICY if policy.staged else Kind.POLICY, policy] = active.policy
             for set_id, spec in active.sets.items():
                 objects[Kind.IP_SET, set_id] = spec.type
                 for member in self._members(spec):
                     objects[Kind.IP_SET_MEMBER, (set_id, member)] = True
         for endpoint in self.local:
-            objects[Kind.ENDPOINT, endpoint] = self._endpoint(endpoint)
+            now, then = self._endpoint(endpoint), self._endpoint(endpoint, staged=True)
+            objects[Kind.ENDPOINT, endpoint] = now
+            if now != then:
+                objects[Kind.STAGED_ENDPOINT, endpoint] = then
+        for name in self.interfaces:
+            now_host = self._host_endpoint(name, staged=False)
+            then_host = self._host_endpoint(name, staged=True)
+            objects[Kind.HOST_ENDPOINT, name] = now_host
+            if now_host != then_host:
+                objects[Kind.STAGED_ENDPOINT, name] = then_host
         for destination in {
             *self.blocks,
             *(n for w in self.workloads.values() for n in w.networks),
@@ -87,15 +102,23 @@ class PlainModel:
                 workload = validation.parse_workload_endpoint(key, value)
                 self.workloads[EndpointId(key.namespace, key.name)] = workload
             case HostEndpoint():
-                self.labelled.append(validation.parse_host_endpoint(value))
+                interface = validation.parse_host_endpoint(value)
+                self.labelled.append(interface.labelled)
+                if interface.host == self.host:
+                    self.interfaces[key.name] = interface
             case NetworkSet():
                 self.labelled.append(validation.parse_network_set(key, value))
             case GlobalNetworkSet():
                 self.labelled.append(validation.parse_global_network_set(value))
             case NetworkPolicy() | GlobalNetworkPolicy():
                 policy = PolicyId(key.kind, key.name, key.namespace)
-                if parsed := validation.parse_policy(key, value):
-                    self.policies[policy] = parsed
+                self.policies[policy] = validation.parse_policy(policy, value.spec)
+            case Resource() if key.kind.startswith("Staged"):
+                policy = PolicyId(key.kind, key.name, key.namespace)
+                if staged := parse_staged_policy(key, value):
+                    self.replaced.add(enforced_policy(policy))
+                    if staged.parsed:
+                        self.policies[policy] = staged.parsed
             case Profile():
                 self.profiles[key.name] = validation.parse_profile(value)
             case Tier():
@@ -112,16 +135,25 @@ class PlainModel:
                 labels |= profile.labels
         return labels | labelled.labels
 
-    def _selecting(self, endpoint: EndpointId) -> dict[PolicyId, ParsedPolicy]:
-        labels = self._labels(self.local[endpoint].labelled)
+    def _selecting(self, labelled: Labelled) -> dict[PolicyId, ParsedPolicy]:
+        labels = self._labels(labelled)
         return {p: parsed for p, parsed in self.policies.items() if parsed.selector.matches(labels)}
+
+    def _applying(self, labelled: Labelled, *, staged: bool) -> list[ParsedPolicy]:
+        selecting = self._selecting(labelled)
+        if staged:
+            return [parsed for p, parsed in selecting.items() if p not in self.replaced]
+        return [parsed for p, parsed in selecting.items() if not p.staged]
 
     def _active(self) -> dict[PolicyId, ActivePolicy]:
         active = {}
-        for endpoint, workload in self.local.items():
-            for policy, parsed in self._selecting(endpoint).items():
+        here: list[Workload | validation.HostInterface] = []
+        here += self.local.values()
+        here += self.interfaces.values()
+        for local in here:
+            for policy, parsed in self._selecting(local.labelled).items():
                 active[policy] = parsed.active
-            for name in workload.profiles:
+            for name in local.profiles:
                 active[PolicyId("Profile", name)] = self._profile(name)
         return active
 
@@ -144,35 +176,58 @@ class PlainModel:
                         for network in labelled.member.networks:
                             yield AddressPort(network, port.protocol, port.port)
 
-    def _endpoint(self, endpoint: EndpointId) -> Endpoint:
+    def _endpoint(self, endpoint: EndpointId, *, staged: bool = False) -> Endpoint:
         workload = self.local[endpoint]
         lower = [other for e, other in self.local.items() if e < endpoint]
         interface_taken = any(other.interface == workload.interface for other in lower)
         address_taken = any(set(other.networks) & set(workload.networks) for other in lower)
         if interface_taken or address_taken or not workload.interface:
             return Endpoint("" if interface_taken else workload.interface, (), workload.mac)
+        applying = self._applying(workload.labelled, staged=staged)
         return Endpoint(
             workload.interface,
             workload.networks,
             workload.mac,
-            self._list(endpoint, "Ingress"),
-            self._list(endpoint, "Egress"),
+            self._list("Ingress", applying, workload.profiles),
+            self._list("Egress", applying, workload.profiles),
         )
 
-    def _list(self, endpoint: EndpointId, direction: Direction) -> PolicyList:
-        applying = {
-            policy: parsed
-            for policy, parsed in self._selecting(endpoint).items()
-            if direction in parsed.directions
-        }
-        profiles = tuple(PolicyId("Profile", name) for name in self.local[endpoint].profiles)
-        names = sorted({parsed.tier for parsed in applying.values()}, key=self._tier_order)
+    def _host_endpoint(self, name: str, *, staged: bool) -> DesiredHostEndpoint:
+        interface = self.interfaces[name]
+        applying = self._applying(interface.labelled, staged=staged)
+        normal = [one for one in applying if one.place == "normal"]
+        forward = [one for one in normal if one.on_forward]
+        untracked = [one for one in applying if one.place == "untracked"]
+        pre_dnat = [one for one in applying if one.place == "pre-dnat"]
+        return DesiredHostEndpoint(
+            interface.interface,
+            () if interface.interface else interface.networks,
+            self._list("Ingress", normal, interface.profiles),
+            self._list("Egress", normal, interface.profiles),
+            self._list("Ingress", forward, ()),
+            self._list("Egress", forward, ()),
+            self._list("Ingress", untracked, (), end="Pass"),
+            self._list("Egress", untracked, (), end="Pass"),
+            self._list("Ingress", pre_dnat, (), end="Pass"),
+        )
+
+    def _list(
+        self,
+        direction: Direction,
+        policies: list[ParsedPolicy],
+        profile_names: tuple[str, ...],
+        end: Literal["Pass"] | None = None,
+    ) -> PolicyList:
+        applying = [parsed for parsed in policies if direction in parsed.directions]
+        profiles = tuple(PolicyId("Profile", name) for name in profile_names)
+        names = sorted({parsed.tier for parsed in applying}, key=self._tier_order)
         tiers = []
         for name in names:
-            members = [parsed for parsed in applying.values() if parsed.tier == name]
+            members = [parsed for parsed in applying if parsed.tier == name]
             stored = self.tiers.get(name)
-            action = stored.spec.default_action if stored else "Deny"
-            ids = tuple(parsed.order.policy for parsed in sorted(members, key=lambda p: p.order))
+            action = end or (stored.spec.default_action if stored else "Deny")
+            members.sort(key=lambda parsed: (parsed.order, parsed.policy))
+            ids = tuple(parsed.policy for parsed in members)
             tiers.append(TierPolicies(name, action, ids))
             leaves = action == "Pass" or any(direction in parsed.passes for parsed in members)
         return PolicyList(tuple(tiers), profiles if not tiers or leaves else ())

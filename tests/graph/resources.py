@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from tortie.lib.ip import parse_network
+from tortie.model.catalogue import TYPES
 from tortie.model.endpoint import (
     EndpointPort,
     HostEndpoint,
@@ -64,10 +67,18 @@ def workload(
 
 
 def host_endpoint(
-    name: str, *addresses: str, labels: dict[str, str], ports: Sequence[tuple[str, str, int]] = ()
+    name: str,
+    *addresses: str,
+    labels: dict[str, str],
+    ports: Sequence[tuple[str, str, int]] = (),
+    host: str = "h2",
+    interface: str = "",
+    profiles: Sequence[str] = (),
 ) -> Entry:
     spec = HostEndpointSpec(
-        node="h1",
+        node=host,
+        interface_name=interface,
+        profiles=tuple(profiles),
         expected_ips=addresses,
         ports=tuple(EndpointPort(name=n, protocol=p, port=number) for n, p, number in ports),
     )
@@ -95,6 +106,24 @@ def policy(path: str, **spec: object) -> Entry:
         return key, NetworkPolicy(metadata=metadata, spec=NetworkPolicySpec(**spec))  # type: ignore[arg-type]
     key = ResourceKey("GlobalNetworkPolicy", name)
     return key, GlobalNetworkPolicy(metadata=metadata, spec=GlobalNetworkPolicySpec(**spec))  # type: ignore[arg-type]
+
+
+def staged(path: str, action: str = "Set", *, kubernetes: bool = False, **spec: object) -> Entry:
+    """Like `policy`; with `kubernetes` the `spec` is Kubernetes' JSON."""
+    namespace, _, name = path.rpartition("/")
+    kind = "StagedNetworkPolicy" if namespace else "StagedGlobalNetworkPolicy"
+    key = ResourceKey("StagedKubernetesNetworkPolicy" if kubernetes else kind, name, namespace)
+    fields = msgspec.to_builtins(spec) if kubernetes else _camel(spec)
+    value = {"kind": key.kind, "spec": {**fields, "stagedAction": action}}
+    return key, msgspec.convert(value, TYPES[key.kind])
+
+
+def _camel(spec: dict[str, object]) -> dict[str, object]:
+    found = {}
+    for field, value in spec.items():
+        first, *others = field.split("_")
+        found[first + "".join(map(str.capitalize, others))] = msgspec.to_builtins(value)
+    return found
 
 
 def tier(name: str, order: float | None, default_action: str = "Deny") -> Entry:

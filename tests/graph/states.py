@@ -406,7 +406,7 @@ STATES: dict[str, Named] = {
         ),
         f"""
         policy profile kns.shop: {OPEN}
-        policy p: in Log, Deny v4 proto:1 icmp:8/0, Deny v6 proto:58 not-icmp:128/None,
+        policy p: in Log {{why=so}}, Deny v4 proto:1 icmp:8/0, Deny v6 proto:58 not-icmp:128/None,
             Deny not-proto:136 from-not:10.0.0.0/8;
             out Allow proto:132 to:::/0 to-not:fd00::1
         endpoint shop/web on cali-web 10.0.0.1: in default(p)Deny; out default(p)Deny
@@ -584,5 +584,77 @@ STATES: dict[str, Named] = {
         route 10.0.0.1 to cali-web
         """,
         net("all", "all()"),
+    ),
+    "host endpoints here, in the places where policies act": Named(
+        state(
+            DEFAULT_TIER,
+            tier("first", 1, "Pass"),
+            profile("open", ingress=[allow()]),
+            host_endpoint(
+                "eth0",
+                "192.168.0.1",
+                labels={"role": "node"},
+                host="h1",
+                interface="eth0",
+                profiles=("open", "open"),
+            ),
+            host_endpoint("by-address", "192.168.0.9", "fd01::9", labels={"x": "1"}, host="h1"),
+            host_endpoint("all", labels={"role": "node"}, host="h1", interface="*"),
+            host_endpoint("other", labels={"role": "node"}, host="h2", interface="eth0"),
+            WEB,
+            profile("kns.shop"),
+            policy("normal", selector="role == 'node'", ingress=(allow(),), tier="first"),
+            policy(
+                "passing-through",
+                selector="role == 'node'",
+                types=("Ingress", "Egress"),
+                apply_on_forward=True,
+            ),
+            policy(
+                "raw",
+                selector="all()",
+                types=("Ingress", "Egress"),
+                apply_on_forward=True,
+                do_not_track=True,
+            ),
+            policy(
+                "early",
+                selector="has(role)",
+                ingress=(deny(),),
+                apply_on_forward=True,
+                pre_dnat=True,
+            ),
+            policy("shop/none", selector="all()"),
+        ),
+        """
+        policy profile kns.shop:
+        policy profile open: in Allow
+        policy normal: in Allow
+        policy passing-through:
+        policy raw:
+        policy early: in Deny
+        policy shop/none:
+        endpoint shop/web on cali-web 10.0.0.1: in default(shop/none)Deny; out kns.shop
+        route 10.0.0.1 to cali-web borrowed
+        host-endpoint eth0 on eth0:
+            in first(normal)Pass → default(passing-through)Deny; out default(passing-through)Deny;
+            forward-in default(passing-through)Deny; forward-out default(passing-through)Deny;
+            untracked-in default(raw)Pass; untracked-out default(raw)Pass;
+            pre-dnat default(early)Pass
+        host-endpoint all on *:
+            in first(normal)Pass → default(passing-through)Deny; out default(passing-through)Deny;
+            forward-in default(passing-through)Deny; forward-out default(passing-through)Deny;
+            untracked-in default(raw)Pass; untracked-out default(raw)Pass;
+            pre-dnat default(early)Pass
+        host-endpoint by-address on by 192.168.0.9 fd01::9:
+            untracked-in default(raw)Pass; untracked-out default(raw)Pass
+        """,
+    ),
+    "a host endpoint without policies": Named(
+        state(host_endpoint("eth0", labels={}, host="h1", interface="eth0", profiles=("missing",))),
+        f"""
+        policy profile missing: {CLOSED}
+        host-endpoint eth0 on eth0: in missing; out missing
+        """,
     ),
 }

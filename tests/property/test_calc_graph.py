@@ -77,14 +77,12 @@ specs = st.fixed_dictionaries(
     }
 )
 global_specs = st.builds(
-    lambda spec, scope, untracked: {
-        **spec,
-        "namespace_selector": scope,
-        "do_not_track": untracked,
-    },
+    lambda spec, scope, place: {**spec, "namespace_selector": scope, **place},
     specs,
     namespace_selectors,
-    st.sampled_from([False, False, False, True]),
+    st.sampled_from(
+        [{}, {}, {"apply_on_forward": True}, {"do_not_track": True}, {"pre_dnat": True}]
+    ),
 )
 
 workloads = st.builds(
@@ -115,11 +113,14 @@ entries: st.SearchStrategy[Entry] = st.one_of(
         labels,
     ),
     st.builds(
-        lambda name, at, labels, ports: host_endpoint(name, *at, labels=labels, ports=ports),
+        lambda name, at, **fields: host_endpoint(name, *at, **fields),
         names,
         tuples(addresses, 2),
-        labels,
-        ports,
+        labels=labels,
+        ports=ports,
+        host=hosts,
+        interface=st.sampled_from(["", "eth0", "*"]),
+        profiles=tuples(profile_names, 2),
     ),
     st.builds(
         profile,

@@ -93,4 +93,5 @@ class ActiveRules:
             self._active[policy] = after
         else:
             del self._active[policy]
-        self._sequencer.put(Kind.POLICY, policy, after.policy if after else None)
+        kind = Kind.STAGED_POLICY if policy.staged else Kind.POLICY
+        self._sequencer.put(kind, policy, after.policy if after else None)

@@ -7,7 +7,9 @@ packets pass, by a Pass rule or by its default action.
 A policy of a tier that is missing still selects its endpoints, so they must not fall open: such
 a tier counts as present, last, and denying at its end.
 
-Source: Calico, felix/calc/policy_resolver.go, felix/rules/endpoints.go (where profiles apply).
+Source: Calico, felix/calc/policy_resolver.go, felix/calc/event_sequencer.go (which policies go
+into which list of a host endpoint), felix/rules/endpoints.go (where profiles and the end of a
+tier apply).
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,12 +38,16 @@ def policy_list(
     policies: Iterable[ParsedPolicy],
     tiers: Mapping[str, TierSettings],
     profiles: tuple[PolicyId, ...],
+    *,
+    open_ended: bool = False,
 ) -> PolicyList:
     """
     Args:
         policies: that select the endpoint, in any order, for any direction.
         tiers: those that there are.
         profiles: the endpoint's, in its order.
+        open_ended: every tier passes at its end, whatever it says: before the normal policies,
+            what is undecided is left to those.
     """
     by_tier: dict[str, list[ParsedPolicy]] = {}
     for policy in policies:
@@ -50,7 +56,11 @@ def policy_list(
     settings = {name: tiers.get(name) or missing_tier(name) for name in by_tier}
     names = sorted(by_tier, key=lambda name: settings[name].order)
     applying = tuple(
-        TierPolicies(name, settings[name].default_action, _in_order(by_tier[name]))
+        TierPolicies(
+            name,
+            "Pass" if open_ended else settings[name].default_action,
+            _in_order(by_tier[name]),
+        )
         for name in names
     )
     if names and not _can_leave(direction, settings[names[-1]], by_tier[names[-1]]):
@@ -59,7 +69,8 @@ def policy_list(
 
 
 def _in_order(policies: list[ParsedPolicy]) -> tuple[PolicyId, ...]:
-    return tuple(order.policy for order in sorted(policy.order for policy in policies))
+    ordered = sorted(policies, key=lambda one: (one.order, one.policy))
+    return tuple(one.policy for one in ordered)
 
 
 def _can_leave(direction: Direction, settings: TierSettings, policies: list[ParsedPolicy]) -> bool:

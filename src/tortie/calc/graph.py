@@ -6,6 +6,8 @@
                              └─► topology ────────────┘      ▼
                                                   sequencer ─► emit
 
+`host_endpoints` stands beside `local_endpoints`, without routes.
+
 An update only changes what the nodes know; a flush resolves what that means, from endpoints
 over rules and sets to routes, and emits it. So a burst of updates costs one resolution, and
 nothing is emitted before the first flush, which the caller makes once the first snapshot is in.
@@ -19,14 +21,16 @@ from sys import intern
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
-from tortie.calc.active_policies import ActivePolicies, ActivePoliciesStatistics
+from tortie.calc.active_policies import ActivePolicies, ActivePoliciesStatistics, Local
 from tortie.calc.active_rules import PROFILE_KIND, ActiveRules, ActiveRulesStatistics
 from tortie.calc.endpoint_policy import TierSettings
+from tortie.calc.host_endpoints import HostEndpoints
 from tortie.calc.ip_sets import IPSets, IPSetStatistics
 from tortie.calc.local_endpoints import LocalEndpoints, LocalEndpointStatistics
 from tortie.calc.policy_order import tier_order
 from tortie.calc.routes import Routes, RouteStatistics
 from tortie.calc.sequencer import Sequencer, SequencerStatistics
+from tortie.calc.staged_policies import enforced_policy, parse_staged_policy
 from tortie.calc.topology import Topology
 from tortie.calc.validation import (
     parse_global_network_set,
@@ -62,6 +66,11 @@ class GraphStatistics(NamedTuple):
     sequencer: SequencerStatistics
 
 
+_POLICY_TYPES: dict[str, type[NetworkPolicy] | type[GlobalNetworkPolicy]] = {
+    "GlobalNetworkPolicy": GlobalNetworkPolicy,
+    "NetworkPolicy": NetworkPolicy,
+}
+
 _Problems = tuple[str, ...]
 _T = TypeVar("_T")
 
@@ -82,7 +91,8 @@ class Graph:
         self._routes = Routes(host, self._sequencer)
         self._topology = Topology(self._sequencer, self._routes)
         self._endpoints = LocalEndpoints(self._sequencer, self._rules, self._routes)
-        self._policies = ActivePolicies(self._rules, self._endpoints.on_lists_changed)
+        self._host_endpoints = HostEndpoints(self._sequencer, self._rules)
+        self._policies = ActivePolicies(self._rules, self._on_lists_changed)
         self._problems: dict[Key, _Problems] = {}
         self._update_count = 0
         self._handlers: dict[str, Callable[[ResourceKey, object | None], _Problems]] = {
@@ -94,6 +104,9 @@ class Graph:
             "NetworkSet": self._on_network_set,
             "Node": self._on_node,
             "Profile": self._on_profile,
+            "StagedGlobalNetworkPolicy": self._on_staged_policy,
+            "StagedKubernetesNetworkPolicy": self._on_staged_policy,
+            "StagedNetworkPolicy": self._on_staged_policy,
             "Tier": self._on_tier,
             "WorkloadEndpoint": self._on_workload_endpoint,
         }
@@ -117,6 +130,7 @@ class Graph:
     def flush(self) -> None:
         """Resolve what has changed since the last time, and emit it."""
         self._endpoints.resolve(self._policies)
+        self._host_endpoints.resolve(self._policies)
         self._rules.resolve()
         self._routes.resolve()
         self._sequencer.flush()
@@ -138,6 +152,12 @@ class Graph:
             sequencer=self._sequencer.statistics(),
         )
 
+    def _on_lists_changed(self, endpoint: Local) -> None:
+        if isinstance(endpoint, EndpointId):
+            self._endpoints.on_lists_changed(endpoint)
+        else:
+            self._host_endpoints.on_lists_changed(endpoint)
+
     # Each handler parses first and changes nothing if that fails.
 
     def _on_workload_endpoint(self, key: ResourceKey, value: object | None) -> _Problems:
@@ -157,10 +177,13 @@ class Graph:
         return ()
 
     def _on_host_endpoint(self, key: ResourceKey, value: object | None) -> _Problems:
-        labelled = None
+        endpoint = None
         if value is not None:
-            labelled = parse_host_endpoint(_typed(value, HostEndpoint))
-        self._ip_sets.on_item(key, labelled)
+            endpoint = parse_host_endpoint(_typed(value, HostEndpoint))
+        local = endpoint if endpoint and endpoint.host == self._host else None
+        self._ip_sets.on_item(key, endpoint.labelled if endpoint else None)
+        self._host_endpoints.on_endpoint(key.name, local)
+        self._policies.on_endpoint(key.name, local.labelled if local else None)
         return ()
 
     def _on_network_set(self, key: ResourceKey, value: object | None) -> _Problems:
@@ -179,13 +202,20 @@ class Graph:
 
     def _on_policy(self, key: ResourceKey, value: object | None) -> _Problems:
         parsed = None
-        if value is not None:
-            if key.kind == "NetworkPolicy":
-                parsed = parse_policy(key, _typed(value, NetworkPolicy))
-            else:
-                parsed = parse_policy(key, _typed(value, GlobalNetworkPolicy))
-        self._policies.on_policy(PolicyId(key.kind, key.name, key.namespace), parsed)
+        policy = PolicyId(key.kind, key.name, key.namespace)
+        if isinstance(value, _POLICY_TYPES[key.kind]):
+            parsed = parse_policy(policy, value.spec)
+        elif value is not None:
+            raise InvalidInput(f"a {type(value).__name__} where a {key.kind} belongs")
+        self._policies.on_policy(policy, parsed)
         return parsed.problems if parsed else ()
+
+    def _on_staged_policy(self, key: ResourceKey, value: object | None) -> _Problems:
+        staged = parse_staged_policy(key, value) if value is not None else None
+        policy = PolicyId(key.kind, key.name, key.namespace)
+        self._policies.on_replacement(enforced_policy(policy), policy, staged is not None)
+        self._policies.on_policy(policy, staged.parsed if staged else None)
+        return staged.problems if staged else ()
 
     def _on_profile(self, key: ResourceKey, value: object | None) -> _Problems:
         parsed = parse_profile(_typed(value, Profile)) if value is not None else None

@@ -21,6 +21,8 @@ from tortie.desired.policy import PolicyId, PolicyList
 from tortie.lib.ip import Network
 
 _Lists = tuple[PolicyList, PolicyList]
+_Shared = dict[tuple[frozenset[PolicyId], tuple[PolicyId, ...]], _Lists]
+"""By policies and profiles."""
 
 
 class LocalEndpointStatistics(NamedTuple):
@@ -70,20 +72,22 @@ class LocalEndpoints:
         """Work out what changed; replicas share their lists."""
         changed, self._changed = self._changed, {}
         self._resolution_count += len(changed)
-        shared: dict[tuple[frozenset[PolicyId], tuple[PolicyId, ...]], _Lists] = {}
+        shared: _Shared = {}
         for endpoint in changed:
             workload = self._workloads.get(endpoint)
             if workload is None or not self._is_open(endpoint, workload):
                 self._routes.on_local_endpoint(endpoint, "", ())
                 closed = self._closed(endpoint, workload) if workload else None
                 self._sequencer.put(Kind.ENDPOINT, endpoint, closed)
+                self._sequencer.put(Kind.STAGED_ENDPOINT, endpoint, None)
                 continue
-            key = policies.policies_of(endpoint), _profiles(workload)
-            if key not in shared:
-                shared[key] = policies.lists(*key)
             self._routes.on_local_endpoint(endpoint, workload.interface, workload.networks)
-            entry = Endpoint(workload.interface, workload.networks, workload.mac, *shared[key])
-            self._sequencer.put(Kind.ENDPOINT, endpoint, entry)
+            selecting, staged = policies.policies_of(endpoint), None
+            now = _open(workload, selecting.enforced, policies, shared)
+            if selecting.differ:
+                staged = _open(workload, selecting.staged, policies, shared)
+            self._sequencer.put(Kind.ENDPOINT, endpoint, now)
+            self._sequencer.put(Kind.STAGED_ENDPOINT, endpoint, staged if staged != now else None)
 
     def statistics(self) -> LocalEndpointStatistics:
         return LocalEndpointStatistics(len(self._workloads), self._resolution_count)
@@ -96,6 +100,15 @@ class LocalEndpoints:
     def _closed(self, endpoint: EndpointId, workload: Workload) -> Endpoint:
         holds_interface = self._claims.holder(workload.interface) == endpoint
         return Endpoint(workload.interface if holds_interface else "", (), workload.mac)
+
+
+def _open(
+    workload: Workload, selecting: frozenset[PolicyId], policies: ActivePolicies, shared: _Shared
+) -> Endpoint:
+    key = selecting, _profiles(workload)
+    if key not in shared:
+        shared[key] = policies.lists(*key)
+    return Endpoint(workload.interface, workload.networks, workload.mac, *shared[key])
 
 
 def _claimed(workload: Workload | None) -> Iterator[str | Network]:

@@ -42,12 +42,13 @@ from tortie.model.node import IPPool, Node
 from tortie.model.policy import (
     DEFAULT_TIER,
     Direction,
-    GlobalNetworkPolicy,
-    NetworkPolicy,
+    GlobalNetworkPolicySpec,
+    NetworkPolicySpec,
     Profile,
     policy_types,
 )
 from tortie.selector.normal import conjunction, in_namespace
+from tortie.selector.syntax import Has, Not
 from tortie.selector.syntax import Node as Selector
 
 NAMESPACE_PROFILE_PREFIX = "kns."
@@ -98,11 +99,32 @@ class Workload(msgspec.Struct, frozen=True):
         return self.labelled.parents
 
 
+class HostInterface(msgspec.Struct, frozen=True):
+    """A host endpoint, on whichever host."""
+
+    host: str
+    interface: str
+    labelled: Labelled
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return self.labelled.member.networks
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        return self.labelled.parents
+
+
+Place = Literal["normal", "untracked", "pre-dnat"]
+"""Where on a packet's way a policy acts; all but the first are for host endpoints only."""
+
+
 class ParsedPolicy(msgspec.Struct, frozen=True):
     """A policy, whether or not it applies to anything here."""
 
+    policy: PolicyId
     selector: Selector
-    """Of the workload endpoints that it applies to."""
+    """Of the endpoints that it applies to."""
     tier: str
     order: PolicyOrder
     directions: tuple[Direction, ...]
@@ -110,6 +132,9 @@ class ParsedPolicy(msgspec.Struct, frozen=True):
     """In which of them a packet can leave for the next tier."""
     active: "ActivePolicy"
     problems: tuple[str, ...] = ()
+    place: Place = "normal"
+    on_forward: bool = False
+    """Of a host endpoint: also for what is only passing through the host."""
 
 
 class ActivePolicy(msgspec.Struct, frozen=True):
@@ -150,7 +175,7 @@ def parse_workload_endpoint(key: ResourceKey, resource: WorkloadEndpoint) -> Wor
     )
 
 
-def parse_host_endpoint(resource: HostEndpoint) -> Labelled:
+def parse_host_endpoint(resource: HostEndpoint) -> HostInterface:
     """
     Raises:
         InvalidInput: an address or port that does not parse.
@@ -158,7 +183,9 @@ def parse_host_endpoint(resource: HostEndpoint) -> Labelled:
     spec = resource.spec
     networks = tuple(dict.fromkeys(map(parse_address, spec.expected_ips)))
     member = Member(networks, _served_ports(spec.ports))
-    return Labelled(_labels_outside_namespaces(resource.metadata.labels), spec.profiles, member)
+    labels = _labels_outside_namespaces(resource.metadata.labels)
+    labelled = Labelled(labels, spec.profiles, member)
+    return HostInterface(intern(spec.node), spec.interface_name, labelled)
 
 
 def parse_network_set(key: ResourceKey, resource: NetworkSet) -> Labelled:
@@ -181,40 +208,63 @@ def parse_global_network_set(resource: GlobalNetworkSet) -> Labelled:
 
 
 def parse_policy(
-    key: ResourceKey, resource: NetworkPolicy | GlobalNetworkPolicy
-) -> ParsedPolicy | None:
-    """None for a policy that is not for workload endpoints (untracked or before DNAT).
+    policy: PolicyId,
+    spec: NetworkPolicySpec | GlobalNetworkPolicySpec,
+    *,
+    enforced: PolicyId | None = None,
+) -> ParsedPolicy:
+    """
+    Args:
+        policy: global if it has no namespace.
+        enforced: what a staged policy would be if it were enforced; its order depends on that.
 
     Raises:
         InvalidInput: a selector or a part of a rule that does not parse.
     """
-    spec = resource.spec
-    namespace = check_name(key.namespace) if isinstance(resource, NetworkPolicy) else ""
-    terms = [parse_selector(spec.selector)]
-    if spec.service_account_selector:
-        terms.append(parse_service_account_selector(spec.service_account_selector))
-    if isinstance(resource, GlobalNetworkPolicy) and resource.spec.namespace_selector:
-        terms.insert(0, parse_namespace_selector(resource.spec.namespace_selector))
-    selector = conjunction(*terms)
+    namespace = "" if isinstance(spec, GlobalNetworkPolicySpec) else check_name(policy.namespace)
+    place = _place(spec)
     directions = policy_types(spec)
     scanned = {
         "Ingress": scan_rules(spec.ingress if "Ingress" in directions else (), namespace),
         "Egress": scan_rules(spec.egress if "Egress" in directions else (), namespace),
     }
     tier = spec.tier or DEFAULT_TIER
-    if isinstance(resource, GlobalNetworkPolicy) and (
-        resource.spec.do_not_track or resource.spec.pre_dnat
-    ):
-        return None
     return ParsedPolicy(
-        selector=in_namespace(selector, namespace) if namespace else selector,
+        policy=policy,
+        selector=_policy_selector(spec, namespace, place),
         tier=tier,
-        order=policy_order(PolicyId(key.kind, key.name, namespace), spec.order),
+        order=policy_order(enforced or policy, spec.order),
         directions=directions,
         passes=tuple(direction for direction in directions if scanned[direction].passes),
         active=_activatable(scanned["Ingress"], scanned["Egress"], tier),
         problems=_problems(scanned["Ingress"], scanned["Egress"]),
+        place=place,
+        on_forward=isinstance(spec, GlobalNetworkPolicySpec) and spec.apply_on_forward,
     )
+
+
+def _policy_selector(
+    spec: NetworkPolicySpec | GlobalNetworkPolicySpec, namespace: str, place: Place
+) -> Selector:
+    terms = [parse_selector(spec.selector)]
+    if spec.service_account_selector:
+        terms.append(parse_service_account_selector(spec.service_account_selector))
+    if isinstance(spec, GlobalNetworkPolicySpec) and spec.namespace_selector:
+        terms.insert(0, parse_namespace_selector(spec.namespace_selector))
+    if place != "normal":
+        # Host endpoints are in no namespace, and workloads always in one.
+        terms.insert(0, Not(Has(NAMESPACE_LABEL)))
+    selector = conjunction(*terms)
+    return in_namespace(selector, namespace) if namespace else selector
+
+
+def _place(spec: NetworkPolicySpec | GlobalNetworkPolicySpec) -> Place:
+    if isinstance(spec, GlobalNetworkPolicySpec):
+        if spec.do_not_track:
+            return "untracked"
+        if spec.pre_dnat:
+            return "pre-dnat"
+    return "normal"
 
 
 def parse_profile(resource: Profile) -> ParsedProfile:

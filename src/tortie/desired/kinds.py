@@ -17,9 +17,16 @@ class Kind(IntEnum):
     """(set id, `Network` or `AddressPort`) → True: a large set changes one entry at a time."""
     POLICY = 5
     """`PolicyId` → `Policy`; profiles too."""
-    ENDPOINT = 6
+    STAGED_POLICY = 6
+    """`PolicyId` → `Policy`: what somebody wants to see at work before enforcing it."""
+    ENDPOINT = 7
     """`EndpointId` → `Endpoint`."""
-    ROUTE = 7
+    HOST_ENDPOINT = 8
+    """The resource's name → `HostEndpoint`."""
+    STAGED_ENDPOINT = 9
+    """`EndpointId` → `Endpoint`, name → `HostEndpoint`: as it would be if all that is staged were
+    enforced; only where that differs."""
+    ROUTE = 10
     """Destination `Network` → `Route`."""
 
 

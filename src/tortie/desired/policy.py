@@ -77,9 +77,14 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class PolicyId(msgspec.Struct, frozen=True, order=True):
     kind: str
-    """`GlobalNetworkPolicy`, `NetworkPolicy` or `Profile`."""
+    """`GlobalNetworkPolicy`, `NetworkPolicy` or `Profile`, or a staged kind of policy."""
     name: str
     namespace: str = ""
+
+    @property
+    def staged(self) -> bool:
+        """Computed, and never enforced."""
+        return self.kind.startswith("Staged")
 
     def __str__(self) -> str:
         scope = f"{self.namespace}/" if self.namespace else ""

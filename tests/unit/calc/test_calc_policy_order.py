@@ -47,9 +47,7 @@ def parsed(path: str, **spec: object) -> ParsedPolicy:
     key, value = policy(path, **spec)
     assert isinstance(key, ResourceKey)
     assert isinstance(value, NetworkPolicy | GlobalNetworkPolicy)
-    result = parse_policy(key, value)
-    assert result is not None
-    return result
+    return parse_policy(PolicyId(key.kind, key.name, key.namespace), value.spec)
 
 
 def settings(name: str, order: float | None, action: str) -> TierSettings:

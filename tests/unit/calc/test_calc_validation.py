@@ -71,7 +71,7 @@ def test_network_sets_inherit_from_their_namespace_and_host_endpoints_have_none(
     assert parse_global_network_set(value).labels == {"a": "b"}
     _, value = host_endpoint("e", "10.0.0.1", labels={"a": "b", NS: "x"})
     assert isinstance(value, HostEndpoint)
-    assert parse_host_endpoint(value).labels == {"a": "b"}
+    assert parse_host_endpoint(value).labelled.labels == {"a": "b"}
 
 
 def address(text: str, kind: str) -> NodeAddress:
