@@ -36,6 +36,7 @@ from tortie.model.policy import (
     Tier,
     TierSpec,
 )
+from tortie.model.staged_policy import StagedGlobalNetworkPolicy, StagedNetworkPolicy
 from tortie.model.validation import check, with_defaults
 from tortie.model.validation.policy import FIXED_TIERS
 from tortie.model.validation.terms import parsed_network
@@ -45,6 +46,9 @@ ATTEMPTS = 10
 
 R_co = TypeVar("R_co", bound=Resource, covariant=True)
 R = TypeVar("R", bound=Resource)
+
+
+TieredPolicy = NetworkPolicy | GlobalNetworkPolicy | StagedNetworkPolicy | StagedGlobalNetworkPolicy
 
 
 class Stored(NamedTuple, Generic[R_co]):
@@ -221,7 +225,7 @@ class Resources:
             seen.add(key)
         tiers = {key.name for key in seen if key.kind == "Tier"}
         for resource in resources:
-            if isinstance(resource, (NetworkPolicy, GlobalNetworkPolicy)):
+            if isinstance(resource, TieredPolicy):
                 if resource.spec.tier not in tiers:
                     await self._check_tier(resource)
                     tiers.add(resource.spec.tier)
@@ -320,14 +324,14 @@ class Resources:
 
     async def _compares(self, resource: Resource) -> Sequence[Compare]:
         """What else must hold for the write: compared in the transaction, else checked now."""
-        if isinstance(resource, (NetworkPolicy, GlobalNetworkPolicy)):
+        if isinstance(resource, TieredPolicy):
             return [present(ResourceKey("Tier", resource.spec.tier).path)]
         if isinstance(resource, IPPool):
             await self._check_pool(resource)
         return []
 
     async def _check_tier(self, resource: Resource) -> None:
-        if not isinstance(resource, (NetworkPolicy, GlobalNetworkPolicy)):
+        if not isinstance(resource, TieredPolicy):
             return
         tier = resource.spec.tier
         if await self._client.get(ResourceKey("Tier", tier).path) is None:
@@ -343,7 +347,7 @@ class Resources:
             raise InvalidInput(f"{key} is built in and cannot be deleted")
         for kind in sorted(codec.POLICY_KINDS):
             for stored in (await self.list(kind)).items:
-                policy = cast(NetworkPolicy | GlobalNetworkPolicy, stored.resource)
+                policy = cast(TieredPolicy, stored.resource)
                 if policy.spec.tier == key.name:
                     raise InvalidInput(
                         f"{key} is not empty: {key_of(policy)} is in it; delete its policies first"

@@ -1,21 +1,27 @@
 """BGP settings as a resource: `default` for the cluster, `node.<name>` for one host."""
 
+from typing import Annotated
+
 import msgspec
 
+from tortie.model.limits import NAME_MAX_CHARACTERS, REQUIRED, Limits, NetworkText
 from tortie.model.metadata import Resource, Spec
+
+COMMUNITIES_MAX = 500
+"""Names, and advertised networks."""
 
 
 class Community(Spec, frozen=True, kw_only=True):
     """A name for a community."""
 
-    name: str = ""
-    value: str = ""
+    name: Annotated[str, Limits(longest=NAME_MAX_CHARACTERS)] = ""
+    value: Annotated[str, Limits(longest=40)] = ""
     """`aa:nn` with 16 bits each, or `aa:nn:mm` with 32 bits each."""
 
 
 class PrefixAdvertisement(Spec, frozen=True, kw_only=True):
-    cidr: str = ""
-    communities: tuple[str, ...] = ()
+    cidr: NetworkText = ""
+    communities: Annotated[tuple[str, ...], Limits(most=50)] = ()
     """Values, or names from `communities` of the configuration."""
 
 
@@ -27,7 +33,7 @@ class ServiceBlock(Spec, frozen=True, kw_only=True):
 
 class SecretKeySelector(Spec, frozen=True, kw_only=True):
     name: str = ""
-    key: str = ""
+    key: Annotated[str, REQUIRED] = ""
     optional: bool | None = None
 
 
@@ -38,8 +44,8 @@ class NodeMeshPassword(Spec, frozen=True, kw_only=True):
 class BGPConfigurationSpec(Spec, frozen=True, kw_only=True):
     as_number: int | None = None
     bind_mode: str | None = None
-    communities: tuple[Community, ...] = ()
-    ignored_interfaces: tuple[str, ...] | None = None
+    communities: Annotated[tuple[Community, ...], Limits(most=COMMUNITIES_MAX)] = ()
+    ignored_interfaces: Annotated[tuple[str, ...] | None, Limits(unique=True)] = None
     ipv4_normal_route_priority: int | None = None
     ipv6_normal_route_priority: int | None = None
     listen_port: int | None = None
@@ -53,7 +59,9 @@ class BGPConfigurationSpec(Spec, frozen=True, kw_only=True):
     node_mesh_max_restart_time: str | None = None
     node_mesh_password: NodeMeshPassword | None = None
     node_to_node_mesh_enabled: bool | None = None
-    prefix_advertisements: tuple[PrefixAdvertisement, ...] = ()
+    prefix_advertisements: Annotated[
+        tuple[PrefixAdvertisement, ...], Limits(most=COMMUNITIES_MAX)
+    ] = ()
     program_cluster_routes: str | None = None
     service_cluster_ips: tuple[ServiceBlock, ...] = msgspec.field(
         default=(), name="serviceClusterIPs"
@@ -68,4 +76,4 @@ class BGPConfigurationSpec(Spec, frozen=True, kw_only=True):
 
 
 class BGPConfiguration(Resource, frozen=True, kw_only=True):
-    spec: BGPConfigurationSpec = BGPConfigurationSpec()
+    spec: Annotated[BGPConfigurationSpec, REQUIRED] = BGPConfigurationSpec()

@@ -18,7 +18,7 @@ Source: Calico, libcalico-go/lib/backend/model/resource.go and backend/etcdv3.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast, overload
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, cast, get_origin, overload
 
 import msgspec
 
@@ -47,7 +47,15 @@ DEPTH_MAX = 64
 
 NAME_ANNOTATION = "projectcalico.org/metadata"
 
-POLICY_KINDS = frozenset({"NetworkPolicy", "GlobalNetworkPolicy"})
+POLICY_KINDS = frozenset(
+    {
+        "NetworkPolicy",
+        "GlobalNetworkPolicy",
+        "StagedNetworkPolicy",
+        "StagedGlobalNetworkPolicy",
+    }
+)
+"""In tiers, and so with their names in an annotation."""
 
 Value: TypeAlias = Resource | Block | BlockAffinity | Handle | IPAMConfig | IPAMHost
 
@@ -458,6 +466,8 @@ def struct_in(annotation: Any) -> _Target | None:
     """The struct that a field's annotation holds, as itself, `| None` or in a tuple."""
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
         return _Target(annotation, many=False, optional=False)
+    if get_origin(annotation) is Annotated:
+        return struct_in(annotation.__origin__)
     arguments: Sequence[Any] = getattr(annotation, "__args__", ())
     for argument in arguments:
         if found := struct_in(argument):

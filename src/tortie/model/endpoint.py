@@ -1,9 +1,10 @@
 """Workload and host endpoints."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from tortie.model.limits import NAME_MAX_CHARACTERS, REQUIRED, Limits
 from tortie.model.metadata import Resource, Spec
 
 NAMESPACE_LABEL = "projectcalico.org/namespace"
@@ -55,19 +56,21 @@ class WorkloadEndpoint(Resource, frozen=True, kw_only=True):
 
 
 class EndpointPort(Spec, frozen=True, kw_only=True):
-    name: str = ""
-    protocol: int | str = "TCP"
-    port: int = 0
+    name: Annotated[str, REQUIRED] = ""
+    protocol: Annotated[int | str, REQUIRED] = "TCP"
+    port: Annotated[int, Limits(required=True, low=1, high=65535)] = 0
 
 
 class HostEndpointSpec(Spec, frozen=True, kw_only=True):
-    node: str = ""
-    interface_name: str = ""
+    node: Annotated[str, Limits(longest=NAME_MAX_CHARACTERS)] = ""
+    interface_name: Annotated[str, Limits(longest=INTERFACE_NAME_MAX_BYTES)] = ""
     """`*` means all interfaces of the host."""
-    expected_ips: tuple[str, ...] = msgspec.field(default=(), name="expectedIPs")
-    profiles: tuple[str, ...] = ()
+    expected_ips: Annotated[tuple[str, ...], Limits(unique=True)] = msgspec.field(
+        default=(), name="expectedIPs"
+    )
+    profiles: Annotated[tuple[str, ...], Limits(unique=True)] = ()
     ports: tuple[EndpointPort, ...] = ()
 
 
 class HostEndpoint(Resource, frozen=True, kw_only=True):
-    spec: HostEndpointSpec = HostEndpointSpec()
+    spec: Annotated[HostEndpointSpec, REQUIRED] = HostEndpointSpec()

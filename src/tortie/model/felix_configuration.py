@@ -6,8 +6,11 @@ without regard to case. `tortie.model.validation` checks values, not this struct
 so that one odd setting does not make the others unreadable.
 """
 
+from typing import Annotated
+
 import msgspec
 
+from tortie.model.limits import REQUIRED
 from tortie.model.metadata import Resource, Spec
 
 
@@ -268,4 +271,4 @@ class FelixConfigurationSpec(Spec, frozen=True, kw_only=True):
 
 
 class FelixConfiguration(Resource, frozen=True, kw_only=True):
-    spec: FelixConfigurationSpec = FelixConfigurationSpec()
+    spec: Annotated[FelixConfigurationSpec, REQUIRED] = FelixConfigurationSpec()

@@ -19,21 +19,39 @@ PLURALS = {
     "BGPConfiguration": "bgpconfigurations",
     "BGPFilter": "bgpfilters",
     "BGPPeer": "bgppeers",
+    "BlockAffinity": "blockaffinities",
+    "CalicoNodeStatus": "caliconodestatuses",
     "ClusterInformation": "clusterinformations",
     "FelixConfiguration": "felixconfigurations",
     "GlobalNetworkPolicy": "globalnetworkpolicies",
     "GlobalNetworkSet": "globalnetworksets",
     "HostEndpoint": "hostendpoints",
+    "IPAMConfiguration": "ipamconfigurations",
     "IPPool": "ippools",
+    "IPReservation": "ipreservations",
+    "KubeControllersConfiguration": "kubecontrollersconfigurations",
+    "LiveMigration": "livemigrations",
     "NetworkPolicy": "networkpolicies",
     "NetworkSet": "networksets",
     "Node": "nodes",
     "Profile": "profiles",
+    "StagedGlobalNetworkPolicy": "stagedglobalnetworkpolicies",
+    "StagedKubernetesNetworkPolicy": "stagedkubernetesnetworkpolicies",
+    "StagedNetworkPolicy": "stagednetworkpolicies",
     "Tier": "tiers",
     "WorkloadEndpoint": "workloadendpoints",
 }
 KINDS = {plural: kind for kind, plural in PLURALS.items()}
-NAMESPACED = frozenset({"NetworkPolicy", "NetworkSet", "WorkloadEndpoint"})
+NAMESPACED = frozenset(
+    {
+        "LiveMigration",
+        "NetworkPolicy",
+        "NetworkSet",
+        "StagedKubernetesNetworkPolicy",
+        "StagedNetworkPolicy",
+        "WorkloadEndpoint",
+    }
+)
 
 
 class ResourceKey(msgspec.Struct, frozen=True, order=True):

@@ -45,9 +45,9 @@ def is_name(kind: str, name: str) -> bool:
         return False
     if kind == "Tier":
         return is_dns_label(name)
-    if kind == "NetworkPolicy":
+    if kind in ("NetworkPolicy", "StagedNetworkPolicy"):
         return _NETWORK_POLICY.fullmatch(name) is not None
-    if kind == "GlobalNetworkPolicy":
+    if kind in ("GlobalNetworkPolicy", "StagedGlobalNetworkPolicy"):
         return _GLOBAL_POLICY.fullmatch(name) is not None
     return _SUBDOMAIN.fullmatch(name) is not None
 

@@ -1,15 +1,18 @@
 """Labelled lists of networks that selectors can select."""
 
+from typing import Annotated
+
+from tortie.model.limits import REQUIRED, Limits
 from tortie.model.metadata import Resource, Spec
 
 
 class NetworkSetSpec(Spec, frozen=True, kw_only=True):
-    nets: tuple[str, ...] = ()
+    nets: Annotated[tuple[str, ...], Limits(unique=True)] = ()
 
 
 class NetworkSet(Resource, frozen=True, kw_only=True):
-    spec: NetworkSetSpec = NetworkSetSpec()
+    spec: Annotated[NetworkSetSpec, REQUIRED] = NetworkSetSpec()
 
 
 class GlobalNetworkSet(Resource, frozen=True, kw_only=True):
-    spec: NetworkSetSpec = NetworkSetSpec()
+    spec: Annotated[NetworkSetSpec, REQUIRED] = NetworkSetSpec()

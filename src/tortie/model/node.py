@@ -1,10 +1,12 @@
 """Nodes, the cluster's identity, and address pools."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from tortie.model.limits import REQUIRED, Limits, Selector
 from tortie.model.metadata import Resource, Spec
+from tortie.model.status import Status
 
 
 class NodeAddress(Spec, frozen=True, kw_only=True):
@@ -52,25 +54,28 @@ class ClusterInformationSpec(Spec, frozen=True, kw_only=True):
 
 
 class ClusterInformation(Resource, frozen=True, kw_only=True):
-    spec: ClusterInformationSpec = ClusterInformationSpec()
+    spec: Annotated[ClusterInformationSpec, REQUIRED] = ClusterInformationSpec()
+
+
+Use = Literal["Workload", "Tunnel", "LoadBalancer"]
 
 
 class IPPoolSpec(Spec, frozen=True, kw_only=True):
-    cidr: str = ""
+    cidr: Annotated[str, Limits(required=True, longest=48)] = ""
     vxlan_mode: Literal["Never", "Always", "CrossSubnet"] = "Never"
     ipip_mode: Literal["Never", "Always", "CrossSubnet"] = "Never"
     nat_outgoing: bool = False
     disabled: bool = False
     disable_bgp_export: bool = msgspec.field(default=False, name="disableBGPExport")
-    block_size: int = 0
+    block_size: Annotated[int, Limits(low=0, high=128)] = 0
     """Prefix length of a block; 0 means 26 for IPv4 and 122 for IPv6."""
-    node_selector: str = "all()"
-    namespace_selector: str = ""
-    allowed_uses: tuple[Literal["Workload", "Tunnel", "LoadBalancer"], ...] = ()
+    node_selector: Selector = "all()"
+    namespace_selector: Selector = ""
+    allowed_uses: Annotated[tuple[Use, ...], Limits(most=10, unique=True)] = ()
     """Empty means Workload and Tunnel."""
     assignment_mode: Literal["Automatic", "Manual"] = "Automatic"
 
 
 class IPPool(Resource, frozen=True, kw_only=True):
-    spec: IPPoolSpec = IPPoolSpec()
-    status: dict[str, Any] = {}
+    spec: Annotated[IPPoolSpec, REQUIRED] = IPPoolSpec()
+    status: Status = Status()

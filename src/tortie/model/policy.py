@@ -1,13 +1,24 @@
 """Tiers, policies, profiles and the rules in them."""
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
+from tortie.model.limits import NAME_MAX_CHARACTERS, REQUIRED, Limits, Selector
 from tortie.model.metadata import Resource, Spec
+from tortie.model.status import Status
 
 Action = Literal["Allow", "Deny", "Log", "Pass"]
 Direction = Literal["Ingress", "Egress"]
+Hint = Annotated[str, Limits(choices=("AssumeNeededOnEveryNode",))]
+
+RULES_MAX = 1024
+"""In one direction of a policy."""
+NETS_MAX = 256
+PORTS_MAX = 50
+HTTP_MAX = 20
+"""Methods, and paths, of one rule."""
+PATH_MAX_CHARACTERS = 1024
 
 DEFAULT_TIER = "default"
 TIER_LABEL = "projectcalico.org/tier"
@@ -16,45 +27,48 @@ DEFAULT_ALLOW_PROFILE = "projectcalico-default-allow"
 
 
 class ICMP(Spec, frozen=True, kw_only=True):
-    type: int | None = None
-    """0 to 254."""
-    code: int | None = None
-    """0 to 255; only with a type."""
+    type: Annotated[int | None, Limits(low=0, high=254)] = None
+    code: Annotated[int | None, Limits(low=0, high=255)] = None
+    """Only with a type."""
 
 
 class ServiceMatch(Spec, frozen=True, kw_only=True):
-    name: str = ""
-    namespace: str = ""
+    name: Annotated[str, Limits(longest=NAME_MAX_CHARACTERS)] = ""
+    namespace: Annotated[str, Limits(longest=NAME_MAX_CHARACTERS)] = ""
 
 
 class ServiceAccountMatch(Spec, frozen=True, kw_only=True):
-    names: tuple[str, ...] = ()
-    selector: str = ""
+    names: Annotated[tuple[str, ...], Limits(unique=True)] = ()
+    selector: Selector = ""
+
+
+_Nets = Annotated[tuple[str, ...], Limits(most=NETS_MAX, unique=True)]
+_Ports = Annotated[tuple[int | str, ...], Limits(most=PORTS_MAX)]
 
 
 class EntityRule(Spec, frozen=True, kw_only=True):
     """One side of a rule; everything given must hold, an empty one matches all."""
 
-    nets: tuple[str, ...] = ()
-    not_nets: tuple[str, ...] = ()
-    selector: str = ""
-    not_selector: str = ""
-    namespace_selector: str = ""
+    nets: _Nets = ()
+    not_nets: _Nets = ()
+    selector: Selector = ""
+    not_selector: Selector = ""
+    namespace_selector: Selector = ""
     services: ServiceMatch | None = None
-    ports: tuple[int | str, ...] = ()
+    ports: _Ports = ()
     """Numbers, ranges as `8000:8100`, or names of endpoint ports."""
-    not_ports: tuple[int | str, ...] = ()
+    not_ports: _Ports = ()
     service_accounts: ServiceAccountMatch | None = None
 
 
 class HTTPPath(Spec, frozen=True, kw_only=True):
-    exact: str = ""
-    prefix: str = ""
+    exact: Annotated[str, Limits(longest=PATH_MAX_CHARACTERS)] = ""
+    prefix: Annotated[str, Limits(longest=PATH_MAX_CHARACTERS)] = ""
 
 
 class HTTPMatch(Spec, frozen=True, kw_only=True):
-    methods: tuple[str, ...] = ()
-    paths: tuple[HTTPPath, ...] = ()
+    methods: Annotated[tuple[str, ...], Limits(most=HTTP_MAX, unique=True)] = ()
+    paths: Annotated[tuple[HTTPPath, ...], Limits(most=HTTP_MAX)] = ()
 
 
 class RuleMetadata(Spec, frozen=True, kw_only=True):
@@ -63,8 +77,8 @@ class RuleMetadata(Spec, frozen=True, kw_only=True):
 
 class Rule(Spec, frozen=True, kw_only=True):
     action: Action
-    ip_version: int | None = None
-    """4 or 6; None means both."""
+    ip_version: Annotated[int | None, Limits(choices=(4, 6))] = None
+    """None means both."""
     protocol: int | str | None = None
     """`TCP` `UDP` `ICMP` `ICMPv6` `SCTP` `UDPLite`, or 1 to 255."""
     icmp: ICMP | None = None
@@ -84,36 +98,39 @@ class TierSpec(Spec, frozen=True, kw_only=True):
 
 
 class Tier(Resource, frozen=True, kw_only=True):
-    spec: TierSpec = TierSpec()
-    status: dict[str, Any] = {}
+    spec: Annotated[TierSpec, REQUIRED] = TierSpec()
+    status: Status = Status()
+
+
+_Rules = Annotated[tuple[Rule, ...], Limits(most=RULES_MAX)]
 
 
 class NetworkPolicySpec(Spec, frozen=True, kw_only=True):
     tier: str = DEFAULT_TIER
     order: float | None = None
     """Lower first; None sorts last."""
-    ingress: tuple[Rule, ...] = ()
-    egress: tuple[Rule, ...] = ()
-    selector: str = ""
-    types: tuple[Direction, ...] = ()
+    ingress: _Rules = ()
+    egress: _Rules = ()
+    selector: Selector = ""
+    types: Annotated[tuple[Direction, ...], Limits(fewest=1, most=2, unique=True)] = ()
     """Empty means by the rules that there are: see `policy_types`."""
-    service_account_selector: str = ""
-    performance_hints: tuple[str, ...] = ()
+    service_account_selector: Selector = ""
+    performance_hints: Annotated[tuple[Hint, ...], Limits(unique=True)] = ()
 
 
 class NetworkPolicy(Resource, frozen=True, kw_only=True):
-    spec: NetworkPolicySpec = NetworkPolicySpec()
+    spec: Annotated[NetworkPolicySpec, REQUIRED] = NetworkPolicySpec()
 
 
 class GlobalNetworkPolicySpec(NetworkPolicySpec, frozen=True, kw_only=True):
     do_not_track: bool = False
     pre_dnat: bool = msgspec.field(default=False, name="preDNAT")
     apply_on_forward: bool = False
-    namespace_selector: str = ""
+    namespace_selector: Selector = ""
 
 
 class GlobalNetworkPolicy(Resource, frozen=True, kw_only=True):
-    spec: GlobalNetworkPolicySpec = GlobalNetworkPolicySpec()
+    spec: Annotated[GlobalNetworkPolicySpec, REQUIRED] = GlobalNetworkPolicySpec()
 
 
 class ProfileSpec(Spec, frozen=True, kw_only=True):

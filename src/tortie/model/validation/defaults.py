@@ -26,6 +26,7 @@ from tortie.model.policy import (
     Tier,
     policy_types,
 )
+from tortie.model.staged_policy import StagedGlobalNetworkPolicy, StagedNetworkPolicy
 from tortie.model.validation.network import normal_network
 from tortie.model.validation.policy import FIXED_TIERS
 
@@ -60,7 +61,10 @@ def with_defaults(resource: R) -> R:
 
 
 def _complete(resource: Resource) -> Resource:
-    if isinstance(resource, (NetworkPolicy, GlobalNetworkPolicy)):
+    if isinstance(
+        resource,
+        (NetworkPolicy, GlobalNetworkPolicy, StagedNetworkPolicy, StagedGlobalNetworkPolicy),
+    ):
         return _policy(resource)
     if isinstance(resource, IPPool):
         cidr = normal_network(resource.spec.cidr)
@@ -77,10 +81,14 @@ def _complete(resource: Resource) -> Resource:
     return resource
 
 
-def _policy(policy: NetworkPolicy | GlobalNetworkPolicy) -> Resource:
+def _policy(
+    policy: NetworkPolicy | GlobalNetworkPolicy | StagedNetworkPolicy | StagedGlobalNetworkPolicy,
+) -> Resource:
     spec: NetworkPolicySpec = policy.spec
     tier = spec.tier or DEFAULT_TIER
-    completed = _with_spec(policy, tier=tier, types=policy_types(spec))
+    is_deletion = getattr(spec, "staged_action", "Set") == "Delete"
+    types = spec.types if is_deletion else policy_types(spec)
+    completed = _with_spec(policy, tier=tier, types=types)
     return _with_labels(completed, {TIER_LABEL: tier})
 
 

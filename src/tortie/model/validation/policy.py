@@ -5,7 +5,11 @@ from collections.abc import Iterator
 from tortie.model import names
 from tortie.model.policy import (
     DEFAULT_ALLOW_PROFILE,
+    HTTP_MAX,
     ICMP,
+    NETS_MAX,
+    PORTS_MAX,
+    RULES_MAX,
     EntityRule,
     GlobalNetworkPolicy,
     GlobalNetworkPolicySpec,
@@ -15,14 +19,9 @@ from tortie.model.policy import (
     Rule,
     Tier,
 )
+from tortie.model.staged_policy import StagedGlobalNetworkPolicy, StagedNetworkPolicy
 from tortie.model.validation import terms
 from tortie.model.validation.terms import Problem, forbidden
-
-RULES_MAX = 1024
-"""In one direction of a policy."""
-NETS_MAX = 256
-PORTS_MAX = 50
-HTTP_MAX = 20
 
 FIXED_TIERS: dict[str, tuple[float, str]] = {
     "kube-admin": (1000.0, "Pass"),
@@ -56,10 +55,12 @@ def profile_problems(profile: Profile, *, strict: bool) -> Iterator[Problem]:
 
 
 def policy_problems(
-    policy: NetworkPolicy | GlobalNetworkPolicy, *, strict: bool
+    policy: NetworkPolicy | GlobalNetworkPolicy | StagedNetworkPolicy | StagedGlobalNetworkPolicy,
+    *,
+    strict: bool,
 ) -> Iterator[Problem]:
     spec = policy.spec
-    is_global = isinstance(policy, GlobalNetworkPolicy)
+    is_global = isinstance(spec, GlobalNetworkPolicySpec)
     if not names.is_dns_label(spec.tier):
         yield Problem("spec.tier", spec.tier, "must be the name of a tier")
     yield from terms.selector_problems("spec.selector", spec.selector)

@@ -213,9 +213,11 @@ def interface_problems(path: str, name: str, *, star: bool = False) -> Iterator[
 
 
 def unique_problems(path: str, values: Sequence[Any]) -> Iterator[Problem]:
+    seen: set[Any] = set()
     for index, value in enumerate(values):
-        if value in values[:index]:
+        if value in seen:
             yield Problem(f"{path}[{index}]", value, "must not be there twice")
+        seen.add(value)
 
 
 def count_problems(path: str, values: Sequence[Any], most: int) -> Iterator[Problem]:

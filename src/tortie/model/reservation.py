@@ -1,0 +1,53 @@
+"""Addresses as resources: reservations, IPAM's settings, and who holds which block.
+
+IPAM itself reads its own records (`tortie.model.ipam`), not these: in etcd, Calico keeps
+`IPAMConfiguration` and `BlockAffinity` beside them and joins them nowhere.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from tortie.model.limits import REQUIRED, Limits, NetworkText, OnOff
+from tortie.model.metadata import Resource, Spec
+
+
+class IPReservationSpec(Spec, frozen=True, kw_only=True):
+    reserved_cidrs: Annotated[tuple[NetworkText, ...], Limits(unique=True)] = msgspec.field(
+        default=(), name="reservedCIDRs"
+    )
+    """Never assigned anew; who has one keeps it."""
+
+
+class IPReservation(Resource, frozen=True, kw_only=True):
+    spec: Annotated[IPReservationSpec, REQUIRED] = IPReservationSpec()
+
+
+class IPAMConfigurationSpec(Spec, frozen=True, kw_only=True):
+    strict_affinity: bool = msgspec.field(default=False)
+    """No borrowing from blocks of other hosts."""
+    auto_allocate_blocks: bool = True
+    max_blocks_per_host: Annotated[int, Limits(low=0, high=1000000)] = 0
+    """0 means the built-in limit."""
+    ip_cooldown_seconds: Annotated[int | None, Limits(low=0, high=1200)] = None
+    kube_virt_vm_address_persistence: OnOff | None = msgspec.field(
+        default=None, name="kubeVirtVMAddressPersistence"
+    )
+
+
+class IPAMConfiguration(Resource, frozen=True, kw_only=True):
+    spec: Annotated[IPAMConfigurationSpec, REQUIRED] = IPAMConfigurationSpec()
+
+
+class BlockAffinitySpec(Spec, frozen=True, kw_only=True):
+    state: Annotated[Literal["confirmed", "pending", "pendingDeletion", ""], REQUIRED] = ""
+    node: Annotated[str, REQUIRED] = ""
+    """Or what `type` says holds it."""
+    type: str = ""
+    """`host` or `virtual`; empty means host."""
+    cidr: Annotated[NetworkText, REQUIRED] = ""
+    deleted: bool = False
+
+
+class BlockAffinity(Resource, frozen=True, kw_only=True):
+    spec: Annotated[BlockAffinitySpec, REQUIRED] = BlockAffinitySpec()

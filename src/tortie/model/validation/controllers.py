@@ -1,0 +1,61 @@
+"""Rules of what is about other programs: controllers, reports, reservations, migrations."""
+
+from collections.abc import Iterator
+
+from tortie.model.kube_controllers import AutoHostEndpoints, KubeControllersConfiguration
+from tortie.model.live_migration import LiveMigration
+from tortie.model.reservation import BlockAffinity, IPAMConfiguration
+from tortie.model.validation import terms
+from tortie.model.validation.terms import Problem
+
+
+def only_default_problems(
+    resource: IPAMConfiguration | KubeControllersConfiguration,
+) -> Iterator[Problem]:
+    """Kinds of which there is one."""
+    if resource.metadata.name != "default":
+        yield Problem("metadata.name", resource.metadata.name, "must be default")
+
+
+def block_affinity_problems(resource: BlockAffinity) -> Iterator[Problem]:
+    if resource.spec.deleted:
+        yield Problem("spec.deleted", True, "cannot be true: delete the resource")
+
+
+def kube_controllers_problems(resource: KubeControllersConfiguration) -> Iterator[Problem]:
+    yield from only_default_problems(resource)
+    controllers = resource.spec.controllers
+    node = controllers.node if controllers else None
+    if node and node.host_endpoint:
+        yield from _template_problems("spec.controllers.node.hostEndpoint", node.host_endpoint)
+
+
+def _template_problems(path: str, endpoints: AutoHostEndpoints) -> Iterator[Problem]:
+    seen: set[str] = set()
+    default = endpoints.create_default_host_endpoint
+    if default:
+        yield from terms.choice_problems(
+            f"{path}.createDefaultHostEndpoint", default, ("Enabled", "Disabled")
+        )
+    for index, template in enumerate(endpoints.templates):
+        place = f"{path}.templates[{index}]"
+        if not template.generate_name:
+            yield Problem(f"{place}.generateName", "", "is needed")
+        elif template.generate_name in seen:
+            rule = "must differ from those of the other templates"
+            yield Problem(f"{place}.generateName", template.generate_name, rule)
+        seen.add(template.generate_name)
+        if not template.interface_cidrs and not template.interface_pattern:
+            yield Problem(f"{place}.interfaceCIDRs", (), "is needed, or interfacePattern")
+        yield from terms.networks_problems(
+            f"{place}.interfaceCIDRs", template.interface_cidrs, strict=False
+        )
+        yield from terms.labels_problems(f"{place}.labels", template.labels)
+
+
+def live_migration_problems(resource: LiveMigration) -> Iterator[Problem]:
+    source, target = resource.spec.source, resource.spec.target
+    if source is None or (source.workload is None) == (source.workload_endpoint is None):
+        yield Problem("spec.Source", None, "must have either Workload or WorkloadEndpoint")
+    if target is None or (target.selector is None) == (target.workload_endpoint is None):
+        yield Problem("spec.Target", None, "must have either Selector or WorkloadEndpoint")
