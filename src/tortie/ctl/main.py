@@ -1,7 +1,8 @@
-"""The `tortie` command: finds the verb, loads it alone, and turns errors into exit codes.
+"""The `tortie` command: finds the command, loads it alone, and turns errors into exit codes.
 
-Exit codes: 0 done, 1 failed, 2 your input is wrong, 3 something needed is not available.
-Messages are one line each on stderr; `TORTIE_DEBUG=1` adds the traceback. Nothing heavy is
+Exit codes of the verbs are calicoctl's: 0 done, 1 failed, for whatever reason (`diff` has 2 for
+that, as kubectl's). Programs of their own (agent, lab, demo) tell wrong input, 2, and what is
+not available, 3, apart. `TORTIE_DEBUG=1` adds the traceback to a message. Nothing heavy is
 imported here, not even `typing`: `tortie --help` costs little more than starting Python.
 """
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TextIO
 
+    from tortie.ctl.grammar import Command, Given
+    from tortie.ctl.screen import Screen
+
 EXIT_FAILED = 1
 EXIT_INPUT = 2
 EXIT_UNAVAILABLE = 3
@@ -24,11 +28,11 @@ EXIT_INTERRUPTED = 130
 
 
 class Verb:
-    """Where a verb is, and what the help says of it.
+    """A program of its own: where it is, and what the help says of it.
 
     Attributes:
         module: has `main(argv, …)` and is imported when the verb is used.
-        is_ours: its main takes where to print, too; else it is a program of its own.
+        is_ours: its main takes where to print, too.
     """
 
     def __init__(self, module: str, summary: str, is_ours: bool = True) -> None:
@@ -38,12 +42,6 @@ class Verb:
 
 
 VERBS = {
-    "apply": Verb("tortie.ctl.apply", "create or update resources from files"),
-    "create": Verb("tortie.ctl.create", "create resources from files; they must not exist"),
-    "replace": Verb("tortie.ctl.replace", "replace resources from files; they must exist"),
-    "delete": Verb("tortie.ctl.delete", "delete resources, by kind and name or from files"),
-    "get": Verb("tortie.ctl.get", "show resources, by kind and name or from files"),
-    "version": Verb("tortie.ctl.version", "show the version of this command and of the cluster"),
     "lab": Verb(
         "tortie.lab.main", "a cluster on this machine, to learn and to test", is_ours=False
     ),
@@ -52,6 +50,9 @@ VERBS = {
     ),
     "agent": Verb("tortie.agent.main", "the daemon of a host", is_ours=False),
 }
+"""Beside the commands of `tortie.ctl.commands`."""
+
+LOG_LEVELS = ("panic", "fatal", "error", "warn", "info", "debug")
 
 _WITH_VALUE = frozenset({"-c", "--config", "-l", "--log-level", "--context"})
 _WITHOUT_VALUE = frozenset({"--allow-version-mismatch"})
@@ -67,11 +68,12 @@ def main(argv: Sequence[str], out: TextIO | None = None, err: TextIO | None = No
     out, err = out or sys.stdout, err or sys.stderr
     verb = ""
     try:
-        before, verb, rest = _split(argv)
-        code = _run(before, verb, rest, out)
+        before, words = _split(argv)
+        verb = words[0] if words else ""
+        code = _run(before, words, out, err)
         out.flush()
         return code
-    except SystemExit as error:  # argparse's --help
+    except SystemExit as error:  # --help of a program of its own
         return error.code if isinstance(error.code, int) else EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -82,61 +84,121 @@ def main(argv: Sequence[str], out: TextIO | None = None, err: TextIO | None = No
         return _complain(error, verb, err)
 
 
-def _run(before: Sequence[str], verb: str, rest: Sequence[str], out: TextIO) -> int:
-    if verb in ("", "help"):
-        print(_help(), file=out)
+def _run(before: Sequence[str], words: Sequence[str], out: TextIO, err: TextIO) -> int:
+    if not words or words[0] == "help":
+        return _help(words[1:], out)
+    command, rest = _find(words)
+    if command is not None:
+        return _run_command(command, [*before, *rest], out, err)
+    if words[0] in VERBS:
+        return _run_program(VERBS[words[0]], before, words, out)
+    from tortie.ctl.commands import GROUPS
+    from tortie.ctl.help import group_help
+
+    if words[0] not in GROUPS:
+        raise _unknown(words, "")
+    length = 2 if " ".join(words[:2]) in GROUPS else 1
+    group = " ".join(words[:length])
+    if len(words) == length or words[length] in ("-h", "--help"):
+        print(group_help(group), file=out)
         return 0
-    if verb not in VERBS:
-        raise _unknown(verb)
-    found = VERBS[verb]
-    if found.is_ours:
-        command: Callable[[Sequence[str], TextIO], int] = import_module(found.module).main
-        return command([*before, *rest], out)
+    raise _unknown(words[length:], group)
+
+
+def _find(words: Sequence[str]) -> tuple[Command | None, Sequence[str]]:
+    """The command that the first words name, and what follows."""
+    from tortie.ctl.commands import BY_PATH
+
+    for length in (3, 2, 1):
+        command = BY_PATH.get(" ".join(words[:length]))
+        if command is not None and len(words) >= length:
+            return command, words[length:]
+    return None, words
+
+
+def _run_command(command: Command, argv: Sequence[str], out: TextIO, err: TextIO) -> int:
+    from tortie.ctl.commands import COMMON
+    from tortie.ctl.grammar import HelpWanted, read
+
+    try:
+        given = read(command, (*command.flags, *COMMON), argv)
+    except HelpWanted:
+        from tortie.ctl.help import command_help
+
+        print(command_help(command), file=out)
+        return 0
+    from tortie.ctl.screen import Screen
+
+    run: Callable[[Given, Screen], int] = import_module(command.module).main
+    return run(given, Screen(out, err))
+
+
+def _run_program(verb: Verb, before: Sequence[str], words: Sequence[str], out: TextIO) -> int:
+    if verb.is_ours:
+        ours: Callable[[Sequence[str], TextIO], int] = import_module(verb.module).main
+        return ours([*before, *words[1:]], out)
     if before:
-        raise _input_error(f"options of tortie {verb} come after it")
-    program: Callable[[Sequence[str]], int] = import_module(found.module).main
-    return program(list(rest))
+        raise _input_error(f"options of tortie {words[0]} come after it")
+    program: Callable[[Sequence[str]], int] = import_module(verb.module).main
+    return program(list(words[1:]))
 
 
-def _split(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:
-    """Options before the verb (they mean the same after it), the verb, and the rest."""
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options before the verb that mean the same after it; the verb and the rest."""
     before: list[str] = []
     rest = list(argv)
     while rest and rest[0].startswith("-"):
         option = rest.pop(0)
-        name = option.partition("=")[0]
+        name, equals, value = option.partition("=")
         if option in ("-h", "--help"):
-            return [], "", []
-        if option == "--version":
-            return [], "version", ["--client"]
-        if name not in _WITH_VALUE | _WITHOUT_VALUE:
-            raise _input_error(f"unknown flag: {option}; see tortie --help")
-        before.append(option)
-        if option in _WITH_VALUE:
+            return [], []
+        if option in ("-v", "--version"):
+            return [], ["version", "--client"]
+        if name in _WITHOUT_VALUE:
+            continue
+        if name not in _WITH_VALUE:
+            if name.startswith("--"):
+                raise _input_error(f"unknown flag: {name}; see tortie --help")
+            raise _input_error(f"unknown shorthand flag: {name[1:2]!r} in {option}")
+        if not equals:
             if not rest:
-                raise _input_error(f"{option} needs a value")
-            before.append(rest.pop(0))
-    return before, rest[0] if rest else "", rest[1:]
+                raise _input_error(f"flag needs an argument: {name}")
+            value = rest.pop(0)
+        if name in ("-c", "--config"):
+            before += ["--config", value]
+        elif name != "--context" and value not in LOG_LEVELS:
+            levels = ", ".join(LOG_LEVELS)
+            raise _input_error(f"Unknown log level: {value}, expected one of: {levels}.")
+    return before, rest
 
 
-def _help() -> str:
-    verbs = "\n".join(f"  {name:<10}{verb.summary}" for name, verb in VERBS.items())
-    return f"""\
-usage: tortie [-c CONFIG] VERB ...
+def _help(words: Sequence[str], out: TextIO) -> int:
+    from tortie.ctl.commands import GROUPS
+    from tortie.ctl.help import command_help, group_help, overview
 
-{verbs}
+    command, _ = _find(words)
+    if command is not None:
+        print(command_help(command), file=out)
+    elif " ".join(words) in GROUPS:
+        print(group_help(" ".join(words)), file=out)
+    elif words and words[0] not in VERBS:
+        raise _unknown(words, "")
+    else:
+        programs = {name: verb.summary for name, verb in VERBS.items()}
+        print(overview(programs), file=out)
+    return 0
 
-`tortie VERB --help` shows what a verb takes. The datastore is named by DATASTORE_TYPE,
-ETCD_ENDPOINTS and so on in the environment, or in the file that -c names
-(/etc/calico/calicoctl.cfg)."""
 
+def _unknown(words: Sequence[str], group: str) -> Exception:
+    from tortie.ctl.commands import COMMANDS
+    from tortie.ctl.grammar import nearest
 
-def _unknown(verb: str) -> Exception:
-    from difflib import get_close_matches
-
-    close = get_close_matches(verb, VERBS, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else "see tortie --help"
-    return _input_error(f"unknown verb {verb!r}; {hint}")
+    prefix = f"{group} " if group else ""
+    paths = [c.path for c in COMMANDS if not c.is_hidden and c.path.startswith(prefix)]
+    known = [path.removeprefix(prefix).partition(" ")[0] for path in paths]
+    close = nearest(words[0], [*dict.fromkeys(known), *(() if group else VERBS)])
+    hint = f"did you mean {close!r}?" if close else f"see tortie {prefix}--help"
+    return _input_error(f'unknown command "{words[0]}" for "{f"tortie {group}".strip()}"; {hint}')
 
 
 def _input_error(message: str) -> Exception:
@@ -152,9 +214,12 @@ def _complain(error: Exception, verb: str, err: TextIO) -> int:
         import traceback
 
         traceback.print_exception(error, file=err)
+    is_program = verb in VERBS
     if isinstance(error, TortieError):
         for line in str(error).splitlines():
-            print(f"tortie: {line}", file=err)
+            print(f"tortie: {line}" if is_program else line, file=err)
+        if not is_program:
+            return EXIT_INPUT if verb == "diff" else EXIT_FAILED
         if isinstance(error, InvalidInput):
             return EXIT_INPUT
         return EXIT_UNAVAILABLE if isinstance(error, (Unavailable, Denied)) else EXIT_FAILED
@@ -166,7 +231,7 @@ def _complain(error: Exception, verb: str, err: TextIO) -> int:
         print(f"tortie: {error}", file=err)
     else:
         print(f"tortie: internal error: {shown}; TORTIE_DEBUG=1 shows more", file=err)
-    return EXIT_FAILED
+    return EXIT_INPUT if verb == "diff" else EXIT_FAILED
 
 
 def _forget(out: TextIO) -> None:

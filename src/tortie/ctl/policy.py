@@ -1,0 +1,235 @@
+"""`tortie policy`: why a packet passes or not, and what applies to an endpoint."""
+
+import argparse
+from collections.abc import Sequence
+from typing import TextIO
+
+import msgspec
+
+from tortie.ctl.command import Parser, parser, with_resources
+from tortie.datastore.resources import Resources
+from tortie.explain import oracle, why
+from tortie.explain.mismatch import PROTOCOL_NAMES, protocol_name, short_name
+from tortie.explain.oracle import Packet, State, Way
+from tortie.explain.why import Explanation, Half, TierVerdict
+from tortie.lib.errors import InvalidInput
+from tortie.lib.ip import Network
+from tortie.model.endpoint import WorkloadEndpoint
+from tortie.model.keys import Key, ResourceKey
+
+EXIT_DENIED = 1
+
+KINDS = (
+    "Tier",
+    "GlobalNetworkPolicy",
+    "NetworkPolicy",
+    "Profile",
+    "GlobalNetworkSet",
+    "NetworkSet",
+    "WorkloadEndpoint",
+    "HostEndpoint",
+)
+"""All that policy is decided by."""
+
+WAYS: tuple[Way, Way] = ("Ingress", "Egress")
+_SOURCE_PORT = 49152
+"""The first dynamic port (RFC 6335), for a packet whose source port nobody names."""
+
+
+def main(argv: Sequence[str], out: TextIO) -> int:
+    arguments = _parser().parse_args(argv)
+    state = with_resources(arguments.config, read_state)
+    code: int = arguments.run(arguments, state, out)
+    return code
+
+
+async def read_state(resources: Resources) -> State:
+    """Everything that decides about packets, by key."""
+    state: dict[Key, object] = {}
+    for kind in KINDS:
+        for item in (await resources.list(kind)).items:
+            metadata = item.resource.metadata
+            state[ResourceKey(kind, metadata.name, metadata.namespace)] = item.resource
+    return state
+
+
+def _parser() -> Parser:
+    made = parser("policy", "explain what policy does")
+    verbs = made.add_subparsers(metavar="VERB", required=True)
+    text = "say whether a packet passes, and which rules decide; exit status 1 if it does not"
+    explain = verbs.add_parser("why", help=text, description=text)
+    explain.add_argument("source", metavar="SRC", help="a workload (namespace/name) or an address")
+    explain.add_argument("destination", metavar="DST")
+    explain.add_argument("port", metavar="PROTO/PORT", help="tcp/80, udp/53, icmp, icmp/8/0, 47")
+    explain.add_argument("--source-port", type=int, default=_SOURCE_PORT, metavar="PORT")
+    explain.add_argument("-6", dest="family", action="store_const", const=6, help="over IPv6")
+    explain.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    explain.set_defaults(run=_why)
+    text = "show what applies to an endpoint, in the order of evaluation"
+    listing = verbs.add_parser("list", help=text, description=text)
+    listing.add_argument("--for", dest="endpoint", required=True, metavar="ENDPOINT")
+    listing.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    listing.set_defaults(run=_list)
+    return made
+
+
+def parse_packet(source: Network, destination: Network, port: str, source_port: int) -> Packet:
+    """
+    Raises:
+        InvalidInput: not `PROTO`, `PROTO/PORT` or `icmp/TYPE/CODE`.
+    """
+    name, *numbers = port.lower().split("/")
+    if name == "icmp" and source.family == 6:
+        name = "icmpv6"
+    try:
+        protocol = oracle.protocol_number(int(name) if name.isdecimal() else name)
+        values = [int(number) for number in numbers]
+    except (KeyError, ValueError):
+        raise InvalidInput(
+            f"{port!r} is no protocol and port: say tcp/80, udp/53, icmp or a number"
+        ) from None
+    if protocol in (1, 58) and len(values) <= 2:
+        echo = 8 if protocol == 1 else 128
+        icmp_type, icmp_code = [*values, *(echo, 0)[len(values) :]]
+        return Packet(source, destination, protocol, icmp_type=icmp_type, icmp_code=icmp_code)
+    if protocol in (6, 17, 132, 136) and len(values) == 1 and 0 < values[0] <= 65535:
+        return Packet(source, destination, protocol, source_port, values[0])
+    if not values and protocol not in (6, 17, 132, 136):
+        return Packet(source, destination, protocol)
+    raise InvalidInput(f"{port!r}: {protocol_name(protocol)} needs one port from 1 to 65535")
+
+
+def _why(arguments: argparse.Namespace, state: State, out: TextIO) -> int:
+    source, destination = _addresses(arguments, state)
+    packet = parse_packet(source, destination, arguments.port, arguments.source_port)
+    found = why.explain(state, packet)
+    if arguments.output == "json":
+        print(msgspec.json.format(msgspec.json.encode(_plain(found)), indent=2).decode(), file=out)
+    else:
+        print(explanation_text(state, found), file=out)
+    return 0 if found.allowed else EXIT_DENIED
+
+
+def _addresses(arguments: argparse.Namespace, state: State) -> tuple[Network, Network]:
+    """Of one family: that of whichever was given as an address, or what -6 says."""
+    family: int | None = arguments.family
+    source = why.resolve(state, arguments.source, family)
+    destination = why.resolve(state, arguments.destination, family)
+    if source.family != destination.family:
+        source = why.resolve(state, arguments.source, destination.family)
+        destination = why.resolve(state, arguments.destination, source.family)
+    if source.family != destination.family:
+        raise InvalidInput(
+            f"{arguments.source} and {arguments.destination} have no family of addresses in common"
+        )
+    return source, destination
+
+
+def explanation_text(state: State, found: Explanation) -> str:
+    words = [f"{half.way.lower()} {'ALLOW' if half.allowed else 'DENY'}" for half in found.halves]
+    detail = ", ".join(words) or "neither side is a workload, so no policy applies"
+    lines = [f"VERDICT  {'ALLOW' if found.allowed else 'DENY'}   ({detail})"]
+    for half in found.halves:
+        lines.append(f"  {half.way.lower()} {half.endpoint}")
+        for tier in half.tiers:
+            lines.extend(_tier_lines(tier, half))
+    lines.extend(f"  fix: {fix}" for fix in found.fixes)
+    return "\n".join(lines)
+
+
+def _tier_lines(tier: TierVerdict, half: Half) -> list[str]:
+    title = f"tier {tier.name}" if tier.name else "profiles"
+    lines = []
+    for policy in tier.policies:
+        lines.append(f"    {title}: {policy.name}")
+        for rule in policy.rules:
+            if rule.matches:
+                lines.append(f"      rule {rule.position}: {rule.action}")
+            else:
+                reasons = "; ".join(f"{each.field}: {each.reason}" for each in rule.because)
+                lines.append(f"      rule {rule.position}: {rule.action}, no match: {reasons}")
+        if not policy.rules:
+            missing = "is missing, and denies" if policy.action == "Deny" else "has no rules"
+            lines.append(f"      {missing}")
+    if tier.by_default:
+        end = "end of tier" if tier.name else "nothing decided"
+        lines.append(f"    {title}: {end}: {tier.action}")
+    return lines
+
+
+def _plain(found: Explanation) -> dict[str, object]:
+    """For JSON: addresses as text, tuples with names."""
+    packet = found.packet
+    return {
+        "verdict": "Allow" if found.allowed else "Deny",
+        "packet": {
+            "source": packet.source.address_text,
+            "destination": packet.destination.address_text,
+            "protocol": PROTOCOL_NAMES.get(packet.protocol, packet.protocol),
+            "sourcePort": packet.source_port,
+            "destinationPort": packet.destination_port,
+            "icmpType": packet.icmp_type,
+            "icmpCode": packet.icmp_code,
+        },
+        "halves": [
+            {
+                "way": half.way,
+                "endpoint": half.endpoint,
+                "verdict": "Allow" if half.allowed else "Deny",
+                "tiers": [_plain_tier(tier) for tier in half.tiers],
+            }
+            for half in found.halves
+        ],
+        "fixes": list(found.fixes),
+    }
+
+
+def _plain_tier(tier: TierVerdict) -> dict[str, object]:
+    return {
+        "tier": tier.name,
+        "action": tier.action,
+        "byDefault": tier.by_default,
+        "policies": [
+            {
+                "policy": policy.name,
+                "action": policy.action,
+                "rules": [
+                    {
+                        "rule": rule.position,
+                        "action": rule.action,
+                        "matches": rule.matches,
+                        "because": [each._asdict() for each in rule.because],
+                    }
+                    for rule in policy.rules
+                ],
+            }
+            for policy in tier.policies
+        ],
+    }
+
+
+def _list(arguments: argparse.Namespace, state: State, out: TextIO) -> int:
+    key, endpoint = why.find_endpoint(state, arguments.endpoint)
+    rows = list(_applying(state, key, endpoint))
+    if arguments.output == "json":
+        print(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode(), file=out)
+        return 0
+    print(f"{short_name(state, key)} on {endpoint.spec.node}", file=out)
+    for row in rows:
+        print(f"  {row['way']:<8} {row['tier']:<20} {row['policy']:<50} {row['end']}", file=out)
+    return 0
+
+
+def _applying(state: State, key: ResourceKey, endpoint: WorkloadEndpoint) -> list[dict[str, str]]:
+    rows = []
+    for way in WAYS:
+        for tier, default, policies in oracle.tiers_of(state, key, way):
+            for name, _ in policies:
+                rows.append(_row(way, f"tier {tier}", str(name), f"end of tier: {default}"))
+        for profile in endpoint.spec.profiles:
+            rows.append(_row(way, "profiles", f"Profile({profile})", "end: Deny"))
+    return rows
+
+
+def _row(way: Way, tier: str, policy: str, end: str) -> dict[str, str]:
+    return {"way": way.lower(), "tier": tier, "policy": policy, "end": end}
