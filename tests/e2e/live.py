@@ -43,6 +43,9 @@ SOURCE_PORTS = (50000, 60000)
 PORTS = tuple(map(probe.parse_port, ("tcp:80", "tcp:81", "udp:53", "udp:8080", "icmp")))
 LISTEN = ("tcp:80", "tcp:443", "udp:53", "udp:8080")
 
+ANSWER_SECONDS = 0.25
+"""Longer than any answer takes; what should pass and does not is asked again."""
+
 PATIENCE_SECONDS = 10.0
 """For what may take a moment on a loaded machine; forbidden packets get none."""
 
@@ -312,7 +315,7 @@ class LiveLab:
             source, target = lab.workload(asked.source), lab.workload(asked.target)
             address = workloads.address_of(target, ipv6=asked.family == 6)
             probes.append(Probe(self.path(source), address, asked.port))
-        return dict(zip(asking, probe.run(probes), strict=True))
+        return dict(zip(asking, probe.run(probes, ANSWER_SECONDS), strict=True))
 
     def check(self, context: str = "") -> dict[Asked, bool]:
         """The network does exactly what the oracle says; returns that.

@@ -1,7 +1,6 @@
 """The agent's side of the keeper: get the owning socket, start a keeper if there is none."""
 
 import array
-import contextlib
 import os
 import socket
 import subprocess
@@ -41,10 +40,11 @@ def obtain(run_directory: Path) -> Ownership:
     path = run_directory / keeper.SOCKET_NAME
     connection = _connect(path)
     if connection is None:
-        _start(run_directory)
+        keeper_process = _start(run_directory)
         give_up = time.monotonic() + START_SECONDS
         while (connection := _connect(path)) is None:
-            if time.monotonic() > give_up:
+            # It ends with 0 where another keeper is about to answer.
+            if keeper_process.poll() or time.monotonic() > give_up:
                 raise Unavailable(f"the keeper of {run_directory} does not answer")
             time.sleep(0.01)
     answer, control, _, _ = connection.recvmsg(32, socket.CMSG_SPACE(4))
@@ -72,14 +72,13 @@ def _connect(path: Path) -> socket.socket | None:
     return connection
 
 
-def _start(run_directory: Path) -> None:
+def _start(run_directory: Path) -> "subprocess.Popen[bytes]":
     """Start a keeper that outlives us: its own session, nothing of ours open."""
     run_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(ChildProcessError):
-        subprocess.Popen(  # noqa: S603 - our own interpreter and our own file
-            [sys.executable, "-I", "-S", os.path.abspath(keeper.__file__), str(run_directory)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            close_fds=True,
-            start_new_session=True,
-        )
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and our own file
+        [sys.executable, "-I", "-S", os.path.abspath(keeper.__file__), str(run_directory)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        close_fds=True,
+        start_new_session=True,
+    )

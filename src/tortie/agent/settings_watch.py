@@ -6,7 +6,6 @@ drops no packet; so nothing else here has to cope with settings that change.
 
 from tortie.agent.effective import Effective, StoredSettings
 from tortie.bgp.manager import BGPManager
-from tortie.model.bgp_configuration import BGPConfiguration
 from tortie.model.keys import ResourceKey
 
 
@@ -19,7 +18,7 @@ class SettingsWatch:
     Args:
         stored: empty; filled by what arrives.
         running: what the agent runs with.
-        bgp: told of the BGPConfiguration, which is state to it and needs no restart.
+        bgp: told of every resource; BGP's own are state to it and need no restart.
     """
 
     def __init__(self, stored: StoredSettings, running: Effective, bgp: BGPManager | None) -> None:
@@ -31,8 +30,8 @@ class SettingsWatch:
     def on_resource(self, key: ResourceKey, value: object | None) -> None:
         if self._stored.on_resource(key, value):
             self._changed = True
-        if self._bgp is not None and key == ResourceKey("BGPConfiguration", "default"):
-            self._bgp.on_configuration(value.spec if isinstance(value, BGPConfiguration) else None)
+        if self._bgp is not None:
+            self._bgp.on_resource(key, value)
 
     def verify(self) -> None:
         """

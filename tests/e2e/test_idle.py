@@ -1,0 +1,79 @@
+"""A steady agent sleeps."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from tests.e2e.live import LiveLab, need_root
+
+WINDOW_SECONDS = 30.0
+SAMPLE_SECONDS = 0.25
+ALLOWANCE = 1.5
+"""The window may begin just before a report and an audit, and end just after the next."""
+
+EMBEDDED_MOMENTS_A_MINUTE = 6
+"""Audit and comparison (60 s), report and lease (30 s)."""
+ETCD_SWITCHES_A_MINUTE = 60
+
+
+class Idle(NamedTuple):
+    switches: int
+    """Voluntary context switches, of all threads."""
+    moments: int
+    """How many samples saw any: the same cause makes one moment of several switches."""
+
+
+@pytest.fixture(scope="module")
+def labs() -> Iterator[list[LiveLab]]:
+    need_root()
+    # The embedded datastore is one machine's: other hosts' reports would wake it.
+    made = [
+        LiveLab(f"e2e{os.getpid()}-ie", "embedded", "direct", hosts=1),
+        LiveLab(f"e2e{os.getpid()}-ib", "etcd", "bgp", hosts=3),
+    ]
+    try:
+        for live in made:
+            live.up()
+            for name in ("a", "b", "c"):
+                live.add(name, "h1")
+            live.settle()
+        yield made
+    finally:
+        for live in made:
+            live.down()
+
+
+def test_a_steady_agent_sleeps(labs: list[LiveLab]) -> None:
+    agents = {live.datastore: live.agent_pid("h1") for live in labs}
+    time.sleep(3)  # BGP, address detection and the first reports come to rest
+    found = _watch(agents)
+    print({name: idle._asdict() for name, idle in found.items()})
+    minutes = WINDOW_SECONDS / 60
+    embedded, etcd = found["embedded"], found["etcd"]
+    assert embedded.moments <= EMBEDDED_MOMENTS_A_MINUTE * minutes * ALLOWANCE
+    assert etcd.switches <= ETCD_SWITCHES_A_MINUTE * minutes * ALLOWANCE
+
+
+def _watch(agents: dict[str, int]) -> dict[str, Idle]:
+    first = last = {name: _switches(pid) for name, pid in agents.items()}
+    moments = dict.fromkeys(agents, 0)
+    give_up = time.monotonic() + WINDOW_SECONDS
+    while time.monotonic() < give_up:
+        time.sleep(SAMPLE_SECONDS)
+        now = {name: _switches(pid) for name, pid in agents.items()}
+        for name in agents:
+            moments[name] += now[name] != last[name]
+        last = now
+    return {name: Idle(last[name] - first[name], moments[name]) for name in agents}
+
+
+def _switches(pid: int) -> int:
+    total = 0
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        for line in status.read_text().splitlines():
+            if line.startswith("voluntary_ctxt_switches:"):
+                total += int(line.split()[1])
+    return total
