@@ -7,6 +7,7 @@ The workloads' addresses, interfaces and hosts are fixed, because wires lead to 
 namespaces, labels, profiles and ports are as random as all the rest.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any, NamedTuple, TypeVar, cast
@@ -33,11 +34,13 @@ from tortie.model.policy import (
     EntityRule,
     GlobalNetworkPolicy,
     NetworkPolicy,
+    Profile,
     Rule,
     RuleMetadata,
     ServiceAccountMatch,
 )
 from tortie.model.validation import check
+from tortie.model.validation.terms import protocol_number
 
 T = TypeVar("T")
 
@@ -104,17 +107,53 @@ _SELECTORS = (
 )
 _NAMESPACE_SELECTORS = ("all()", "env == 'prod'", "env == 'dev'", "!has(env)", "has(env)")
 _ACCOUNT_SELECTORS = ("team == 'x'", "has(team)", "!has(team)", "all()")
+_ACCOUNTS = (
+    ServiceAccountMatch(names=("alice",)),
+    ServiceAccountMatch(selector="team == 'x'"),
+    ServiceAccountMatch(selector="!has(team)"),
+    ServiceAccountMatch(names=ACCOUNTS, selector="team == 'x'"),
+    ServiceAccountMatch(),
+)
+
+
+class Dice(Random):
+    """Randomness with a bent."""
+
+    theme = ""
+    """The match that rules use most, so that some packets' fate hangs on it."""
+
+
+THEMES = (
+    "",
+    "nets",
+    "not_nets",
+    "selector",
+    "not_selector",
+    "namespace_selector",
+    "service_accounts",
+    "ports",
+    "not_ports",
+    "named ports",
+    "icmp",
+    "not_protocol",
+    "sets",
+)
+
+
+def theme_of(seed: int) -> str:
+    return THEMES[seed % len(THEMES)]
 
 
 def make_world(seed: int) -> State:
     """The resources of one cluster, all valid."""
-    random = Random(seed)
+    random = Dice(seed)
+    random.theme = theme_of(seed)
     entries = [*_topology(), tier("default", 1000000.0)]
     entries += _tiers(random)
     entries += _profiles(random)
     entries += _workloads(random)
     entries += _bystanders(random)
-    entries += [_policy(random, index) for index in range(random.choice((0, 1, 2, 3, 4, 5, 6, 8)))]
+    entries += [_policy(random, index) for index in range(random.choice((0, 2, 3, 3, 4, 5, 6, 8)))]
     state = dict(entries)
     for resource in state.values():
         assert isinstance(resource, Resource)
@@ -124,10 +163,13 @@ def make_world(seed: int) -> State:
 
 def changed_world(state: State, seed: int) -> State:
     """The same cluster after a few changes: what an agent meets from day to day."""
-    random = Random(f"change {seed}")
+    random = Dice(f"change {seed}")
     changed, other = dict(state), make_world(seed)
+    kinds = ["network set", "workload", "policy", "rules", "profile", "tier"]
+    if theme_of(seed) == "sets":
+        kinds = ["network set"]
     for _ in range(random.randint(1, 4)):
-        kind = random.choice(("network set", "workload", "policy", "rules", "profile", "tier"))
+        kind = random.choice(kinds)
         _CHANGES[kind](random, changed, other)
     # Two workloads would have one address if one moved to another namespace.
     for slot in SLOTS:
@@ -140,8 +182,9 @@ def changed_world(state: State, seed: int) -> State:
 
 def make_packets(state: State, seed: int, count: int) -> list[Packet]:
     """Packets between workloads, at most `count`: each the first of a connection of its own."""
-    random = Random(f"packets {seed}")
+    random = Dice(f"packets {seed}")
     there = _addresses(state)
+    rules = _rules_of(state)
     packets: dict[frozenset[object], Packet] = {}
     for _ in range(count * 2 if there else 0):
         family = random.choice((4, 4, 6))
@@ -149,7 +192,9 @@ def make_packets(state: State, seed: int, count: int) -> list[Packet]:
         if len(ends) < 2 or len(packets) == count:
             continue
         source, destination = random.sample(ends, 2)
-        packet = _packet(random, source, destination)
+        # Half of them as some rule would have it, wherever they go.
+        rule = random.choice(rules) if rules and random.random() < 0.5 else None
+        packet = _packet(random, source, destination, rule)
         # The answers to one packet may not be mistaken for another one.
         packets.setdefault(_connection(packet), packet)
     return list(packets.values())
@@ -163,9 +208,12 @@ def _connection(packet: Packet) -> frozenset[object]:
     return frozenset({ends, ("protocol", packet.protocol), ("kind", kind)})
 
 
-def _packet(random: Random, source: Network, destination: Network) -> Packet:
+def _packet(random: Dice, source: Network, destination: Network, rule: Rule | None) -> Packet:
     icmp = ICMP4 if source.family == 4 else ICMP6
     protocol = _weighted(random, {TCP: 5, UDP: 5, SCTP: 1, UDPLITE: 1, icmp: 3, EXPERIMENTAL: 1})
+    if rule is not None and rule.protocol is not None:
+        wanted = protocol_number(rule.protocol) or 0
+        protocol = icmp if wanted in (ICMP4, ICMP6) else wanted
     if protocol == icmp:
         return Packet(
             source,
@@ -176,8 +224,23 @@ def _packet(random: Random, source: Network, destination: Network) -> Packet:
         )
     if protocol in (UDPLITE, EXPERIMENTAL):
         return Packet(source, destination, protocol)
-    ports = random.choice(SOURCE_PORTS), random.choice(PORTS)
+    ports = [random.choice(SOURCE_PORTS), random.choice(PORTS)]
+    for index, side in enumerate((rule.source, rule.destination) if rule else ()):
+        numbers = [port for port in (*side.ports, *side.not_ports) if str(port)[0].isdigit()]
+        if numbers:
+            ports[index] = random.choice(
+                [int(end) for end in str(random.choice(numbers)).split(":")]
+            )
     return Packet(source, destination, protocol, *ports)
+
+
+def _rules_of(state: State) -> list[Rule]:
+    specs = [
+        value.spec
+        for value in state.values()
+        if isinstance(value, NetworkPolicy | GlobalNetworkPolicy | Profile)
+    ]
+    return [rule for spec in specs for rule in (*spec.ingress, *spec.egress)]
 
 
 def _addresses(state: State) -> list[Network]:
@@ -185,11 +248,11 @@ def _addresses(state: State) -> list[Network]:
     return [address for address in every if workload_with(state, address) is not None]
 
 
-def _weighted(random: Random, weights: dict[T, int]) -> T:
+def _weighted(random: Dice, weights: dict[T, int]) -> T:
     return random.choices(list(weights), list(weights.values()))[0]
 
 
-def _some(random: Random, values: Sequence[T], most: int) -> tuple[T, ...]:
+def _some(random: Dice, values: Sequence[T], most: int) -> tuple[T, ...]:
     return tuple(random.sample(values, random.randint(1, min(most, len(values)))))
 
 
@@ -200,13 +263,13 @@ def _topology() -> Iterator[Entry]:
     yield pool("six", "fd00:65::/64")
 
 
-def _tiers(random: Random) -> Iterator[Entry]:
+def _tiers(random: Dice) -> Iterator[Entry]:
     for name in ("early", "late", "nobody")[: random.randint(0, 3)]:
         order = random.choice((None, 100.0, 100.0, 50.5, 2000000.0))
         yield tier(name, order, _weighted(random, {"Deny": 1, "Pass": 3}))
 
 
-def _profiles(random: Random) -> Iterator[Entry]:
+def _profiles(random: Dice) -> Iterator[Entry]:
     """Of the namespaces and their accounts; one may be missing."""
     for namespace in NAMESPACES:
         if random.random() < 0.06:
@@ -222,13 +285,13 @@ def _profiles(random: Random) -> Iterator[Entry]:
                 yield profile(f"ksa.{namespace}.{account}", labels, _profile_rules(random))
 
 
-def _profile_rules(random: Random) -> tuple[Rule, ...]:
+def _profile_rules(random: Dice) -> tuple[Rule, ...]:
     if random.random() < 0.6:
         return (Rule(action="Allow"),)
     return tuple(_rule(random) for _ in range(random.randint(0, 3)))
 
 
-def _labels(random: Random) -> dict[str, str]:
+def _labels(random: Dice) -> dict[str, str]:
     labels = {}
     if random.random() < 0.85:
         labels["role"] = random.choice("abc")
@@ -239,13 +302,13 @@ def _labels(random: Random) -> dict[str, str]:
     return labels
 
 
-def _workloads(random: Random) -> Iterator[Entry]:
+def _workloads(random: Dice) -> Iterator[Entry]:
     for slot in SLOTS:
         if random.random() < 0.95:
             yield _workload(random, slot)
 
 
-def _workload(random: Random, slot: Slot) -> Entry:
+def _workload(random: Dice, slot: Slot) -> Entry:
     namespace = random.choice(NAMESPACES)
     account = random.choice(("", *ACCOUNTS))
     profiles = [f"kns.{namespace}"]
@@ -273,7 +336,7 @@ def _workload(random: Random, slot: Slot) -> Entry:
                 name=name, protocol=random.choice(("TCP", "UDP")), port=random.choice(PORTS)
             )
             for name in PORT_NAMES
-            for _ in range(random.randint(0, 2))
+            for _ in range(4 if random.theme == "named ports" else random.randint(0, 2))
         ),
     )
     name = workload_endpoint_name(spec)
@@ -282,11 +345,12 @@ def _workload(random: Random, slot: Slot) -> Entry:
     return key, WorkloadEndpoint(kind="WorkloadEndpoint", metadata=metadata, spec=spec)
 
 
-def _bystanders(random: Random) -> Iterator[Entry]:
+def _bystanders(random: Dice) -> Iterator[Entry]:
     """What has workloads' addresses too, or is far away."""
-    for index in range(random.randint(0, 3)):
+    wide = random.theme == "sets"
+    for index in range(3 if wide else random.randint(0, 3)):
         scope = random.choice(("", "red/", "blue/"))
-        nets = _some(random, (*_NETS[4][:-1], *_NETS[6][:-1], "203.0.113.0/24"), 3)
+        nets = _some(random, (*_NETS[4][:-1], *_NETS[6][:-1], "203.0.113.0/24"), 8 if wide else 3)
         yield network_set(f"{scope}set{index}", *nets, labels=_labels(random))
     if random.random() < 0.2:
         metadata = Metadata(name="far", labels=_labels(random))
@@ -299,7 +363,7 @@ def _bystanders(random: Random) -> Iterator[Entry]:
         yield ResourceKey("HostEndpoint", "far"), HostEndpoint(metadata=metadata, spec=spec)
 
 
-def _policy(random: Random, index: int) -> Entry:
+def _policy(random: Dice, index: int) -> Entry:
     scope = random.choice(("", "", "red/", "blue/"))
     names = ("a", "b", "c", "d", "e", "f", "g", "h")
     path = f"{scope}{names[index]}"
@@ -318,14 +382,18 @@ def _policy(random: Random, index: int) -> Entry:
     return policy(path, **spec)
 
 
-def _policy_rules(random: Random) -> tuple[Rule, ...]:
+def _policy_rules(random: Dice) -> tuple[Rule, ...]:
     """Often with a last rule for what the others leave, so that about half the packets pass."""
     rules = [_rule(random) for _ in range(random.choice((0, 1, 2, 2, 3, 3, 4)))]
     last = cast(Action, _weighted(random, {"Allow": 5, "Pass": 3, "": 3}))
     return (*rules, Rule(action=last)) if last else tuple(rules)
 
 
-def _rule(random: Random) -> Rule:
+_PROTOCOL_GIVEN = {"ports": 0.8, "not_ports": 0.8, "named ports": 0.9, "icmp": 0.8}
+_PROTOCOL_GIVEN |= {"not_protocol": 0.1}
+
+
+def _rule(random: Dice) -> Rule:
     action = cast(Action, _weighted(random, {"Allow": 10, "Deny": 5, "Pass": 4, "Log": 1}))
     # Networks of one rule are all of one family, and of its ipVersion.
     family = _weighted(random, {4: 2, 6: 1})
@@ -333,84 +401,93 @@ def _rule(random: Random) -> Rule:
     if random.random() < 0.15:
         fields["ip_version"] = family
     protocol = None
-    if random.random() < 0.55:
+    if random.random() < _PROTOCOL_GIVEN.get(random.theme, 0.5):
         protocol = _protocol(random, family if "ip_version" in fields else None)
         fields["protocol"] = protocol
-    if random.random() < 0.12:
+    if random.random() < (0.6 if random.theme == "not_protocol" else 0.12):
         fields["not_protocol"] = random.choice(("TCP", "UDP", 17, SCTP, "udplite", EXPERIMENTAL))
     if protocol in ("ICMP", "ICMPv6", ICMP6):
-        if random.random() < 0.6:
+        if random.random() < 0.5:
             fields["icmp"] = _icmp(random, protocol)
-        if random.random() < 0.3:
+        if random.random() < 0.5:
             fields["not_icmp"] = _icmp(random, protocol)
     if random.random() < 0.1:
         fields["metadata"] = RuleMetadata(annotations={"why": "because"})
     for name in ("source", "destination"):
-        if random.random() < 0.6:
-            fields[name] = _side(random, family, protocol)
+        if random.random() < 0.55:
+            ports = SOURCE_PORTS if name == "source" else PORTS
+            fields[name] = _side(random, family, protocol, ports)
     return Rule(action=action, **fields)
 
 
-def _protocol(random: Random, family: int | None) -> str | int:
+def _protocol(random: Dice, family: int | None) -> str | int:
     choices: dict[str | int, int] = {"TCP": 5, "UDP": 5, "tcp": 1, 17: 1, "SCTP": 1, SCTP: 1}
     choices |= {"UDPLite": 1, EXPERIMENTAL: 1}
+    if "ports" in random.theme:
+        return _weighted(random, {"TCP": 6, "UDP": 6, "SCTP": 1})
     if family != 6:
-        choices["ICMP"] = 3
+        choices["ICMP"] = 5 if random.theme != "icmp" else 20
     if family != 4:
-        choices |= {"ICMPv6": 2, ICMP6: 1}
+        choices |= {"ICMPv6": 3 if random.theme != "icmp" else 12, ICMP6: 1}
     return _weighted(random, choices)
 
 
-def _icmp(random: Random, protocol: str | int) -> ICMP:
+def _icmp(random: Dice, protocol: str | int) -> ICMP:
     kind = random.choice(NEW_ICMP[4 if protocol == "ICMP" else 6])
     return random.choice(
-        (ICMP(type=kind), ICMP(type=kind, code=0), ICMP(type=kind, code=1), ICMP())
+        (ICMP(type=kind), ICMP(type=kind, code=0), ICMP(type=kind, code=0), ICMP())
     )
 
 
-def _side(random: Random, family: int, protocol: str | int | None) -> EntityRule:
-    fields: dict[str, Any] = {}
-    if random.random() < 0.25:
-        fields["nets"] = _some(random, _NETS[family], 2)
-    if random.random() < 0.15:
-        fields["not_nets"] = _some(random, _NARROW[family], 2)
-    if random.random() < 0.35:
-        fields["selector"] = random.choice(_SELECTORS)
-    if random.random() < 0.15:
-        fields["not_selector"] = random.choice(_SELECTORS[1:])
-    if random.random() < 0.15:
-        fields["namespace_selector"] = random.choice((*_NAMESPACE_SELECTORS, "global()"))
-    if random.random() < 0.08:
-        fields["service_accounts"] = random.choice(
-            (
-                ServiceAccountMatch(names=("alice",)),
-                ServiceAccountMatch(selector=random.choice(_ACCOUNT_SELECTORS)),
-                ServiceAccountMatch(names=ACCOUNTS, selector="team == 'x'"),
-                ServiceAccountMatch(),
-            )
-        )
+_USED_MOST = {"named ports": ("ports", "not_ports"), "sets": ("selector", "not_selector")}
+
+
+def _side(
+    random: Dice, family: int, protocol: str | int | None, ports: Sequence[int]
+) -> EntityRule:
+    """Few matches on one side: the more there are, the less any of them decides."""
+    matches: dict[str, Callable[[], object]] = {
+        "nets": lambda: _some(random, _NETS[family], 2),
+        "not_nets": lambda: _some(random, _NARROW[family], 2),
+        "selector": lambda: random.choice(_SELECTORS),
+        "not_selector": lambda: random.choice(_SELECTORS[1:]),
+        "namespace_selector": lambda: random.choice((*_NAMESPACE_SELECTORS, "global()")),
+        "service_accounts": lambda: random.choice(_ACCOUNTS),
+    }
+    weights = {"nets": 3, "not_nets": 3, "selector": 4, "not_selector": 2}
+    weights |= {"namespace_selector": 2, "service_accounts": 1}
     if protocol in ("TCP", "UDP", "tcp", 17, "SCTP", SCTP):
-        if random.random() < 0.4:
-            fields["ports"] = _ports(random)
-        if random.random() < 0.2:
-            fields["not_ports"] = _ports(random)
-    elif protocol is None and random.random() < 0.2:
-        fields[random.choice(("ports", "not_ports"))] = _some(random, PORT_NAMES, 2)
+        weights |= {"ports": 6, "not_ports": 4}
+        matches |= {name: lambda: _ports(random, ports) for name in ("ports", "not_ports")}
+    elif protocol is None:
+        weights |= {"ports": 2, "not_ports": 1}
+        for name in ("ports", "not_ports"):
+            matches[name] = lambda: _some(random, PORT_NAMES, 2)
+    for name in _USED_MOST.get(random.theme, (random.theme,)):
+        if name in weights:
+            weights[name] += 30
+    most = 2 if random.theme else 3
+    chosen = {_weighted(random, weights) for _ in range(random.choice((1, 1, 1, 2, most)))}
+    if chosen & {"ports", "not_ports"} and random.random() < 0.4:
+        chosen.add("selector")  # whose ports a name then means
+    fields: dict[str, Any] = {name: matches[name]() for name in sorted(chosen)}
     return EntityRule(**fields)
 
 
-def _ports(random: Random) -> tuple[int | str, ...]:
-    values = (*PORTS, *SOURCE_PORTS, "80:81", "1024:2000", "8080:8081", "81:443", *PORT_NAMES)
-    return _some(random, values, 4)
+def _ports(random: Dice, numbers: Sequence[int]) -> tuple[int | str, ...]:
+    if random.random() < (0.9 if random.theme == "named ports" else 0.3):
+        return _some(random, PORT_NAMES, 2)
+    ranges = [f"{first}:{last}" for first, last in itertools.combinations(sorted(numbers), 2)]
+    return _some(random, (*numbers, random.choice(ranges), random.choice(PORT_NAMES)), 3)
 
 
-_Change = Callable[[Random, State, State], None]
+_Change = Callable[[Dice, State, State], None]
 
 
 def _replace_kinds(*kinds: str) -> _Change:
     """One object of these kinds goes, or comes from another world, or is taken over."""
 
-    def change(random: Random, state: State, other: State) -> None:
+    def change(random: Dice, state: State, other: State) -> None:
         mine = [key for key in state if isinstance(key, ResourceKey) and key.kind in kinds]
         theirs = [key for key in other if isinstance(key, ResourceKey) and key.kind in kinds]
         if mine and random.random() < 0.4:
@@ -425,7 +502,7 @@ def _replace_kinds(*kinds: str) -> _Change:
     return change
 
 
-def _change_rules(random: Random, state: State, other: State) -> None:
+def _change_rules(random: Dice, state: State, other: State) -> None:
     """One rule of a policy goes, another one comes somewhere."""
     policies = [
         (key, value)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 from tests.graph.resources import State
-from tests.oracle.clusters import changed_world, make_packets, make_world
+from tests.oracle.clusters import THEMES, changed_world, make_packets, make_world, theme_of
 
 from tortie.explain.oracle import Packet, decide
 from tortie.model.keys import Key
@@ -38,8 +38,8 @@ def _cases(seed: int, packet_count: int) -> Iterator[Case]:
     for step in range(CHANGES + 1):
         packets = make_packets(state, seed * 10 + step, packet_count)
         expected = [decide(state, packet).allowed for packet in packets]
-        yield Case(f"seed {seed}, change {step}", state, packets, expected)
-        state = changed_world(state, seed * 10 + step)
+        yield Case(f"seed {seed} ({theme_of(seed)}), change {step}", state, packets, expected)
+        state = changed_world(state, seed + len(THEMES) * (1000 + step))
 
 
 def differences(before: State, after: State) -> dict[Key, object | None]:

@@ -34,6 +34,8 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 class Mutant(NamedTuple):
     name: str
     patch: Patch
+    theme: str = ""
+    """Of the worlds where it should show first."""
 
 
 def _set(target: object, name: str, value: object) -> Patch:
@@ -140,9 +142,9 @@ def _rules(change: Callable[[DesiredRule], DesiredRule]) -> Patch:
     return _wrap(policy._Renderer, "_rule", rule)
 
 
-def _swapped(original: Any, policy_id: Any, wanted: Any, *arguments: Any) -> Any:
+def _swapped(original: Any, policy_id: Any, wanted: Any, *arguments: Any, **named: Any) -> Any:
     turned = replace(wanted, ingress=wanted.egress, egress=wanted.ingress)
-    return original(policy_id, turned, *arguments)
+    return original(policy_id, turned, *arguments, **named)
 
 
 def _only_ipv4(original: Any, self: Any, rule: Any) -> Any:
@@ -205,41 +207,64 @@ MUTANTS = (
     Mutant(
         "a rule's selectors reach beyond the namespace",
         _set(rule_scanner, "in_namespace", lambda node, _: node),
+        "sets",
     ),
     Mutant(
         "namespaceSelector selects all",
         _set(rule_scanner, "parse_namespace_selector", lambda _: All()),
+        "namespace_selector",
     ),
-    Mutant("serviceAccounts is ignored", _wrap(rule_scanner, "_label_terms", _no_accounts)),
-    Mutant("an endpoint may claim a namespace's labels", _set(validation, "_LENT", ("pcsx.",))),
-    Mutant("named ports are served over any protocol", _set(ip_sets, "_elements", _any_protocol)),
+    Mutant(
+        "serviceAccounts is ignored",
+        _wrap(rule_scanner, "_label_terms", _no_accounts),
+        "service_accounts",
+    ),
+    Mutant(
+        "an endpoint may claim a namespace's labels",
+        _set(validation, "_LENT", ("pcsx.",)),
+        "namespace_selector",
+    ),
+    Mutant(
+        "named ports are served over any protocol",
+        _set(ip_sets, "_elements", _any_protocol),
+        "named ports",
+    ),
     Mutant(
         "named ports are everybody's",
         _wrap(rule_scanner._Scanner, "_port_sets", _named_ports_of_all),
+        "named ports",
     ),
-    Mutant("members never leave a set", _wrap(ip_sets.IPSets, "_discard", _without_removal)),
-    Mutant("a covered network is lost", _wrap(Cover, "remove", _without_inner)),
+    Mutant(
+        "members never leave a set", _wrap(ip_sets.IPSets, "_discard", _without_removal), "sets"
+    ),
+    Mutant("a covered network is lost", _wrap(Cover, "remove", _without_inner), "sets"),
     Mutant("Pass is Allow", _action("Pass", Counter(), ACCEPT)),
     Mutant("Pass goes on in its tier", _action("Pass", Counter())),
     Mutant("Pass is forgotten at the end", _set(match, "mark_is_clear", lambda _: ())),
     Mutant("Deny does nothing", _action("Deny", Counter())),
     Mutant("Log denies", _action("Log", Counter(), DROP)),
-    Mutant("notNets is lost", _in_set_without("n4", "n6")),
-    Mutant("notSelector is lost", _in_set_without("i4", "i6", "s4", "s6")),
-    Mutant("notPorts is lost", _in_set_without("q")),
-    Mutant("named notPorts is lost", _wrap(policy, "_named_port", _positive_named_port)),
-    Mutant("notProtocol is lost", _wrap(match, "protocol", _positive_protocol)),
+    Mutant("notNets is lost", _in_set_without("n4", "n6"), "not_nets"),
+    Mutant("notSelector is lost", _in_set_without("i4", "i6", "s4", "s6"), "not_selector"),
+    Mutant("notPorts is lost", _in_set_without("q"), "not_ports"),
+    Mutant(
+        "named notPorts is lost", _wrap(policy, "_named_port", _positive_named_port), "named ports"
+    ),
+    Mutant("notProtocol is lost", _wrap(match, "protocol", _positive_protocol), "not_protocol"),
     Mutant("ipVersion is ignored", _rules(lambda rule: replace(rule, family=None))),
     Mutant("protocol is ignored", _rules(lambda rule: replace(rule, protocol=None))),
-    Mutant("notICMP is lost", _rules(lambda rule: replace(rule, not_icmp=None))),
-    Mutant("ICMP's code is ignored", _set(policy, "_icmp_bytes", lambda icmp: bytes((icmp.type,)))),
+    Mutant("notICMP is lost", _rules(lambda rule: replace(rule, not_icmp=None)), "icmp"),
+    Mutant(
+        "ICMP's code is ignored",
+        _set(policy, "_icmp_bytes", lambda icmp: bytes((icmp.type,))),
+        "icmp",
+    ),
     Mutant(
         "source and destination are swapped",
         _rules(lambda rule: replace(rule, source=rule.destination, destination=rule.source)),
     ),
     Mutant("ingress and egress are swapped", _wrap(policy, "policy_chain", _swapped)),
     Mutant("no rules for IPv6", _wrap(policy._Renderer, "_families", _only_ipv4)),
-    Mutant("a range of ports ends too early", _wrap(policy, "disjoint", _short_ranges)),
-    Mutant("of several networks the first", _wrap(policy, "outermost", _first_only)),
+    Mutant("a range of ports ends too early", _wrap(policy, "disjoint", _short_ranges), "ports"),
+    Mutant("of several networks the first", _wrap(policy, "outermost", _first_only), "nets"),
     Mutant("a list's profiles are not jumped to", _wrap(lists, "list_chain", _without_profiles)),
 )

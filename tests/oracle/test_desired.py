@@ -12,8 +12,8 @@ from tests.oracle.plain_verdict import DesiredHost
 
 from tortie.explain.oracle import decide
 
-SEEDS_PER_CHUNK = 50
-PACKETS = 40
+SEEDS_PER_CHUNK = 30
+PACKETS = 30
 
 
 @pytest.mark.parametrize("chunk", range(10))

@@ -7,7 +7,9 @@ from tests.oracle.comparison import Case, cases, explain
 from tests.oracle.network import TwoHosts
 
 PACKETS = 150
-SEEDS_PER_CHUNK = 5
+SEEDS_PER_CHUNK = 6
+CHUNKS = 10
+SEEDS = range(CHUNKS * SEEDS_PER_CHUNK)
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +30,9 @@ def mismatches(network: TwoHosts, case: Case) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("chunk", range(8))
+@pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_packets_meet_the_fate_that_the_reference_says(network: TwoHosts, chunk: int) -> None:
-    """One history of 15 states, written into the kernel change by change."""
+    """One history of 18 states, written into the kernel change by change."""
     first = chunk * SEEDS_PER_CHUNK
     for seed in range(first, first + SEEDS_PER_CHUNK):
         for case in cases(seed, PACKETS):
