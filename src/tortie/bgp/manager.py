@@ -1,35 +1,57 @@
-"""From desired objects to a running BIRD: collect, snapshot, render, configure."""
+"""From desired objects and BGP's resources to a running BIRD: collect, snapshot, configure."""
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from pathlib import Path
 
 from tortie.bgp.bird import Bird
+from tortie.bgp.filters import parse_community
+from tortie.bgp.peers import sessions
 from tortie.bgp.render import render_bird
+from tortie.bgp.resources import BGPResources
+from tortie.bgp.secrets import Secrets
 from tortie.bgp.snapshot import (
-    DEFAULT_AS_NUMBER,
     DEFAULT_LISTEN_PORT,
+    DEFAULT_PRIORITY,
+    Advertisement,
     Snapshot,
-    mesh_peers,
 )
 from tortie.desired.endpoint import Host, Pool, Route, RouteType
 from tortie.desired.kinds import Kind
-from tortie.lib.ip import Network
-from tortie.model.bgp_configuration import BGPConfigurationSpec
+from tortie.lib.errors import InvalidInput
+from tortie.lib.ip import Network, parse_address, parse_network
+from tortie.model.bgp_configuration import BGPConfigurationSpec, ServiceBlock
+from tortie.model.keys import ResourceKey
+from tortie.model.validation.bgp import is_interface_pattern
 
 log = logging.getLogger(__name__)
+
+SECRETS_DIRECTORY = Path("/etc/tortie/bgp-secrets")
+
+NO_SERVICES_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
+"""`true` on a node: it announces no service addresses."""
 
 
 class BGPManager:
     """This host's BGP. Hears what the dataplane hears; the same owner calls `apply`."""
 
-    def __init__(self, host: str, bird: Bird, *, route_protocol: int) -> None:
+    def __init__(
+        self,
+        host: str,
+        bird: Bird,
+        *,
+        route_protocol: int,
+        secrets: Path = SECRETS_DIRECTORY,
+    ) -> None:
         self._host = host
         self._bird = bird
         self._route_protocol = route_protocol
+        self._secrets = Secrets(secrets)
+        self._resources = BGPResources(host)
         self._hosts: dict[str, Host] = {}
         self._pools: dict[Network, Pool] = {}
         self._own_blocks: set[Network] = set()
-        self._configuration = BGPConfigurationSpec()
+        self._problems: dict[str, str] = {}
         self._changed = True
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
@@ -53,24 +75,45 @@ class BGPManager:
                 return
         self._changed = True
 
-    def on_configuration(self, spec: BGPConfigurationSpec | None) -> None:
-        """The BGPConfiguration `default`; None when there is none."""
-        self._configuration = spec or BGPConfigurationSpec()
-        self._changed = True
+    def on_resource(self, key: ResourceKey, value: object | None) -> None:
+        """A resource as stored; those that are no concern of BGP's are fine."""
+        if self._resources.on_resource(key, value):
+            self._changed = True
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """By name of BGPPeer (empty: the mesh): why it has no session, or a closed one."""
+        return self._problems
 
     def snapshot(self) -> Snapshot:
-        own = self._hosts.get(self._host, Host())
-        default_as = self._configuration.as_number or DEFAULT_AS_NUMBER
-        mesh = self._configuration.node_to_node_mesh_enabled is not False
+        source = self._resources.source(self._hosts)
+        self._secrets.forget()
+        found = sessions(source, self._secrets.password)
+        self._note_problems(found.problems)
+        spec, own = source.configuration, self._hosts.get(self._host, Host())
+        services = _services(spec)
+        silent = self._resources.own_labels().get(NO_SERVICES_LABEL) == "true"
         return Snapshot(
             ipv4=own.ipv4,
             ipv6=own.ipv6,
-            as_number=own.as_number or default_as,
-            listen_port=self._configuration.listen_port or DEFAULT_LISTEN_PORT,
-            peers=mesh_peers(self._host, self._hosts, default_as) if mesh else (),
+            ipv4_subnet=own.ipv4_subnet,
+            ipv6_subnet=own.ipv6_subnet,
+            as_number=source.as_number(source.own),
+            listen_port=spec.listen_port or DEFAULT_LISTEN_PORT,
+            bind_to_address=spec.bind_mode == "NodeIP",
+            cluster_id=_cluster_id(source.own.cluster_id),
+            debug=(spec.log_severity_screen or "").lower() in ("debug", "trace"),
+            ignored_interfaces=tuple(filter(is_interface_pattern, spec.ignored_interfaces or ())),
+            priority4=spec.ipv4_normal_route_priority or DEFAULT_PRIORITY,
+            priority6=spec.ipv6_normal_route_priority or DEFAULT_PRIORITY,
+            peers=found.peers,
+            filters=self._resources.filters(),
             pools=tuple(sorted(self._pools)),
             exported_pools=tuple(sorted(cidr for cidr, pool in self._pools.items() if pool.export)),
             own_blocks=tuple(sorted(self._own_blocks)),
+            services=() if silent else services,
+            foreign_services=services,
+            advertisements=_advertisements(spec),
             route_protocol=self._route_protocol,
         )
 
@@ -81,7 +124,7 @@ class BGPManager:
             Unavailable: BIRD is not there or does not answer; call again later.
             InvalidInput: it refuses what we rendered, and keeps the last good one.
         """
-        if not self._changed:
+        if not self._changed and not self._secrets.changed():
             return
         snapshot = self.snapshot()
         if await self._bird.configure(render_bird(snapshot)):
@@ -91,3 +134,46 @@ class BGPManager:
 
     async def close(self) -> None:
         await self._bird.close()
+
+    def _note_problems(self, found: Mapping[str, str]) -> None:
+        for name, problem in found.items():
+            if self._problems.get(name) != problem:
+                what = f"BGPPeer({name})" if name else "node-to-node mesh"
+                log.error("%s: %s", what, problem)
+        self._problems = dict(found)
+
+
+def _cluster_id(text: str) -> Network | None:
+    try:
+        return parse_address(text) if text else None
+    except InvalidInput:
+        return None
+
+
+def _services(spec: BGPConfigurationSpec) -> tuple[Network, ...]:
+    """Networks that are announced whole; single addresses need to know the services."""
+    blocks: list[ServiceBlock] = [*spec.service_cluster_ips, *spec.service_external_ips]
+    if spec.service_load_balancer_aggregation != "Disabled":
+        blocks += spec.service_load_balancer_ips
+    networks = set()
+    for block in blocks:
+        try:
+            network = parse_network(block.cidr)
+        except InvalidInput:
+            continue
+        if not network.is_address:
+            networks.add(network)
+    return tuple(sorted(networks))
+
+
+def _advertisements(spec: BGPConfigurationSpec) -> tuple[Advertisement, ...]:
+    """Of each prefix its communities, names replaced; what does not parse adds nothing."""
+    named = {community.name: community.value for community in spec.communities}
+    found = []
+    for prefix in spec.prefix_advertisements:
+        try:
+            communities = tuple(parse_community(named.get(c, c)) for c in prefix.communities)
+            found.append(Advertisement(parse_network(prefix.cidr), communities))
+        except InvalidInput as error:
+            log.error("BGPConfiguration: prefix advertisement %s: %s", prefix.cidr, error)
+    return tuple(found)

@@ -1,7 +1,9 @@
 """A snapshot as BIRD 2 configuration. Pure; the same snapshot gives the same bytes.
 
-No text of a user gets in: names are made of addresses, and everything else
-is a number. That is the whole protection against injection, so keep it.
+No text of a user gets in: names are made of addresses and hashes, and nearly
+everything else is a number; the two exceptions have an alphabet without a
+quote (see `snapshot`). That is the whole protection against injection, so
+keep it.
 
 The agent puts its blocks (blackhole) and workload addresses into the kernel
 with its own protocol number; BIRD learns them from there, announces the
@@ -12,10 +14,30 @@ Source: BIRD 2.0 User's Guide, chapters 3 to 6.
 
 from collections.abc import Iterable, Iterator
 
-from tortie.bgp.snapshot import Peer, Snapshot
+from tortie.bgp.render_filter import add_community, filter_functions
+from tortie.bgp.render_session import (
+    BFD_MILLISECONDS,
+    BFD_MULTIPLIER,
+    Audience,
+    Learnt,
+    session,
+    session_name,
+)
+from tortie.bgp.snapshot import PRIORITY_BASE, Snapshot
 from tortie.lib.ip import Network
 
+__all__ = ["render_bird", "router_id", "session_name"]
+
 _FULL = {4: 32, 6: 128}
+
+LOCAL_PREFERENCE = 150
+"""Of the agent's routes. Over BGP's 100: or two hosts that both announce an address would
+each fall silent as soon as they hear the other, and begin again."""
+ELEVATED_PREFERENCE = 200
+"""Of a learnt route with a better priority than normal: a workload has moved away."""
+
+PATHS_MAX = 16
+"""Of equal cost, into the kernel."""
 
 
 def render_bird(snapshot: Snapshot) -> str:
@@ -26,14 +48,23 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
     yield "# Written by the agent; changes are overwritten."
     yield f"router id {router_id(snapshot)};"
     yield "graceful restart wait 30;"
+    if snapshot.debug:
+        yield "debug protocols { states, events };"
+    yield "attribute int learnt;"
     yield "protocol device { scan time 10; }"
+    ignored = "".join(f'-"{pattern}", ' for pattern in snapshot.ignored_interfaces)
     # Without direct routes the next hops of iBGP do not resolve.
-    yield 'protocol direct { ipv4; ipv6; interface -"cali*", -"lo", "*"; }'
+    excluded = f'{ignored}-"cali*", -"kube-ipvs*", -"lo"'
+    yield f'protocol direct {{ ipv4; ipv6; interface {excluded}, "*"; }}'
+    if any(peer.bfd for peer in snapshot.peers):
+        yield from _bfd()
+    for found in snapshot.filters:
+        yield from filter_functions(found)
     for family, own in ((4, snapshot.ipv4), (6, snapshot.ipv6)):
         if own is not None:
             yield from _family(snapshot, family, own)
     for peer in snapshot.peers:
-        yield from _session(snapshot, peer)
+        yield from session(snapshot, peer)
 
 
 def router_id(snapshot: Snapshot) -> str:
@@ -48,62 +79,125 @@ def router_id(snapshot: Snapshot) -> str:
     return Network(4, folded or 1, 32).address_text
 
 
+def _bfd() -> Iterator[str]:
+    timing = (
+        f"min rx interval {BFD_MILLISECONDS} ms; min tx interval {BFD_MILLISECONDS} ms;"
+        f" multiplier {BFD_MULTIPLIER};"
+    )
+    yield "protocol bfd {"
+    yield f'  interface "*" {{ {timing} }};'
+    yield f"  multihop {{ {timing} }};"
+    yield "}"
+
+
 def _family(snapshot: Snapshot, family: int, own: Network) -> Iterator[str]:
     pools = _within(snapshot.pools, family)
+    services = _within((*snapshot.services, *snapshot.foreign_services), family)
     yield f"filter from_kernel{family} {{"
-    yield f"  if krt_source = {snapshot.route_protocol} && {pools} then accept;"
-    yield "  reject;"
-    yield "}"
-    yield f"filter to_kernel{family} {{"
-    yield "  if source = RTS_BGP then {"
-    yield f"    krt_prefsrc = {own.address_text};"
+    yield f"  if krt_source = {snapshot.route_protocol} && {pools} then {{"
+    yield f"    preference = {LOCAL_PREFERENCE};"
     yield "    accept;"
     yield "  }"
     yield "  reject;"
     yield "}"
-    yield f"filter from_peers{family} {{"
-    for block in _of(snapshot.own_blocks, family):
-        yield f"  if net = {block} then reject;"
-    yield f"  if {pools} then accept;"
-    yield "  reject;"
+    yield f"filter to_kernel{family} {{"
+    yield f'  if proto = "reach{family}" then accept;'
+    yield f"  if source != RTS_BGP || {services} then reject;"
+    yield f"  krt_prefsrc = {own.address_text};"
+    yield "  krt_metric = 1;"
+    yield f"  if bgp_local_pref < {PRIORITY_BASE} then"
+    yield f"    krt_metric = {PRIORITY_BASE} - bgp_local_pref;"
+    yield "  accept;"
     yield "}"
-    yield f"filter to_peers{family} {{"
-    for block in _of(snapshot.own_blocks, family):
-        if not block.is_address:
-            yield f"  if net ~ [ {block}{{{block.length + 1},{_FULL[family]}}} ] then reject;"
-    exported = _within(snapshot.exported_pools, family)
-    yield f"  if source != RTS_DEVICE && {exported} then accept;"
-    yield "  reject;"
-    yield "}"
+    yield from _import_functions(snapshot, family, pools)
+    yield from _export_functions(snapshot, family)
+    yield from _statics(snapshot, family)
     yield f"protocol kernel kernel{family} {{"
     yield "  learn; persist; scan time 10; graceful restart;"
+    yield f"  merge paths on limit {PATHS_MAX};"
     yield (
         f"  ipv{family} {{ import filter from_kernel{family}; export filter to_kernel{family}; }};"
     )
     yield "}"
 
 
-def _session(snapshot: Snapshot, peer: Peer) -> Iterator[str]:
-    family = peer.address.family
-    own = snapshot.ipv4 if family == 4 else snapshot.ipv6
-    assert own is not None, "mesh_peers gives only families that we have"
-    yield f"protocol bgp {session_name(peer)} {{"
-    yield (f"  local {own.address_text} port {snapshot.listen_port} as {snapshot.as_number};")
-    yield f"  neighbor {peer.address.address_text} port {peer.port} as {peer.as_number};"
-    yield "  hold time 90; connect delay time 1; connect retry time 2; error wait time 1,5;"
-    yield "  graceful restart on; graceful restart time 120;"
-    yield (
-        f"  ipv{family} {{ import filter from_peers{family};"
-        f" export filter to_peers{family}; next hop self; }};"
-    )
+def _priority(snapshot: Snapshot, family: int) -> int:
+    return snapshot.priority4 if family == 4 else snapshot.priority6
+
+
+def _import_functions(snapshot: Snapshot, family: int, pools: str) -> Iterator[str]:
+    normal = PRIORITY_BASE - _priority(snapshot, family)
+    yield f"function own{family}() {{"
+    for block in _of(snapshot.own_blocks, family):
+        yield f"  if net = {block} then reject;"
+    yield "}"
+    yield f"function learn{family}() {{"
+    yield f"  if bgp_local_pref > {normal} then preference = {ELEVATED_PREFERENCE};"
+    yield f"  if {pools} then accept;"
+    if snapshot.cluster_id is not None:
+        yield f"  if {_within(snapshot.foreign_services, family)} then accept;"
     yield "}"
 
 
-def session_name(peer: Peer) -> str:
-    """A symbol made of the address: `Mesh_10_0_0_2`, `Mesh_fd00__2`."""
-    return "Mesh_" + "".join(
-        character if character.isalnum() else "_" for character in peer.address.address_text
-    )
+def _export_functions(snapshot: Snapshot, family: int) -> Iterator[str]:
+    normal = PRIORITY_BASE - _priority(snapshot, family)
+    yield f"function priority{family}() {{"
+    yield f"  if source != RTS_BGP then bgp_local_pref = {normal};"
+    yield "}"
+    yield f"function announce{family}(int audience) {{"
+    yield "  if source = RTS_DEVICE then reject;"
+    yield f'  if proto = "reach{family}" then reject;'
+    yield "  if source != RTS_BGP then {"
+    for block in _of(snapshot.own_blocks, family):
+        if not block.is_address:
+            yield f"    if net ~ [ {block}{{{block.length + 1},{_FULL[family]}}} ] then reject;"
+    yield "  }"
+    yield f"  else if audience != {Audience.WORKLOAD.value} then {{"
+    yield from _passed_on(reflector=snapshot.cluster_id is not None)
+    yield "  }"
+    for advertisement in snapshot.advertisements:
+        if advertisement.network.family == family and advertisement.communities:
+            added = " ".join(map(add_community, advertisement.communities))
+            yield f"  if {_within((advertisement.network,), family)} then {{ {added} }}"
+    yield f"  if {_within(snapshot.exported_pools, family)} then accept;"
+    yield f"  if source = RTS_STATIC && {_within(snapshot.services, family)} then accept;"
+    if snapshot.cluster_id is not None:
+        yield f"  if {_within(snapshot.foreign_services, family)} then accept;"
+    yield "}"
+
+
+def _passed_on(*, reflector: bool) -> Iterator[str]:
+    """What was learnt and is not passed on."""
+    inside = (Learnt.HOST, Learnt.CLIENT)
+    if reflector:
+        # RFC 4456, section 6: between clients and from clients to the rest.
+        yield (
+            f"    if learnt = {Learnt.HOST.value} && audience = {Audience.HOST.value} then reject;"
+        )
+    else:
+        yield f"    if learnt ~ [{', '.join(str(kind.value) for kind in inside)}] then reject;"
+    # Hosts are no transit between switches.
+    fabric = f"learnt = {Learnt.FABRIC.value} && audience = {Audience.FABRIC.value}"
+    yield f"    if {fabric} then reject;"
+
+
+def _statics(snapshot: Snapshot, family: int) -> Iterator[str]:
+    """Service networks, which we announce; and gateways to peers, which the kernel needs."""
+    services = _of(snapshot.services, family)
+    if services:
+        yield f"protocol static services{family} {{"
+        yield f"  ipv{family};"
+        for network in services:
+            yield f"  route {network} blackhole;"
+        yield "}"
+    gateways = {p.address: p.reachable_by for p in snapshot.peers if p.reachable_by is not None}
+    gateways = {address: via for address, via in gateways.items() if address.family == family}
+    if gateways:
+        yield f"protocol static reach{family} {{"
+        yield f"  ipv{family};"
+        for address, via in gateways.items():
+            yield f"  route {address} via {via.address_text};"
+        yield "}"
 
 
 def _of(networks: Iterable[Network], family: int) -> list[Network]:

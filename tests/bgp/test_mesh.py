@@ -1,0 +1,97 @@
+"""Meshes, and what happens to them, with real BIRDs and real traffic."""
+
+import asyncio
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+from tests.bgp.site import eventually, lacks, lost, site
+
+from tortie.desired.endpoint import Route, RouteType
+from tortie.lib.errors import InvalidInput
+
+
+@pytest.mark.parametrize("count", [3, 10])
+def test_a_mesh_brings_every_block_to_every_host(tmp_path: Path, count: int) -> None:
+    async def scenario() -> None:
+        async with site(tmp_path, count) as made:
+            await made.meshed()
+            first = made["h1"]
+            assert len(await first.established()) == 2 * (count - 1)
+            assert "via 172.30.0.2" in first.gateway("10.65.2.0/26")
+            assert "via fd00:30::2" in first.gateway("fd65::2:0/122")
+
+    asyncio.run(scenario())
+
+
+def test_kill_9_loses_no_packet(tmp_path: Path) -> None:
+    """B1: routes stay in the kernel and at the peers; BIRD comes back by itself."""
+
+    async def scenario() -> None:
+        async with site(tmp_path, 3) as made:
+            await made.meshed()
+            one = made["h1"].add_workload("10.65.1.2")
+            made["h2"].add_workload("10.65.2.2").answers()
+            sender = one.sends("10.65.2.2", 5.0)
+            await asyncio.sleep(0.5)
+            killed = made["h2"].pid
+            os.kill(killed, signal.SIGKILL)
+            await eventually(lambda: made["h2"].pid != killed, "BIRD comes back")
+            for _ in range(100):
+                if len(await made["h2"].established()) == 4:
+                    break
+                await asyncio.sleep(0.05)
+            assert len(await made["h2"].established()) == 4
+            assert lost(sender) == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_borrowed_address_is_announced_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with site(tmp_path, 3) as made:
+            await made.meshed()
+            made["h1"].add_workload("10.65.1.2")
+            made["h2"].add_workload("10.65.1.9", "cali1")
+            made["h2"].wants("10.65.1.9/32", Route(RouteType.LOCAL_WORKLOAD, "cali1", True))
+            for name in ("h1", "h3"):
+                await eventually(partial(made[name].has, "10.65.1.9"), "the borrowed address")
+                assert "via 172.30.0.2" in made[name].gateway("10.65.1.9")
+            assert not made["h3"].has("10.65.1.2"), "one within its host's block is not"
+            made["h2"].ip("route", "del", "10.65.1.9/32")
+            await eventually(lambda: not made["h3"].has("10.65.1.9"), "it goes")
+
+    asyncio.run(scenario())
+
+
+def test_a_removed_node_is_forgotten(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with site(tmp_path, 3) as made:
+            await made.meshed()
+            made.put("Node", "h3", None)
+            await made.apply()
+            for name in ("h1", "h2"):
+                await eventually(partial(lacks, made[name], "10.65.3.0/26"), "its routes go")
+                assert made[name].has("fd65::1:0/122") or name == "h1"
+                assert len(await made[name].established()) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_configuration_leaves_the_last_good_one(tmp_path: Path) -> None:
+    """B3."""
+
+    async def scenario() -> None:
+        async with site(tmp_path, 3) as made:
+            await made.meshed()
+            host = made["h1"]
+            good = (host.run_directory / "bird.conf").read_text()
+            with pytest.raises(InvalidInput, match="refuses"):
+                await host.bird.configure(good[: len(good) // 2])
+            assert (host.run_directory / "bird.conf").read_text() == good
+            assert len(await host.established()) == 4
+            assert not await host.bird.configure(good)
+
+    asyncio.run(scenario())
