@@ -232,7 +232,6 @@ MUTANTS = (
     Mutant(
         "named ports are everybody's",
         _wrap(rule_scanner._Scanner, "_port_sets", _named_ports_of_all),
-        "named ports",
     ),
     Mutant(
         "members never leave a set", _wrap(ip_sets.IPSets, "_discard", _without_removal), "sets"
