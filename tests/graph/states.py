@@ -14,6 +14,7 @@ from tests.graph.resources import (
     policy,
     pool,
     profile,
+    staged,
     tier,
     workload,
 )
@@ -655,6 +656,73 @@ STATES: dict[str, Named] = {
         f"""
         policy profile missing: {CLOSED}
         host-endpoint eth0 on eth0: in missing; out missing
+        """,
+    ),
+    "staged policies are told and not enforced": Named(
+        state(
+            DEFAULT_TIER,
+            SHOP,
+            WEB,
+            DB,
+            host_endpoint("eth0", labels={"role": "node"}, host="h1", interface="eth0"),
+            policy("shop/kept", order=3, selector="app == 'web'", ingress=(allow(),)),
+            policy("shop/changed", order=1, selector="app == 'web'", ingress=(allow(),)),
+            policy("shop/dropped", order=2, selector="app == 'web'", ingress=(allow(),)),
+            policy("shop/knp.default.k", order=5, selector="app == 'web'", ingress=(allow(),)),
+            staged(
+                "shop/changed",
+                order=4,
+                selector="all()",
+                ingress=(deny(to(selector="app == 'web'")),),
+            ),
+            staged("shop/dropped", "Delete"),
+            staged("shop/kept", "Ignore"),
+            staged("g", "Learn", selector="all()", ingress=(allow(http=HTTPMatch()),)),
+            staged(
+                "shop/k",
+                kubernetes=True,
+                podSelector={"matchLabels": {"app": "web"}},
+                ingress=[{"ports": [{"port": 80}]}],
+            ),
+        ),
+        f"""
+        set web: 10.0.0.1
+        policy profile kns.shop: {OPEN}
+        policy shop/kept: in Allow
+        policy shop/changed: in Allow
+        policy shop/dropped: in Allow
+        policy shop/knp.default.k: in Allow
+        policy staged:shop/changed: in Deny from-in:web
+        policy staged:g:
+        policy staged:kubernetes:shop/k: in Allow proto:6 to-port:80
+        endpoint shop/web on cali-web 10.0.0.1:
+            in default(shop/changed shop/dropped shop/kept shop/knp.default.k)Deny; out kns.shop
+        endpoint shop/db on cali-db 10.0.0.2: in kns.shop; out kns.shop
+        staged shop/web on cali-web 10.0.0.1:
+            in default(shop/kept staged:shop/changed staged:kubernetes:shop/k staged:g)Deny;
+            out kns.shop
+        staged shop/db on cali-db 10.0.0.2:
+            in default(staged:shop/changed staged:g)Deny; out kns.shop
+        route 10.0.0.1 to cali-web borrowed
+        route 10.0.0.2 to cali-db borrowed
+        host-endpoint eth0 on eth0: nothing
+        staged eth0 on eth0: in default(staged:g)Deny
+        """,
+        net("web", f"{_NS} == 'shop' && app == 'web'"),
+    ),
+    "staged without effect": Named(
+        state(
+            DEFAULT_TIER,
+            SHOP,
+            WEB,
+            staged("shop/p", selector="app == 'db'"),
+            staged("shop/q", "Delete"),
+            staged("shop/r", selector="nonsense ("),
+        ),
+        f"""
+        policy profile kns.shop: {OPEN}
+        endpoint shop/web on cali-web 10.0.0.1: in kns.shop; out kns.shop
+        route 10.0.0.1 to cali-web borrowed
         """,
     ),
 }

@@ -158,6 +158,15 @@ def test_getting_there_by_any_way_is_the_same(
         assert dataplane.objects == from_scratch(state)
 
 
+@pytest.mark.parametrize("named", STATES.values(), ids=STATES.keys())
+def test_a_restart_tells_the_same_whatever_comes_first(named: Named) -> None:
+    expected = from_scratch(named.state)
+    chance = random.Random(2)
+    for _ in range(5):
+        entries = chance.sample(list(named.state.items()), len(named.state))
+        assert from_scratch(dict(entries)) == expected
+
+
 def test_nothing_is_told_before_the_first_flush() -> None:
     dataplane = FakeDataplane()
     graph = Graph(HOST, dataplane.emit)

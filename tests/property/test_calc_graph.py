@@ -16,6 +16,7 @@ from tests.graph.resources import (
     policy,
     pool,
     profile,
+    staged,
     tier,
     workload,
 )
@@ -100,7 +101,30 @@ policies = st.one_of(
     st.builds(lambda path, spec: policy(path, **spec), paths, specs),
     st.builds(lambda name, spec: policy(name, **spec), names, global_specs),
 )
+actions = st.sampled_from(["Set", "Set", "Learn", "Delete", "Ignore"])
+staged_policies = st.one_of(
+    st.builds(lambda path, action, spec: staged(path, action, **spec), paths, actions, specs),
+    st.builds(
+        lambda name, action, spec: staged(name, action, **spec), names, actions, global_specs
+    ),
+    st.builds(
+        lambda path, action, label, port: staged(
+            path,
+            action,
+            kubernetes=True,
+            podSelector={"matchLabels": {"x": label}},
+            ingress=[{"from": [{"podSelector": {}}], "ports": [{"port": port}]}],
+        ),
+        st.builds("{}/{}".format, namespaces, st.sampled_from(["a", "b"])),
+        actions,
+        st.sampled_from("12"),
+        st.sampled_from([80, "http"]),
+    ),
+    # What the Kubernetes ones stand in for.
+    st.builds(lambda space, spec: policy(f"{space}/knp.default.a", **spec), namespaces, specs),
+)
 entries: st.SearchStrategy[Entry] = st.one_of(
+    staged_policies,
     workloads,
     workloads,
     workloads,
@@ -232,6 +256,7 @@ junk: st.SearchStrategy[Entry] = st.one_of(
     st.sampled_from(
         [
             (ResourceKey("Tier", "default"), object()),
+            (ResourceKey("StagedNetworkPolicy", "p", "n"), object()),
             (ResourceKey("WorkloadEndpoint", "w", "n"), b"{}"),
             (ResourceKey("Unknown", "w"), "?"),
             (HandleKey("h"), object()),

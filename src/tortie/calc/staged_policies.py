@@ -7,7 +7,7 @@ Source: Calico, api/pkg/apis/projectcalico/v3/stagednetworkpolicy.go,
 libcalico-go/lib/backend/syncersv1/updateprocessors/staged*.go (where Felix is not told of Delete).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,14 +16,25 @@ from tortie.desired.policy import PolicyId
 from tortie.lib.errors import InvalidInput
 from tortie.model.keys import ResourceKey
 from tortie.model.kubernetes.network_policy import NAME_PREFIX, policy_spec
-from tortie.model.metadata import Resource
-from tortie.model.policy import GlobalNetworkPolicySpec, NetworkPolicySpec
+from tortie.model.policy import NetworkPolicySpec
+from tortie.model.staged_policy import (
+    StagedGlobalNetworkPolicy,
+    StagedKubernetesNetworkPolicy,
+    StagedNetworkPolicy,
+)
+
+_Resource = StagedGlobalNetworkPolicy | StagedKubernetesNetworkPolicy | StagedNetworkPolicy
 
 _KUBERNETES = "StagedKubernetesNetworkPolicy"
 _ENFORCED = {
     "StagedGlobalNetworkPolicy": "GlobalNetworkPolicy",
     "StagedNetworkPolicy": "NetworkPolicy",
     _KUBERNETES: "NetworkPolicy",
+}
+_TYPES: dict[str, type[_Resource]] = {
+    "StagedGlobalNetworkPolicy": StagedGlobalNetworkPolicy,
+    "StagedNetworkPolicy": StagedNetworkPolicy,
+    _KUBERNETES: StagedKubernetesNetworkPolicy,
 }
 
 
@@ -43,31 +54,22 @@ def parse_staged_policy(key: ResourceKey, resource: object) -> Staged | None:
     """None for one to be ignored.
 
     Raises:
-        InvalidInput: an unknown action, or a policy that could not be enforced.
+        InvalidInput: a policy that could not be enforced.
     """
-    if not isinstance(resource, Resource) or not hasattr(resource, "spec"):
+    if not isinstance(resource, _TYPES[key.kind]):
         raise InvalidInput(f"a {type(resource).__name__} where a {key.kind} belongs")
-    fields = msgspec.to_builtins(resource.spec)
-    action = fields.pop("stagedAction", "Set")
+    action = resource.spec.staged_action
     if action == "Delete":
         return Staged(None)
     if action == "Ignore":
         return None
-    if action not in ("Set", "Learn"):
-        raise InvalidInput(f"{action!r} is not a staged action")
     policy = PolicyId(key.kind, key.name, key.namespace)
-    spec, problems = _spec(key.kind, fields)
+    spec, problems = _enforceable(resource)
     parsed = parse_policy(policy, spec, enforced=enforced_policy(policy))
     return Staged(parsed, (*problems, *parsed.problems))
 
 
-def _spec(
-    kind: str, fields: dict[str, Any]
-) -> tuple[NetworkPolicySpec | GlobalNetworkPolicySpec, tuple[str, ...]]:
-    if kind == _KUBERNETES:
-        return policy_spec(fields)
-    wanted = GlobalNetworkPolicySpec if _ENFORCED[kind] == "GlobalNetworkPolicy" else None
-    try:
-        return msgspec.convert(fields, wanted or NetworkPolicySpec), ()
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"spec: {error}") from error
+def _enforceable(resource: _Resource) -> tuple[NetworkPolicySpec, tuple[str, ...]]:
+    if isinstance(resource, StagedKubernetesNetworkPolicy):
+        return policy_spec(msgspec.to_builtins(resource.spec))
+    return resource.spec, ()

@@ -503,7 +503,12 @@ CASES: dict[int, list[Case]] = {
                 )
             ),
             (("x/a", OUTSIDE), ("x/a", OUTSIDE6, "TCP", 80, 6), ("x/a", "x/b", "UDP", 53)),
-            (("x/a", OUTSIDE, "TCP", 81), ("x/a", "x/b", "TCP", 53), OUT_X),
+            (
+                ("x/a", OUTSIDE, "TCP", 81),
+                ("x/a", OUTSIDE6, "TCP", 81, 6),
+                ("x/a", "x/b", "TCP", 53),
+                OUT_X,
+            ),
         ),
         Case(
             "what is not known denies if it was to deny",
