@@ -7,6 +7,7 @@ workloads) is done here with `ip`; all else is the product's own code.
 import asyncio
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from tortie.calc.validation import parse_node
 from tortie.desired.endpoint import Pool, Route, RouteType
 from tortie.desired.kinds import Kind
 from tortie.lib.errors import Unavailable
-from tortie.lib.ip import Network, parse_network
+from tortie.lib.ip import parse_network
 from tortie.model.catalogue import TYPES
 from tortie.model.keys import ResourceKey
 from tortie.model.node import Node
@@ -232,6 +233,8 @@ class Site:
         self.fabric = f"{self.prefix}fab"
         self.hosts: dict[str, TestHost] = {}
         self.namespaces: list[str] = [self.fabric]
+        self.directories: list[Path] = []
+        """To be removed at the end, beside those of the hosts."""
         self.processes: list[subprocess.Popen[bytes]] = []
         run("ip", "netns", "add", self.fabric)
         run("ip", "-n", self.fabric, "link", "add", "br0", "type", "bridge")
@@ -312,11 +315,13 @@ class Site:
             await host.manager.close()
             with suppress(FileNotFoundError, ProcessLookupError):
                 os.kill(host.pid, signal.SIGKILL)
-            run("rm", "-rf", str(host.run_directory))
+            shutil.rmtree(host.run_directory, ignore_errors=True)
         for process in self.processes:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        for directory in self.directories:
+            shutil.rmtree(directory, ignore_errors=True)
         for namespace in self.namespaces:
             for pid in run("ip", "netns", "pids", namespace, check=False).split():
                 os.kill(int(pid), signal.SIGKILL)
@@ -338,5 +343,10 @@ def lacks(host: Namespace, destination: str) -> bool:
     return not host.has(destination)
 
 
-def network(text: str) -> Network:
-    return parse_network(text)
+def write_secret(site: Site, text: str) -> dict[str, object]:
+    """A password file that every host reads; returns the field of a BGPPeer."""
+    path = site.directory / "bgp" / "tor"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o600)
+    return {"secretKeyRef": {"name": "bgp", "key": "tor"}}
