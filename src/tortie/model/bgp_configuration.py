@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from tortie.model.limits import NAME_MAX_CHARACTERS, REQUIRED, Limits, NetworkText
+from tortie.model.limits import NAME_MAX_CHARACTERS, PRESENT, REQUIRED, Limits, NetworkText
 from tortie.model.metadata import Resource, Spec
 
 COMMUNITIES_MAX = 500
@@ -76,4 +76,4 @@ class BGPConfigurationSpec(Spec, frozen=True, kw_only=True):
 
 
 class BGPConfiguration(Resource, frozen=True, kw_only=True):
-    spec: Annotated[BGPConfigurationSpec, REQUIRED] = BGPConfigurationSpec()
+    spec: Annotated[BGPConfigurationSpec, PRESENT] = BGPConfigurationSpec()

@@ -1,8 +1,20 @@
 """What a session takes and gives, as a resource: rules in order, the first match decides."""
 
+from typing import Annotated
+
 import msgspec
 
+from tortie.model.limits import PRESENT, REQUIRED, Limits
 from tortie.model.metadata import Resource, Spec
+
+Community = Annotated[
+    str,
+    Limits(
+        longest=32,
+        pattern=r"(0|[1-9][0-9]*)(:(0|[1-9][0-9]*)){1,2}",
+        rule="must be aa:nn with 16 bits each, or aa:nn:mm with 32 bits each",
+    ),
+]
 
 
 class PrefixLength(Spec, frozen=True, kw_only=True):
@@ -11,20 +23,20 @@ class PrefixLength(Spec, frozen=True, kw_only=True):
 
 
 class CommunityMatch(Spec, frozen=True, kw_only=True):
-    values: tuple[str, ...] = ()
+    values: Annotated[tuple[Community, ...], Limits(required=True, fewest=1, most=1)] = ()
 
 
 class AddCommunity(Spec, frozen=True, kw_only=True):
-    value: str = ""
+    value: Annotated[Community, REQUIRED] = ""
 
 
 class PrependASPath(Spec, frozen=True, kw_only=True):
-    prefix: tuple[int, ...] = ()
+    prefix: Annotated[tuple[int, ...], Limits(required=True, fewest=1, most=10)] = ()
     """The path then begins with these, in this order."""
 
 
 class SetPriority(Spec, frozen=True, kw_only=True):
-    value: int | None = None
+    value: Annotated[int | None, Limits(required=True, low=1, high=2147483646)] = None
 
 
 class Operation(Spec, frozen=True, kw_only=True):
@@ -38,7 +50,7 @@ class Operation(Spec, frozen=True, kw_only=True):
 class FilterRule(Spec, frozen=True, kw_only=True):
     """Matches a route for which everything that is given here is true."""
 
-    action: str = ""
+    action: Annotated[str, REQUIRED] = ""
     """`Accept` or `Reject`."""
     cidr: str = ""
     match_operator: str = ""
@@ -54,7 +66,7 @@ class FilterRule(Spec, frozen=True, kw_only=True):
     as_path_prefix: tuple[int, ...] = msgspec.field(default=(), name="asPathPrefix")
     """The AS path begins with these."""
     priority: int | None = None
-    operations: tuple[Operation, ...] = ()
+    operations: Annotated[tuple[Operation, ...], Limits(fewest=1, most=10)] = ()
     """Done to a route that is accepted."""
 
 
@@ -66,4 +78,4 @@ class BGPFilterSpec(Spec, frozen=True, kw_only=True):
 
 
 class BGPFilter(Resource, frozen=True, kw_only=True):
-    spec: BGPFilterSpec = BGPFilterSpec()
+    spec: Annotated[BGPFilterSpec, PRESENT] = BGPFilterSpec()

@@ -1,8 +1,11 @@
 """BGP sessions as a resource: which nodes peer with whom, and how."""
 
+from typing import Annotated
+
 import msgspec
 
 from tortie.model.bgp_configuration import SecretKeySelector
+from tortie.model.limits import NAME_MAX_CHARACTERS, PRESENT, Limits, Selector
 from tortie.model.metadata import Resource, Spec
 
 
@@ -13,13 +16,13 @@ class BGPPassword(Spec, frozen=True, kw_only=True):
 class BGPPeerSpec(Spec, frozen=True, kw_only=True):
     """Neither `node` nor `node_selector`: every node has the session ("global")."""
 
-    node: str = ""
-    node_selector: str = ""
-    peer_ip: str = msgspec.field(default="", name="peerIP")
+    node: Annotated[str, Limits(longest=NAME_MAX_CHARACTERS)] = ""
+    node_selector: Selector = ""
+    peer_ip: Annotated[str, Limits(longest=64)] = msgspec.field(default="", name="peerIP")
     """`10.0.0.1`, `10.0.0.1:1179`, `fd00::1` or `[fd00::1]:1179`."""
-    peer_selector: str = ""
+    peer_selector: Selector = ""
     """Peers are the nodes that it selects, in each family that both have."""
-    local_workload_selector: str = ""
+    local_workload_selector: Selector = ""
     """Peers are the workloads of the node that it selects."""
     as_number: int | None = None
     """Of the peer; 0 and None mean none given."""
@@ -37,7 +40,7 @@ class BGPPeerSpec(Spec, frozen=True, kw_only=True):
     )
     ttl_security: int | None = None
     """How many hops away the peer may be; 0 and None switch the check off."""
-    reachable_by: str = ""
+    reachable_by: Annotated[str, Limits(longest=64)] = ""
     """The gateway through which `peer_ip` is reached."""
     filters: tuple[str, ...] = ()
     """Names of BGPFilters, applied in this order."""
@@ -46,4 +49,4 @@ class BGPPeerSpec(Spec, frozen=True, kw_only=True):
 
 
 class BGPPeer(Resource, frozen=True, kw_only=True):
-    spec: BGPPeerSpec = BGPPeerSpec()
+    spec: Annotated[BGPPeerSpec, PRESENT] = BGPPeerSpec()

@@ -411,7 +411,7 @@ def _overlay(kind: Any, document: Any, before: Any) -> Any:
     return merged
 
 
-def _overlay_field(target: "_Target | None", value: Any, before: Any) -> Any:
+def _overlay_field(target: "Target | None", value: Any, before: Any) -> Any:
     if target is None:
         return value
     if not target.many:
@@ -441,7 +441,7 @@ def _known_part(kind: type[msgspec.Struct], plain: Any) -> Any:
         return None
 
 
-class _Target(NamedTuple):
+class Target(NamedTuple):
     """A field whose values are structs, so that unknown fields can hide inside."""
 
     kind: type[msgspec.Struct]
@@ -450,10 +450,10 @@ class _Target(NamedTuple):
     """Absent means something else than empty."""
 
 
-_types: dict[type[msgspec.Struct], dict[str, _Target | None]] = {}
+_types: dict[type[msgspec.Struct], dict[str, Target | None]] = {}
 
 
-def _field_types(kind: type[msgspec.Struct]) -> Mapping[str, _Target | None]:
+def _field_types(kind: type[msgspec.Struct]) -> Mapping[str, Target | None]:
     known = _types.get(kind)
     if known is None:
         known = _types[kind] = {
@@ -462,15 +462,15 @@ def _field_types(kind: type[msgspec.Struct]) -> Mapping[str, _Target | None]:
     return known
 
 
-def struct_in(annotation: Any) -> _Target | None:
+def struct_in(annotation: Any) -> Target | None:
     """The struct that a field's annotation holds, as itself, `| None` or in a tuple."""
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
-        return _Target(annotation, many=False, optional=False)
+        return Target(annotation, many=False, optional=False)
     if get_origin(annotation) is Annotated:
         return struct_in(annotation.__origin__)
     arguments: Sequence[Any] = getattr(annotation, "__args__", ())
     for argument in arguments:
         if found := struct_in(argument):
             many = getattr(annotation, "__origin__", None) is tuple
-            return _Target(found.kind, found.many or many, optional=True)
+            return Target(found.kind, found.many or many, optional=True)
     return None

@@ -8,18 +8,21 @@ close something silently. Every message says file, line and column.
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple, get_args
 
 import msgspec
 
 from tortie.lib.errors import InvalidInput
 from tortie.model.catalogue import TYPES
-from tortie.model.codec import struct_in
+from tortie.model.codec import Target, struct_in
 from tortie.model.keys import NAMESPACED, PLURALS, ResourceKey
+from tortie.model.limits import Limits
 from tortie.model.metadata import API_VERSION, Resource
 from tortie.model.positions import Place, Positioned, TextSyntax, read_documents
 from tortie.model.validation import validate, with_defaults
 from tortie.model.validation.entry import titled
+from tortie.model.validation.limits import limits_of
 
 DEFAULT_NAMESPACE = "default"
 
@@ -158,10 +161,13 @@ def _read(
     unknown = list(_unknown_fields(struct, item, ""))
     if unknown:
         raise InvalidFile([reader.at(p, f"{kind}: {message}", key=True) for p, message in unknown])
+    given = _given(item)
     try:
-        resource: Resource = msgspec.convert(_given(item), struct)
+        resource: Resource = msgspec.convert(given, struct)
     except msgspec.ValidationError as error:
         raise InvalidFile([_wrong_value(reader, kind, struct, error)]) from error
+    if complete and (missing := list(_missing(struct, given, ""))):
+        raise InvalidFile([reader.at(p, f"{kind}: {message}") for p, message in missing])
     resource = _in_namespace(resource, kind, namespace)
     where = reader.where(tree.place(path))
     if not complete:
@@ -234,6 +240,42 @@ def _unknown_fields(
         elif isinstance(inner, list):
             for index, entry in enumerate(inner):
                 yield from _unknown_fields(target.kind, entry, f"{place}[{index}]")
+
+
+def _missing(struct: type[msgspec.Struct], value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """What the text must say, and what in it is empty though it must not be.
+
+    A struct cannot tell: there, what is not given has its default.
+    """
+    if not isinstance(value, dict):
+        return  # the wrong type, which the conversion reports
+    for field, limits, target in _said(struct):
+        place = f"{path}.{field}" if path else field
+        if field not in value:
+            if limits.present or limits.required:
+                yield path, f"{place}: is needed"
+            continue
+        inner = value[field]
+        if limits.fewest and inner == []:
+            yield place, f"{place}: must have at least {limits.fewest} entry, or be left out"
+        if target is None:
+            continue
+        if not target.many:
+            yield from _missing(target.kind, inner, place)
+        elif isinstance(inner, list):
+            for index, entry in enumerate(inner):
+                yield from _missing(target.kind, entry, f"{place}[{index}]")
+
+
+@cache
+def _said(struct: type[msgspec.Struct]) -> tuple[tuple[str, Limits, Target | None], ...]:
+    """Fields to look at for what is missing, in them or within them."""
+    found = []
+    for field in msgspec.structs.fields(struct):
+        limits, target = limits_of(field.type), struct_in(field.type)
+        if limits.present or limits.required or limits.fewest or (target and _said(target.kind)):
+            found.append((field.encode_name, limits, target))
+    return tuple(found)
 
 
 _TYPE_NAMES = {

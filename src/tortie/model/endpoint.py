@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from tortie.model.limits import NAME_MAX_CHARACTERS, REQUIRED, Limits
+from tortie.model.limits import NAME_MAX_CHARACTERS, PRESENT, REQUIRED, Limits
 from tortie.model.metadata import Resource, Spec
 
 NAMESPACE_LABEL = "projectcalico.org/namespace"
@@ -58,7 +58,7 @@ class WorkloadEndpoint(Resource, frozen=True, kw_only=True):
 class EndpointPort(Spec, frozen=True, kw_only=True):
     name: Annotated[str, REQUIRED] = ""
     protocol: Annotated[int | str, REQUIRED] = "TCP"
-    port: Annotated[int, Limits(required=True, low=1, high=65535)] = 0
+    port: Annotated[int, Limits(present=True, low=1, high=65535)] = 0
 
 
 class HostEndpointSpec(Spec, frozen=True, kw_only=True):
@@ -73,4 +73,4 @@ class HostEndpointSpec(Spec, frozen=True, kw_only=True):
 
 
 class HostEndpoint(Resource, frozen=True, kw_only=True):
-    spec: Annotated[HostEndpointSpec, REQUIRED] = HostEndpointSpec()
+    spec: Annotated[HostEndpointSpec, PRESENT] = HostEndpointSpec()

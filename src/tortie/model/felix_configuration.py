@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from tortie.model.limits import REQUIRED
+from tortie.model.limits import PRESENT
 from tortie.model.metadata import Resource, Spec
 
 
@@ -271,4 +271,4 @@ class FelixConfigurationSpec(Spec, frozen=True, kw_only=True):
 
 
 class FelixConfiguration(Resource, frozen=True, kw_only=True):
-    spec: Annotated[FelixConfigurationSpec, REQUIRED] = FelixConfigurationSpec()
+    spec: Annotated[FelixConfigurationSpec, PRESENT] = FelixConfigurationSpec()

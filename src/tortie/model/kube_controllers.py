@@ -4,7 +4,15 @@ from typing import Annotated
 
 import msgspec
 
-from tortie.model.limits import NAME_MAX_CHARACTERS, REQUIRED, Duration, Limits, OnOff, Selector
+from tortie.model.limits import (
+    NAME_MAX_CHARACTERS,
+    PRESENT,
+    REQUIRED,
+    Duration,
+    Limits,
+    OnOff,
+    Selector,
+)
 from tortie.model.metadata import Resource, Spec
 
 _Port = Annotated[int | None, Limits(low=0, high=65535)]
@@ -82,5 +90,5 @@ class KubeControllersConfigurationStatus(Spec, frozen=True, kw_only=True):
 
 
 class KubeControllersConfiguration(Resource, frozen=True, kw_only=True):
-    spec: Annotated[KubeControllersConfigurationSpec, REQUIRED] = KubeControllersConfigurationSpec()
+    spec: Annotated[KubeControllersConfigurationSpec, PRESENT] = KubeControllersConfigurationSpec()
     status: KubeControllersConfigurationStatus = KubeControllersConfigurationStatus()

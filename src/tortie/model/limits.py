@@ -33,6 +33,9 @@ class Limits(NamedTuple):
     unique_by: str = ""
     """No two entries have the same value of this attribute."""
     required: bool = False
+    """Not empty either."""
+    present: bool = False
+    """Said by the user, if only that it is empty; what is required is to be present too."""
 
 
 FORMS = {
@@ -43,6 +46,7 @@ FORMS = {
 }
 
 REQUIRED = Limits(required=True)
+PRESENT = Limits(present=True)
 
 NAME_MAX_CHARACTERS = 253
 SELECTOR_MAX_CHARACTERS = 1024

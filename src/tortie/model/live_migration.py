@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from tortie.model.limits import REQUIRED, Selector
+from tortie.model.limits import PRESENT, Selector
 from tortie.model.metadata import Resource, Spec
 
 
@@ -44,4 +44,4 @@ class LiveMigrationSpec(Spec, frozen=True, kw_only=True, rename="pascal"):
 
 
 class LiveMigration(Resource, frozen=True, kw_only=True):
-    spec: Annotated[LiveMigrationSpec, REQUIRED] = LiveMigrationSpec()
+    spec: Annotated[LiveMigrationSpec, PRESENT] = LiveMigrationSpec()

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from tortie.model.limits import REQUIRED, Limits
+from tortie.model.limits import PRESENT, Limits
 from tortie.model.metadata import Resource, Spec
 
 
@@ -11,8 +11,8 @@ class NetworkSetSpec(Spec, frozen=True, kw_only=True):
 
 
 class NetworkSet(Resource, frozen=True, kw_only=True):
-    spec: Annotated[NetworkSetSpec, REQUIRED] = NetworkSetSpec()
+    spec: Annotated[NetworkSetSpec, PRESENT] = NetworkSetSpec()
 
 
 class GlobalNetworkSet(Resource, frozen=True, kw_only=True):
-    spec: Annotated[NetworkSetSpec, REQUIRED] = NetworkSetSpec()
+    spec: Annotated[NetworkSetSpec, PRESENT] = NetworkSetSpec()

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from tortie.model.limits import REQUIRED, Limits, Selector
+from tortie.model.limits import PRESENT, Limits, Selector
 from tortie.model.metadata import Resource, Spec
 from tortie.model.status import Status
 
@@ -54,7 +54,7 @@ class ClusterInformationSpec(Spec, frozen=True, kw_only=True):
 
 
 class ClusterInformation(Resource, frozen=True, kw_only=True):
-    spec: Annotated[ClusterInformationSpec, REQUIRED] = ClusterInformationSpec()
+    spec: Annotated[ClusterInformationSpec, PRESENT] = ClusterInformationSpec()
 
 
 Use = Literal["Workload", "Tunnel", "LoadBalancer"]
@@ -77,5 +77,5 @@ class IPPoolSpec(Spec, frozen=True, kw_only=True):
 
 
 class IPPool(Resource, frozen=True, kw_only=True):
-    spec: Annotated[IPPoolSpec, REQUIRED] = IPPoolSpec()
+    spec: Annotated[IPPoolSpec, PRESENT] = IPPoolSpec()
     status: Status = Status()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from tortie.model.limits import REQUIRED, Limits, Time
+from tortie.model.limits import PRESENT, REQUIRED, Limits, Time
 from tortie.model.metadata import Resource, Spec
 
 
@@ -90,5 +90,5 @@ class CalicoNodeStatusStatus(Spec, frozen=True, kw_only=True):
 
 
 class CalicoNodeStatus(Resource, frozen=True, kw_only=True):
-    spec: Annotated[CalicoNodeStatusSpec, REQUIRED] = CalicoNodeStatusSpec()
+    spec: Annotated[CalicoNodeStatusSpec, PRESENT] = CalicoNodeStatusSpec()
     status: CalicoNodeStatusStatus = CalicoNodeStatusStatus()

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tortie.model.limits import NAME_MAX_CHARACTERS, REQUIRED, Limits, Selector
+from tortie.model.limits import NAME_MAX_CHARACTERS, PRESENT, Limits, Selector
 from tortie.model.metadata import Resource, Spec
 from tortie.model.status import Status
 
@@ -98,7 +98,7 @@ class TierSpec(Spec, frozen=True, kw_only=True):
 
 
 class Tier(Resource, frozen=True, kw_only=True):
-    spec: Annotated[TierSpec, REQUIRED] = TierSpec()
+    spec: Annotated[TierSpec, PRESENT] = TierSpec()
     status: Status = Status()
 
 
@@ -119,7 +119,7 @@ class NetworkPolicySpec(Spec, frozen=True, kw_only=True):
 
 
 class NetworkPolicy(Resource, frozen=True, kw_only=True):
-    spec: Annotated[NetworkPolicySpec, REQUIRED] = NetworkPolicySpec()
+    spec: Annotated[NetworkPolicySpec, PRESENT] = NetworkPolicySpec()
 
 
 class GlobalNetworkPolicySpec(NetworkPolicySpec, frozen=True, kw_only=True):
@@ -130,7 +130,7 @@ class GlobalNetworkPolicySpec(NetworkPolicySpec, frozen=True, kw_only=True):
 
 
 class GlobalNetworkPolicy(Resource, frozen=True, kw_only=True):
-    spec: Annotated[GlobalNetworkPolicySpec, REQUIRED] = GlobalNetworkPolicySpec()
+    spec: Annotated[GlobalNetworkPolicySpec, PRESENT] = GlobalNetworkPolicySpec()
 
 
 class ProfileSpec(Spec, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tortie.model.limits import REQUIRED, Limits, NetworkText, OnOff
+from tortie.model.limits import PRESENT, REQUIRED, Limits, NetworkText, OnOff
 from tortie.model.metadata import Resource, Spec
 
 
@@ -20,7 +20,7 @@ class IPReservationSpec(Spec, frozen=True, kw_only=True):
 
 
 class IPReservation(Resource, frozen=True, kw_only=True):
-    spec: Annotated[IPReservationSpec, REQUIRED] = IPReservationSpec()
+    spec: Annotated[IPReservationSpec, PRESENT] = IPReservationSpec()
 
 
 class IPAMConfigurationSpec(Spec, frozen=True, kw_only=True):
@@ -36,11 +36,11 @@ class IPAMConfigurationSpec(Spec, frozen=True, kw_only=True):
 
 
 class IPAMConfiguration(Resource, frozen=True, kw_only=True):
-    spec: Annotated[IPAMConfigurationSpec, REQUIRED] = IPAMConfigurationSpec()
+    spec: Annotated[IPAMConfigurationSpec, PRESENT] = IPAMConfigurationSpec()
 
 
 class BlockAffinitySpec(Spec, frozen=True, kw_only=True):
-    state: Annotated[Literal["confirmed", "pending", "pendingDeletion", ""], REQUIRED] = ""
+    state: Annotated[Literal["confirmed", "pending", "pendingDeletion", ""], PRESENT] = ""
     node: Annotated[str, REQUIRED] = ""
     """Or what `type` says holds it."""
     type: str = ""
@@ -50,4 +50,4 @@ class BlockAffinitySpec(Spec, frozen=True, kw_only=True):
 
 
 class BlockAffinity(Resource, frozen=True, kw_only=True):
-    spec: Annotated[BlockAffinitySpec, REQUIRED] = BlockAffinitySpec()
+    spec: Annotated[BlockAffinitySpec, PRESENT] = BlockAffinitySpec()

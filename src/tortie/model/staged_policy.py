@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tortie.model.limits import REQUIRED, Limits, NetworkText
+from tortie.model.limits import PRESENT, REQUIRED, Limits, NetworkText
 from tortie.model.metadata import Resource, Spec
 from tortie.model.policy import (
     Direction,
@@ -21,7 +21,7 @@ class StagedNetworkPolicySpec(NetworkPolicySpec, frozen=True, kw_only=True):
 
 
 class StagedNetworkPolicy(Resource, frozen=True, kw_only=True):
-    spec: Annotated[StagedNetworkPolicySpec, REQUIRED] = StagedNetworkPolicySpec()
+    spec: Annotated[StagedNetworkPolicySpec, PRESENT] = StagedNetworkPolicySpec()
 
 
 class StagedGlobalNetworkPolicySpec(GlobalNetworkPolicySpec, frozen=True, kw_only=True):
@@ -29,7 +29,7 @@ class StagedGlobalNetworkPolicySpec(GlobalNetworkPolicySpec, frozen=True, kw_onl
 
 
 class StagedGlobalNetworkPolicy(Resource, frozen=True, kw_only=True):
-    spec: Annotated[StagedGlobalNetworkPolicySpec, REQUIRED] = StagedGlobalNetworkPolicySpec()
+    spec: Annotated[StagedGlobalNetworkPolicySpec, PRESENT] = StagedGlobalNetworkPolicySpec()
 
 
 class LabelExpression(Spec, frozen=True, kw_only=True):
@@ -85,6 +85,6 @@ class StagedKubernetesNetworkPolicySpec(Spec, frozen=True, kw_only=True):
 
 
 class StagedKubernetesNetworkPolicy(Resource, frozen=True, kw_only=True):
-    spec: Annotated[StagedKubernetesNetworkPolicySpec, REQUIRED] = (
+    spec: Annotated[StagedKubernetesNetworkPolicySpec, PRESENT] = (
         StagedKubernetesNetworkPolicySpec()
     )

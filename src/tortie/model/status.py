@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from tortie.model.limits import Limits, Time
+from tortie.model.limits import REQUIRED, Limits, Time
 from tortie.model.metadata import Spec
 
 _DNS = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
@@ -21,8 +21,8 @@ class Condition(Spec, frozen=True, kw_only=True):
         ),
     ] = ""
     status: Annotated[str, Limits(required=True, choices=("True", "False", "Unknown"))] = ""
-    observed_generation: Annotated[int, Limits(low=0)] = 0
-    last_transition_time: Annotated[Time, Limits(required=True)] = ""
+    observed_generation: Annotated[int, Limits(low=0, high=2**63 - 1)] = 0
+    last_transition_time: Annotated[Time, REQUIRED] = ""
     reason: Annotated[
         str,
         Limits(
@@ -32,7 +32,7 @@ class Condition(Spec, frozen=True, kw_only=True):
             rule="must be letters, digits and inner ',' and ':', beginning with a letter",
         ),
     ] = ""
-    message: Annotated[str | None, Limits(required=True, longest=32768)] = None
+    message: Annotated[str | None, Limits(present=True, longest=32768)] = None
 
 
 class Status(Spec, frozen=True, kw_only=True):

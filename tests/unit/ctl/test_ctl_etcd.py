@@ -16,6 +16,7 @@ spec: {tier: sec, selector: role == 'web', ingress: [{action: Allow}]}
 apiVersion: projectcalico.org/v3
 kind: Tier
 metadata: {name: sec}
+spec: {}
 """
 
 

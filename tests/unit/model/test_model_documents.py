@@ -89,6 +89,11 @@ def _message(text: str) -> str:
             "  natOutgoing: yes\n",
             "f.yaml:6:16: IPPool: spec.natOutgoing: must be true or false (it is 'yes')",
         ),
+        (POLICY, "f.yaml:1:1: NetworkPolicy: spec: is needed"),
+        (
+            POLICY + "spec: {types: []}\n",
+            "f.yaml:5:15: NetworkPolicy: spec.types: must have at least 1 entry, or be left out",
+        ),
         (POLICY + "spec: [\n", "f.yaml:6:1: not YAML: did not find expected node content, "
             "while parsing a flow node"),
         (POLICY + POLICY, "f.yaml:5:1: 'apiVersion' is there twice"),
@@ -99,7 +104,7 @@ def test_mistakes(text: str, message: str) -> None:
 
 
 def test_every_mistake_of_every_document_is_told() -> None:
-    text = POLICY + "spec: {a: 1, b: 2}\n---\n" + HEAD + "kind: Nod\n---\n" + POLICY
+    text = POLICY + "spec: {a: 1, b: 2}\n---\n" + HEAD + "kind: Nod\n---\n" + POLICY + "spec: {}\n"
     with pytest.raises(InvalidFile) as caught:
         load(text.encode(), "f")
     assert [m.split(": ")[0] for m in caught.value.messages] == ["f:5:8", "f:5:14", "f:8:7"]
@@ -119,6 +124,7 @@ def test_lists_and_several_documents() -> None:
         + "kind: NodeList\nmetadata: {}\nitems:\n"
         + "- {apiVersion: projectcalico.org/v3, kind: Node, metadata: {name: c}}\n---\n"
         + POLICY
+        + "spec: {}\n"
     )
     documents = load(text.encode(), "f", namespace="shop")
     assert [str(d.key) for d in documents] == [

@@ -20,6 +20,7 @@ PRIORITY = (1, 2147483646)
 HOPS_MAX = 255
 OPERATIONS_MAX = 10
 PREPENDED_MAX = 10
+CIDR_MAX_CHARACTERS = {4: 18, 6: 43}
 
 _INTERFACE = re.compile(r"[a-zA-Z0-9_.*?-]{1,15}")
 """A name, or a pattern of one: `*` and `?` as in a shell."""
@@ -165,7 +166,9 @@ def _prefix_problems(
     if rule.match_operator:
         choices = ("Equal", "NotEqual", "In", "NotIn")
         yield from terms.choice_problems(f"{path}.matchOperator", rule.match_operator, choices)
-    if rule.cidr:
+    if len(rule.cidr) > (most := CIDR_MAX_CHARACTERS[family]):
+        yield Problem(f"{path}.cidr", rule.cidr, f"must have at most {most} characters")
+    elif rule.cidr:
         yield from terms.network_problems(f"{path}.cidr", rule.cidr, strict=strict)
         network = terms.parsed_network(rule.cidr)
         if network is not None and network.family != family:

@@ -7,7 +7,11 @@ import msgspec
 
 from tortie.model import names
 from tortie.model.bgp_configuration import BGPConfiguration, BGPConfigurationSpec
-from tortie.model.felix_configuration import FelixConfiguration, FelixConfigurationSpec
+from tortie.model.felix_configuration import (
+    BPFConntrackTimeouts,
+    FelixConfiguration,
+    FelixConfigurationSpec,
+)
 from tortie.model.node import ClusterInformation
 from tortie.model.validation import terms
 from tortie.model.validation.terms import Problem
@@ -99,6 +103,11 @@ DURATIONS = frozenset(
     }
 )
 
+_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h))+|0")
+"""The agents' settings take no negative ones, and none below a millisecond."""
+
+_TIMEOUT = re.compile(r"(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:us|ms|s|m|h))+|Auto")
+
 _PORT = (0, 65535)
 _PRIORITY = (1, 2147483646)
 RANGES: dict[str, tuple[int, int | None]] = {
@@ -144,6 +153,8 @@ def felix_problems(resource: FelixConfiguration) -> Iterator[Problem]:
         value = getattr(spec, field.name)
         if value is not None:
             yield from _field_problems(f"spec.{field.encode_name}", field.encode_name, value)
+    if spec.bpf_conntrack_timeouts is not None:
+        yield from _timeout_problems("spec.bpfConntrackTimeouts", spec.bpf_conntrack_timeouts)
     yield from _address_problems(spec)
     yield from _route_table_problems(spec)
     yield from _ports_problems(spec)
@@ -168,11 +179,19 @@ def _field_problems(path: str, name: str, value: object) -> Iterator[Problem]:
             choices = CHOICES_IN_ANY_CASE[name]
             yield from terms.choice_problems(path, value, choices, any_case=True)
         elif name in DURATIONS:
-            yield from terms.duration_problems(path, value)
+            yield from terms.duration_problems(path, value, _DURATION)
         elif name in PATTERNS and not PATTERNS[name][0].fullmatch(value):
             yield Problem(path, value, PATTERNS[name][1])
     elif isinstance(value, int) and name in RANGES:
         yield from terms.range_problems(path, value, *RANGES[name])
+
+
+def _timeout_problems(path: str, timeouts: BPFConntrackTimeouts) -> Iterator[Problem]:
+    for field in msgspec.structs.fields(timeouts):
+        value = getattr(timeouts, field.name)
+        if value is not None and not _TIMEOUT.fullmatch(value):
+            rule = "must be a duration such as 90s, or Auto"
+            yield Problem(f"{path}.{field.encode_name}", value, rule)
 
 
 def _address_problems(spec: FelixConfigurationSpec) -> Iterator[Problem]:
@@ -291,7 +310,7 @@ _COMMUNITY_RULE = "must be aa:nn with 16 bits each, or aa:nn:mm with 32 bits eac
 
 def is_community(text: str) -> bool:
     parts = text.split(":")
-    if len(parts) not in (2, 3) or not all(p.isascii() and p.isdigit() for p in parts):
+    if len(parts) not in (2, 3) or not all(map(terms.is_digits, parts)):
         return False
     bits = 16 if len(parts) == 2 else 32
     return all(int(part) < 1 << bits for part in parts)

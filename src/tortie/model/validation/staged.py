@@ -99,7 +99,7 @@ def _selector_problems(path: str, selector: LabelSelector) -> Iterator[Problem]:
             rule = f"must be one of {', '.join(_OPERATORS)}"
             yield Problem(f"{place}.operator", expression.operator, rule)
         elif takes_values != bool(expression.values):
-            rule = "is needed" if takes_values else "cannot go with"
+            rule = "is needed" if takes_values else "cannot go"
             yield Problem(
                 f"{place}.values", expression.values, f"{rule} with operator {expression.operator}"
             )

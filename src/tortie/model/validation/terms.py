@@ -108,7 +108,7 @@ def selector_problems(path: str, text: str, *, may_be_global: bool = False) -> I
 def protocol_number(value: int | str | None) -> int | None:
     """The IP protocol that the API's name or number means; None when it is none of them."""
     if isinstance(value, str):
-        if value.isascii() and value.isdigit():
+        if is_digits(value):
             value = int(value)
         else:
             return _NUMBERS.get(value.lower())
@@ -118,6 +118,11 @@ def protocol_number(value: int | str | None) -> int | None:
 def protocol_problems(path: str, value: int | str) -> Iterator[Problem]:
     if protocol_number(value) is None:
         yield Problem(path, value, f"must be one of {', '.join(PROTOCOL_NAMES)}, or 1 to 255")
+
+
+def is_digits(text: str) -> bool:
+    """A number that `int` reads; of thousands of digits it would raise another error."""
+    return text.isascii() and text.isdigit() and len(text) <= 20
 
 
 def is_port_number(value: int | str) -> TypeGuard[int]:
@@ -131,8 +136,8 @@ def port_problems(path: str, value: int | str) -> Iterator[Problem]:
             yield Problem(path, value, "must be 1 to 65535")
         return
     low, colon, high = value.partition(":")
-    if low.isascii() and low.isdigit():
-        first, last = int(low), int(high) if high.isascii() and high.isdigit() else 0
+    if is_digits(low):
+        first, last = int(low), int(high) if is_digits(high) else 0
         if not colon:
             last = first
         if not 1 <= first <= last <= 65535:
@@ -187,8 +192,10 @@ def choice_problems(
     yield Problem(path, value, f"must be one of {', '.join(choices)}")
 
 
-def duration_problems(path: str, value: str | None) -> Iterator[Problem]:
-    if value and not _GO_DURATION.fullmatch(value):
+def duration_problems(
+    path: str, value: str | None, pattern: re.Pattern[str] = _GO_DURATION
+) -> Iterator[Problem]:
+    if value and not pattern.fullmatch(value):
         yield Problem(path, value, "must be a duration such as 90s, 1m30s or 200ms")
 
 
