@@ -185,7 +185,7 @@ def tiers_of(
         if (
             isinstance(key, ResourceKey)
             and isinstance(policy, NetworkPolicy | GlobalNetworkPolicy)
-            and _selects(state, key, policy, endpoint)
+            and selects(state, key, policy, endpoint)
             and way in policy_types(policy.spec)
         ):
             by_tier.setdefault(policy.spec.tier or "default", []).append((key, policy))
@@ -207,7 +207,7 @@ def tiers_of(
         yield name, default, sorted(by_tier[name], key=policy_order)
 
 
-def _selects(state: State, key: ResourceKey, policy: Policy, endpoint: ResourceKey) -> bool:
+def selects(state: State, key: ResourceKey, policy: Policy, endpoint: ResourceKey) -> bool:
     labels = labels_of(state, endpoint)
     accounts = policy.spec.service_account_selector
     if accounts and not lent_labels_match(accounts, "pcsa.", labels):
@@ -250,6 +250,22 @@ def _first_match(
 
 
 def rule_matches(state: State, rule: Rule, packet: Packet, namespace: str) -> bool:
+    if not protocol_matches(rule, packet):
+        return False
+    for side, address, port in (
+        (rule.source, packet.source, packet.source_port),
+        (rule.destination, packet.destination, packet.destination_port),
+    ):
+        holders = list(holders_of(state, address))
+        if not side_selects(state, side, address, holders, namespace):
+            return False
+        if not ports_match(state, rule, side, holders, port, packet, namespace):
+            return False
+    return True
+
+
+def protocol_matches(rule: Rule, packet: Packet) -> bool:
+    """All of a rule but its two sides."""
     if rule.http is not None and rule.action != "Deny":
         return False  # needs a proxy; what it allows must not be more than it says
     if rule.ip_version is not None and rule.ip_version != packet.source.family:
@@ -261,48 +277,48 @@ def rule_matches(state: State, rule: Rule, packet: Packet, namespace: str) -> bo
     if rule.icmp is not None and not icmp_matches(rule.icmp, packet):
         return False
     excluded = rule.not_icmp if rule.not_icmp and rule.not_icmp.type is not None else None
-    if excluded is not None and icmp_matches(excluded, packet):
-        return False
-    return _side_matches(
-        state, rule, rule.source, packet.source, packet.source_port, packet, namespace
-    ) and _side_matches(
-        state,
-        rule,
-        rule.destination,
-        packet.destination,
-        packet.destination_port,
-        packet,
-        namespace,
-    )
+    return excluded is None or not icmp_matches(excluded, packet)
 
 
-def _side_matches(
+def ports_match(
     state: State,
     rule: Rule,
     side: EntityRule,
-    address: Network,
+    holders: list[ResourceKey],
     port: int | None,
     packet: Packet,
     namespace: str,
 ) -> bool:
+    """Whether a side's ports fit; its address fits already."""
+    if not side.ports and not side.not_ports:
+        return True
+    # A named port is what the selected offer: the rule's selectors limit who counts, for
+    # notPorts too (Calico, felix/calc/rule_scanner.go).
+    selected = [
+        key
+        for key in holders
+        if not limited_by_label(side, namespace) or entity_selected(state, key, side, namespace)
+    ]
+    if side.ports and not port_in(state, rule, side.ports, selected, port, packet):
+        return False
+    return not (side.not_ports and port_in(state, rule, side.not_ports, selected, port, packet))
+
+
+def side_selects(
+    state: State, side: EntityRule, address: Network, holders: list[ResourceKey], namespace: str
+) -> bool:
+    """Whether this side's networks and labels fit the address; ports are not looked at.
+
+    Args:
+        holders: of the address, as `holders_of` gives them.
+    """
     if side.services is not None:
         return False  # services are not known here
     if side.nets and not in_any(side.nets, address):
         return False
     if side.not_nets and in_any(side.not_nets, address):
         return False
-    if not _selectors_match(state, side, address, namespace):
-        return False
-    # A named port is what the selected offer: the rule's selectors limit who counts, for
-    # notPorts too (Calico, felix/calc/rule_scanner.go).
-    selected = [
-        key
-        for key in holders_of(state, address)
-        if not limited_by_label(side, namespace) or entity_selected(state, key, side, namespace)
-    ]
-    if side.ports and not port_in(state, rule, side.ports, selected, port, packet):
-        return False
-    return not (side.not_ports and port_in(state, rule, side.not_ports, selected, port, packet))
+    return _selectors_match(state, side, holders, namespace)
 
 
 def limited_by_label(side: EntityRule, namespace: str) -> bool:
@@ -316,9 +332,10 @@ def limited_by_label(side: EntityRule, namespace: str) -> bool:
     return bool(by_label or (namespace and side.not_selector))
 
 
-def _selectors_match(state: State, side: EntityRule, address: Network, namespace: str) -> bool:
+def _selectors_match(
+    state: State, side: EntityRule, holders: list[ResourceKey], namespace: str
+) -> bool:
     """`selector`, `namespaceSelector` and `serviceAccounts` name things by label."""
-    holders = list(holders_of(state, address))
     if limited_by_label(side, namespace) and not any(
         entity_selected(state, key, side, namespace) for key in holders
     ):
