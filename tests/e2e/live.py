@@ -86,15 +86,9 @@ class LiveLab:
 
     def tortie(self, *arguments: str) -> Result:
         """The command with the settings that `tortie lab env` prints, in this process."""
-        out, err = io.StringIO(), io.StringIO()
-        settings = cluster.environment(self.lab) if arguments[0] != "lab" else {}
-        with (
-            patch.dict(os.environ, settings),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
-            code = main(arguments)
-        return Result(code, out.getvalue(), err.getvalue())
+        return inside(
+            *arguments, **({} if arguments[0] == "lab" else cluster.environment(self.lab))
+        )
 
     def ok(self, *arguments: str) -> str:
         result = self.tortie(*arguments)
@@ -380,14 +374,26 @@ def _packet(a: Workload, b: Workload, family: int, port: Port) -> Packet:
     return Packet(source, target, _PROTOCOLS[port.protocol], SOURCE_PORTS[0], port.number)
 
 
-def command(*arguments: str, **environment: str) -> Result:
+def inside(*arguments: str, **environment: str) -> Result:
+    """The command in this process, which saves half a second."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        patch.dict(os.environ, environment),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = main(arguments)
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+def command(*arguments: str, timeout_seconds: float = 50.0, **environment: str) -> Result:
     """The command as a process of its own, as users start it."""
     process = subprocess.run(
         [sys.executable, "-m", "tortie", *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
-        timeout=50,
+        timeout=timeout_seconds,
         check=False,
     )
     return Result(process.returncode, process.stdout, process.stderr)

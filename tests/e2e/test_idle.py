@@ -1,16 +1,20 @@
-"""A steady agent sleeps."""
+"""A steady agent sleeps, also while there is a demo next to it."""
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.e2e.live import LiveLab, need_root
+from tests.e2e.live import LiveLab, command, need_root
 
 WINDOW_SECONDS = 30.0
 SAMPLE_SECONDS = 0.25
+REST_SECONDS = 3.0
+"""Until BGP, address detection and the first reports have come to rest."""
+
 ALLOWANCE = 1.5
 """The window may begin just before a report and an audit, and end just after the next."""
 
@@ -26,8 +30,21 @@ class Idle(NamedTuple):
     """How many samples saw any: the same cause makes one moment of several switches."""
 
 
+class Watch(threading.Thread):
+    """Counts in the background, so that other things may be tested meanwhile."""
+
+    def __init__(self, agents: dict[str, int]) -> None:
+        super().__init__(daemon=True)
+        self._agents = agents
+        self.found: dict[str, Idle] = {}
+
+    def run(self) -> None:
+        time.sleep(REST_SECONDS)
+        self.found = _watch(self._agents)
+
+
 @pytest.fixture(scope="module")
-def labs() -> Iterator[list[LiveLab]]:
+def watch() -> Iterator[Watch]:
     need_root()
     # The embedded datastore is one machine's: other hosts' reports would wake it.
     made = [
@@ -40,16 +57,25 @@ def labs() -> Iterator[list[LiveLab]]:
             for name in ("a", "b", "c"):
                 live.add(name, "h1")
             live.settle()
-        yield made
+        started = Watch({live.datastore: live.agent_pid("h1") for live in made})
+        started.start()
+        yield started
+        started.join()
     finally:
         for live in made:
             live.down()
 
 
-def test_a_steady_agent_sleeps(labs: list[LiveLab]) -> None:
-    agents = {live.datastore: live.agent_pid("h1") for live in labs}
-    time.sleep(3)  # BGP, address detection and the first reports come to rest
-    found = _watch(agents)
+@pytest.mark.timeout(120)
+def test_the_demo_keeps_its_promises(watch: Watch) -> None:
+    result = command("demo", timeout_seconds=100)
+    assert result.code == 0, result.out + result.err
+    assert "tortie lab up" in result.out
+
+
+def test_a_steady_agent_sleeps(watch: Watch) -> None:
+    watch.join()
+    found = watch.found
     print({name: idle._asdict() for name, idle in found.items()})
     minutes = WINDOW_SECONDS / 60
     embedded, etcd = found["embedded"], found["etcd"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.live import LiveLab, Result, command, need_root
+from tests.e2e.live import LiveLab, Result, inside, need_root
 
 from tortie.lab import description
 
@@ -77,7 +77,7 @@ def test_mistakes_with_a_lab(lab: LiveLab, line: str) -> None:
 def test_mistakes_without_a_lab(line: str, message: str) -> None:
     need_root()
     before = description.names()
-    _is_one_line(command(*line.split()), message)
+    _is_one_line(inside(*line.split()), message)
     assert description.names() == before
 
 
@@ -130,7 +130,7 @@ def test_a_bad_file_applies_nothing(lab: LiveLab, tmp_path: Path, text: str) -> 
     ],
 )
 def test_a_missing_datastore(settings: dict[str, str], message: str) -> None:
-    _is_one_line(command("get", "nodes", **settings), message)
+    _is_one_line(inside("get", "nodes", **settings), message)
 
 
 def test_a_lab_needs_root() -> None:

@@ -16,6 +16,8 @@ from tortie.model.keys import ResourceKey
 from tortie.model.network_set import GlobalNetworkSet, NetworkSet
 from tortie.model.policy import GlobalNetworkPolicy, NetworkPolicy, Profile, Tier
 
+SEEDS = range(100, 108)
+
 TIERS = """
 apiVersion: projectcalico.org/v3
 kind: Tier
@@ -125,9 +127,9 @@ def test_a_label_changes_and_the_rules_follow(live: LiveLab, tmp_path: Path) -> 
     assert live.check("and back") == before
 
 
-@pytest.mark.parametrize("seed", range(100, 110))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_cluster(live: LiveLab, seed: int) -> None:
-    """Ten seeds that happen to mean both yes and no."""
+    """Seeds that happen to mean both yes and no."""
     with live.restored(endpoints=True):
         live.write_raw(dict(_random_resources(live, seed)))
         live.check(f"seed {seed}")
@@ -190,7 +192,7 @@ def test_a_world_is_translated() -> None:
     """The mapping covers what the generator writes; else random policies meet nobody."""
     text = b"".join(
         msgspec.json.encode(codec.to_plain(value))
-        for seed in range(100, 110)
+        for seed in SEEDS
         for value in make_world(seed).values()
         if isinstance(value, GlobalNetworkPolicy | NetworkPolicy | GlobalNetworkSet | NetworkSet)
     ).decode()
