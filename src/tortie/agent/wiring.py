@@ -15,6 +15,7 @@ from tortie.agent.routing import Routing
 from tortie.agent.status import Progress, StatusReporter
 from tortie.attach.attacher import Attacher
 from tortie.attach.attacher import Settings as AttachSettings
+from tortie.attach.cni.service import CniService
 from tortie.attach.journal import Journal
 from tortie.attach.namespaces import Namespaces
 from tortie.attach.plumbing import Veths
@@ -168,7 +169,9 @@ def build_attach(
         Journal(paths.state / "attach"),
         progress.wait,
     )
-    return Server(attacher, paths.run / "attach.sock")
+    # Removals that found no agent wait beside the journal.
+    cni = CniService(attacher, client, paths.state / "cni")
+    return Server(attacher, paths.run / "attach.sock", cni)
 
 
 async def audit(inbox: AgentInbox) -> None:

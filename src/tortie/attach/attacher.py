@@ -20,7 +20,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from msgspec.structs import replace
@@ -33,6 +33,7 @@ from tortie.attach.requests import (
     Check,
     Checked,
     Listed,
+    Nat,
     Remove,
     Removed,
     WorkloadKey,
@@ -47,8 +48,13 @@ from tortie.lib.errors import (
     TortieError,
     Unavailable,
 )
-from tortie.lib.ip import Network, parse_address
-from tortie.model.endpoint import WorkloadEndpoint, WorkloadEndpointPort, WorkloadEndpointSpec
+from tortie.lib.ip import Network, parse_address, parse_network
+from tortie.model.endpoint import (
+    IPNAT,
+    WorkloadEndpoint,
+    WorkloadEndpointPort,
+    WorkloadEndpointSpec,
+)
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Metadata
 from tortie.model.names import workload_endpoint_name
@@ -101,6 +107,24 @@ class Attacher:
         self._turns = _Turns()
         self._pending = asyncio.Event()
 
+    @property
+    def host(self) -> str:
+        return self._settings.host
+
+    @property
+    def interface_prefix(self) -> str:
+        return self._settings.interface_prefix
+
+    @property
+    def allocator(self) -> Allocator:
+        """The host's only one: whoever needs addresses without a workload uses it, too."""
+        return self._allocator
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All that is attached, or being so, or going, by key."""
+        return self._journal.entries
+
     async def add(self, request: Add) -> Attached:
         """
         Raises:
@@ -116,6 +140,9 @@ class Attacher:
             self._check_interface(request)
             try:
                 async with asyncio.timeout(request.timeout_seconds):
+                    if before is not None and _is_another(before, request.container_id):
+                        await self._replace(before)
+                        before = None
                     return await self._add(request, endpoint, before, steps)
             except TimeoutError:
                 failure: TortieError = Unavailable(
@@ -139,7 +166,7 @@ class Attacher:
         """
         async with self._turns.of(request.key):
             entry = self._journal.get(request.key)
-            if entry is None:
+            if entry is None or _is_another(entry, request.container_id):
                 return await self._remove_unknown(request)
             keep = request.keep_addresses or entry.keep_addresses
             entry = replace(entry, phase="removing", keep_addresses=keep)
@@ -157,6 +184,13 @@ class Attacher:
                 raise
             return Removed(found=True)
 
+    async def _replace(self, entry: Entry) -> None:
+        """Another container takes the place of one whose Remove never came, or comes late."""
+        log.info("%s: container %s is superseded", entry.key, entry.container_id)
+        entry = replace(entry, phase="removing")
+        await _blocking(self._journal.write, entry)
+        await self._take_out(entry)
+
     async def _record_removal(self, entry: Entry) -> bool:
         """Whether it can be finished later. Removing must work on a full disk, too."""
         try:
@@ -170,7 +204,7 @@ class Attacher:
         """Nothing is recorded; addresses kept for a move that never came are released."""
         if request.keep_addresses:
             return Removed(found=False)
-        freed = await self._allocator.release(request.key.handle_id, only_host=True)
+        freed = await self._allocator.release(request.handle_id, only_host=True)
         return Removed(found=bool(freed))
 
     def listed(self) -> Listed:
@@ -188,9 +222,15 @@ class Attacher:
             if entry is None or entry.phase != "attached":
                 raise NotFound(f"{request.key} is not attached to host {self._settings.host}")
             addresses = tuple(map(parse_address, entry.addresses))
-            wanted = Wanted(entry.netns, entry.inside, entry.interface, addresses)
+            wanted = Wanted(
+                entry.netns,
+                entry.inside,
+                entry.interface,
+                addresses,
+                default_routes=entry.default_routes,
+            )
             problems = await _blocking(self._plumbing.problems, wanted)
-            held = await self._allocator.addresses_of(entry.handle_id)
+            held = await self._allocator.addresses_of(entry.handle_id) if entry.ipam else addresses
             problems += [
                 f"IPAM does not know that {address.address_text} is in use"
                 for address in addresses
@@ -201,6 +241,26 @@ class Attacher:
             except (NotFound, InvalidInput) as error:
                 problems.append(str(error))
             return Checked(problems=tuple(problems))
+
+    async def add_profiles(self, key: WorkloadKey, profiles: Iterable[str]) -> Attached:
+        """More profiles for what is attached: a second network over the same interface.
+
+        Raises:
+            NotFound: it is not attached here.
+            Unavailable: the datastore is away, or enforcing it took too long.
+        """
+        async with self._turns.of(key):
+            entry = self._journal.get(key)
+            if entry is None or entry.phase != "attached":
+                raise NotFound(f"{key} is not attached to host {self._settings.host}")
+            found = (await self._resources.get(self._key_of(entry))).resource
+            assert isinstance(found, WorkloadEndpoint)
+            wanted = tuple(dict.fromkeys([*found.spec.profiles, *profiles]))
+            if wanted != found.spec.profiles:
+                spec = replace(found.spec, profiles=wanted)
+                stored = await self._resources.update(replace(found, spec=spec))
+                await self._wait_programmed(stored.revision, UNDO_SECONDS)
+            return _attached(entry)
 
     async def replay(self) -> None:
         """Finish what a crash or an absent datastore left half-done, for ever."""
@@ -236,10 +296,11 @@ class Attacher:
     async def _add(
         self, request: Add, endpoint: WorkloadEndpoint, before: Entry | None, steps: "_Steps"
     ) -> Attached:
-        await self._check_ready()
+        await self.check_ready()
         entry = await self._begin(request, endpoint, before)
         steps.done("journal")
         addresses = await self._assign(request)
+        self._check_unused(request.key, addresses)
         entry = replace(entry, addresses=tuple(map(str, addresses)))
         steps.done("addresses")
         wanted = Wanted(
@@ -249,10 +310,13 @@ class Attacher:
             tuple(addresses),
             request.mac,
             request.mtu or self._settings.mtu,
+            request.default_routes,
+            request.forwarding,
         )
         mac = await _blocking(self._plumbing.connect, wanted)
         steps.done("link")
-        stored = await self._resources.apply(_with_network(endpoint, entry.addresses, mac))
+        endpoint = _with_network(endpoint, entry.addresses, mac, request.nats)
+        stored = await self._resources.apply(endpoint)
         steps.done("endpoint")
         await self._wait_programmed(stored.revision, request.timeout_seconds)
         steps.done("enforced")
@@ -265,7 +329,7 @@ class Attacher:
 
     async def _begin(self, request: Add, endpoint: WorkloadEndpoint, before: Entry | None) -> Entry:
         """Write down what is about to be made, unless all of it was made before."""
-        held = await self._allocator.addresses_of(request.handle_id)
+        held = await self._allocator.addresses_of(request.handle_id) if request.ipam else ()
         entry = Entry(
             key=request.key,
             phase="adding",
@@ -276,6 +340,10 @@ class Attacher:
             netns=request.netns,
             # What an unfinished Add or Remove of our own left is ours to release.
             keep_addresses=before.keep_addresses if before else bool(held),
+            container_id=request.container_id,
+            network=request.network,
+            ipam=request.ipam,
+            default_routes=request.default_routes,
         )
         if before is None:
             await _blocking(self._journal.write, entry)
@@ -291,6 +359,8 @@ class Attacher:
         return entry
 
     async def _assign(self, request: Add) -> list[Network]:
+        if not request.ipam:
+            return sorted(request.requested)
         attributes = {"namespace": request.namespace, "pod": request.pod or request.workload}
         return await self._allocator.assign(
             request.families,
@@ -328,7 +398,7 @@ class Attacher:
         if revision:
             await self._wait_programmed(revision, UNDO_SECONDS)
         await _blocking(self._plumbing.disconnect, entry.interface)
-        if not entry.keep_addresses:
+        if entry.ipam and not entry.keep_addresses:
             await self._allocator.release(entry.handle_id, only_host=True)
         await _blocking(self._journal.forget, entry.key)
 
@@ -339,7 +409,11 @@ class Attacher:
         except NotFound:
             return 0
 
-    async def _check_ready(self) -> None:
+    async def check_ready(self) -> None:
+        """
+        Raises:
+            Unavailable: the datastore is away, or says that it is not ready.
+        """
         try:
             stored = await self._resources.get(ResourceKey("ClusterInformation", "default"))
         except NotFound:
@@ -367,6 +441,16 @@ class Attacher:
                     "ask for another host_interface"
                 )
 
+    def _check_unused(self, key: WorkloadKey, addresses: Iterable[Network]) -> None:
+        """What the datastore says is free may be in use here, after it lost what it knew."""
+        texts = {str(address) for address in addresses}
+        for entry in self._journal.entries:
+            used = texts & set(entry.addresses)
+            if used and entry.key != key and entry.phase == "attached":
+                raise AlreadyExists(
+                    f"{used.pop()} is in use by {entry.key} on this host; remove that first"
+                )
+
     def _endpoint(self, request: Add) -> WorkloadEndpoint:
         """The resource without addresses and MAC, checked before anything is made.
 
@@ -384,6 +468,7 @@ class Attacher:
             profiles=request.profiles,
             interface_name=request.interface(self._settings.interface_prefix),
             mac=request.mac,
+            allow_spoofed_source_prefixes=request.allowed_sources,
             ports=tuple(
                 WorkloadEndpointPort(name=port.name, protocol=port.protocol, port=port.port)
                 for port in request.ports
@@ -448,10 +533,28 @@ class _Steps:
         self._last = now
 
 
+def _is_another(entry: Entry, container_id: str) -> bool:
+    """Is what is recorded of another container than the one that a call is about?"""
+    return bool(container_id and entry.container_id and container_id != entry.container_id)
+
+
 def _with_network(
-    endpoint: WorkloadEndpoint, addresses: tuple[str, ...], mac: str
+    endpoint: WorkloadEndpoint, addresses: tuple[str, ...], mac: str, nats: Iterable[Nat]
 ) -> WorkloadEndpoint:
-    return replace(endpoint, spec=replace(endpoint.spec, ip_networks=addresses, mac=mac))
+    """
+    Raises:
+        InvalidInput: an address is to be translated to a family that the workload lacks.
+    """
+    own = {address.family: address for address in map(parse_network, addresses)}
+    translated = []
+    for nat in nats:
+        external = parse_address(nat.external)
+        if external.family not in own:
+            raise InvalidInput(f"{nat.external}: the workload has no IPv{external.family} address")
+        internal = own[external.family].address_text
+        translated.append(IPNAT(internal_ip=internal, external_ip=external.address_text))
+    spec = replace(endpoint.spec, ip_networks=addresses, mac=mac, ip_nats=tuple(translated))
+    return replace(endpoint, spec=spec)
 
 
 def _attached(entry: Entry) -> Attached:

@@ -39,6 +39,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     mac: str = ""
     revision: int = 0
+    container_id: str = ""
+    network: str = ""
+    """Name of the CNI network."""
+    ipam: bool = True
+    """False: the addresses are somebody else's to release."""
+    default_routes: bool = True
     keep_addresses: bool = False
     """Do not release them when undone or removed: they were there before us, or stay."""
 

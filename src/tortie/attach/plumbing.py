@@ -52,6 +52,7 @@ _INSIDE_SETTINGS = (
     (6, "accept_dad", "0"),
     (6, "accept_redirects", "0"),
 )
+_FORWARDING = ((4, "forwarding", "1"), (6, "forwarding", "1"))
 
 
 class Wanted(NamedTuple):
@@ -63,6 +64,10 @@ class Wanted(NamedTuple):
     """Empty: the kernel's choice."""
     mtu: int = 0
     """0: the kernel's default."""
+    default_routes: bool = True
+    """False: only the gateway is reachable; another interface has the default routes."""
+    forwarding: bool = False
+    """Let the workload forward packets."""
 
 
 class Plumbing(Protocol):
@@ -106,9 +111,11 @@ class Veths:
                 near, far = self._pair(host, opened, wanted)
                 self._prepare_host_end(host, near)
                 self._namespaces.set_interface(wanted.netns, wanted.inside, _INSIDE_SETTINGS)
+                if wanted.forwarding:
+                    self._namespaces.set_interface(wanted.netns, "all", _FORWARDING)
                 _configure_inside(opened.rtnl, far, wanted.addresses)
                 host.change_link(near.index, LinkChange(up=True))
-                _route_inside(opened.rtnl, far, wanted.addresses)
+                _route_inside(opened.rtnl, far, wanted)
                 return mac_text(far.mac)
         finally:
             opened.close()
@@ -202,13 +209,13 @@ def _address(far: Link, address: Network) -> Address:
     return Address(interface=far.index, address=address, length=address.bits)
 
 
-def _route_inside(inside: Rtnl, far: Link, addresses: Sequence[Network]) -> None:
+def _route_inside(inside: Rtnl, far: Link, wanted: Wanted) -> None:
     """Permanent neighbours and routes; only a link that is up keeps them."""
-    families = sorted({address.family for address in addresses})
+    families = sorted({address.family for address in wanted.addresses})
     outcomes = inside.replace_neighbours([_gateway_neighbour(far, f) for f in families])
     # One at a time: a gateway must be reachable before a route may name it.
     for family in families:
-        for route in _routes(far, family):
+        for route in _routes(far, family, wanted.default_routes):
             outcomes += inside.replace_routes([route])
     for outcome in outcomes:
         if outcome is not None:
@@ -219,12 +226,12 @@ def _gateway_neighbour(far: Link, family: int) -> Neighbour:
     return Neighbour(interface=far.index, address=_GATEWAYS[family], mac=HOST_MAC)
 
 
-def _routes(far: Link, family: int) -> list[Route]:
+def _routes(far: Link, family: int, default_routes: bool) -> list[Route]:
     default = Route(destination=_DEFAULT[family], interface=far.index, gateway=_GATEWAYS[family])
     if family == 6:  # a link-local gateway needs no route of its own
-        return [default]
+        return [default] if default_routes else []
     link = Route(destination=GATEWAY_4, interface=far.index, scope=SCOPE_LINK)
-    return [link, default]
+    return [link, default] if default_routes else [link]
 
 
 def _problems(host: Rtnl, inside: Rtnl, wanted: Wanted) -> "list[str]":
@@ -245,7 +252,7 @@ def _problems(host: Rtnl, inside: Rtnl, wanted: Wanted) -> "list[str]":
             found.append(f"{wanted.inside} lacks address {address.address_text}")
     for family in sorted({address.family for address in wanted.addresses}):
         routes = {r.key: r for r in inside.routes(family, interface=far.index)}
-        for route in _routes(far, family):
+        for route in _routes(far, family, wanted.default_routes):
             there = routes.get(route.key)
             if there is None or there.gateway != route.gateway:
                 found.append(f"{wanted.inside} lacks the route {route}")

@@ -16,10 +16,11 @@ import msgspec
 
 from tortie.kernel.rtnl.link import parse_mac
 from tortie.lib.errors import InvalidInput, TortieError
-from tortie.lib.ip import Network, parse_address
+from tortie.lib.ip import Network, parse_address, parse_network
 from tortie.model import names
 
-REQUEST_MAX_BYTES = 64 * 1024
+REQUEST_MAX_BYTES = 1 << 20
+"""CNI's GC names every container of a host."""
 TIMEOUT_MAX_SECONDS = 300.0
 MTU_MIN, MTU_MAX = 1280, 65535
 """IPv6 needs 1280 (RFC 8200, section 5)."""
@@ -49,6 +50,12 @@ class Port(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     protocol: str = "TCP"
     port: int
+
+
+class Nat(msgspec.Struct, frozen=True, kw_only=True):
+    """An address outside, translated to the workload's own one of the same family."""
+
+    external: str
 
 
 class _Call(msgspec.Struct, frozen=True, kw_only=True, tag_field="call"):
@@ -84,14 +91,25 @@ class Add(_Workload, frozen=True, kw_only=True, tag="add"):
     """These rather than any; each implies its family."""
     pools: tuple[str, ...] = ()
     """Names of IPPools to choose from; empty: every automatic one."""
+    ipam: bool = True
+    """False: somebody else hands out `addresses`; they are taken as they are."""
     handle: str = ""
     """IPAM handle; empty: made from the key."""
     mac: str = ""
     mtu: int = 0
     """0: the service's default."""
     container_id: str = ""
+    """Of another container than before: this one takes its place."""
     pod: str = ""
     service_account: str = ""
+    network: str = ""
+    """Name of the CNI network; what is not of it, its GC leaves alone."""
+    default_routes: bool = True
+    forwarding: bool = False
+    """Let the workload forward packets (`net.ipv4.ip_forward` inside)."""
+    nats: tuple[Nat, ...] = ()
+    allowed_sources: tuple[str, ...] = ()
+    """Prefixes that it may send from, beside its own addresses."""
 
     @property
     def handle_id(self) -> str:
@@ -119,6 +137,14 @@ class Remove(_Workload, frozen=True, kw_only=True, tag="remove"):
 
     keep_addresses: bool = False
     """Leave them allocated to the handle: the workload is about to come up elsewhere."""
+    container_id: str = ""
+    """Only if it is this one; a late call for an earlier container changes nothing."""
+    handle: str = ""
+    """IPAM handle to release where nothing is recorded; empty: made from the key."""
+
+    @property
+    def handle_id(self) -> str:
+        return self.handle or self.key.handle_id
 
 
 class List(_Call, frozen=True, kw_only=True, tag="list"):
@@ -129,7 +155,24 @@ class Check(_Workload, frozen=True, kw_only=True, tag="check"):
     """Is everything in place that Add made?"""
 
 
-Request: TypeAlias = Add | Remove | List | Check
+class Cni(_Call, frozen=True, kw_only=True, tag="cni"):
+    """A container runtime's request, as the plugin got it.
+
+    Answered by `{"result":…}` (a CNI result, or null), `{"error":…}` (a CNI error object), or
+    `{"delegate":…}`: run that IPAM plugin, then ask again with its answer.
+    """
+
+    plugin: str
+    """The name that the plugin was started by; one that ends with `-ipam` is IPAM alone."""
+    command: str
+    environment: dict[str, str] = {}
+    """CNI_*."""
+    config: str = ""
+    delegated: str | None = None
+    """What the IPAM plugin of `delegate` has said."""
+
+
+Request: TypeAlias = Add | Remove | List | Check | Cni
 
 
 class Attached(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,11 +232,19 @@ def decode_request(line: bytes) -> Request:
         request = _decoder.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"attach request: {error}") from None
+    check_request(request)
+    return request
+
+
+def check_request(request: Request) -> None:
+    """
+    Raises:
+        InvalidInput: what is wrong, in terms of the field.
+    """
     if isinstance(request, _Workload):
         _check_workload(request)
     if isinstance(request, Add):
         _check_add(request)
-    return request
 
 
 def encode_result(result: Result) -> bytes:
@@ -226,6 +277,11 @@ def _check_add(request: Add) -> None:
     _check(good, "families", request.families, "4, 6 or both")
     _check(len(request.addresses) <= 16, "addresses", len(request.addresses), "at most 16")
     assert request.requested is not None  # each of them parses, or raises InvalidInput
+    _check(request.ipam or request.addresses, "addresses", (), "given where IPAM is not asked")
+    for nat in request.nats:
+        parse_address(nat.external)
+    for prefix in request.allowed_sources:
+        parse_network(prefix)
     if request.mtu:
         good = MTU_MIN <= request.mtu <= MTU_MAX
         _check(good, "mtu", request.mtu, f"{MTU_MIN} to {MTU_MAX}")
@@ -242,6 +298,6 @@ def _is_plain(text: str) -> bool:
     return 0 < len(text) <= TEXT_MAX_BYTES and plain.isascii() and plain.isalnum()
 
 
-def _check(good: bool, field: str, value: object, rule: str) -> None:
+def _check(good: object, field: str, value: object, rule: str) -> None:
     if not good:
         raise InvalidInput(f"attach request: {field} is {value!r}; it must be {rule}")

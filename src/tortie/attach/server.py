@@ -18,11 +18,14 @@ import struct
 from pathlib import Path
 
 from tortie.attach.attacher import Attacher
+from tortie.attach.cni.service import CniService
 from tortie.attach.requests import (
     REQUEST_MAX_BYTES,
     Add,
     Check,
+    Cni,
     List,
+    Remove,
     Request,
     Result,
     decode_request,
@@ -45,10 +48,11 @@ _PEER_CREDENTIALS = struct.Struct("=3i")
 class Server:
     """Listens at `path` while `run` runs."""
 
-    def __init__(self, attacher: Attacher, path: Path) -> None:
+    def __init__(self, attacher: Attacher, path: Path, cni: CniService | None = None) -> None:
         self._attacher = attacher
+        self._cni = cni
         self._path = path
-        self._calls: set[asyncio.Task[Result]] = set()
+        self._calls: set[asyncio.Task[bytes]] = set()
         self._connections: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -63,7 +67,10 @@ class Server:
             self._on_connection, sock=listener, limit=REQUEST_MAX_BYTES
         )
         try:
-            await self._attacher.replay()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._attacher.replay(), name="replay")
+                if self._cni is not None:
+                    tasks.create_task(self._cni.run(), name="spool")
         finally:
             server.close()
             # What is cut short here is in the journal, and finished at the next start.
@@ -111,7 +118,7 @@ class Server:
             call = asyncio.create_task(self._call(decode_request(line)))
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
-            answer = encode_result(await asyncio.shield(call))
+            answer = await asyncio.shield(call)
         except TortieError as error:
             answer = encode_error(error)
         except Exception as error:
@@ -120,7 +127,14 @@ class Server:
         writer.write(answer)
         await writer.drain()
 
-    async def _call(self, request: Request) -> Result:
+    async def _call(self, request: Request) -> bytes:
+        if not isinstance(request, Cni):
+            return encode_result(await self._result(request))
+        if self._cni is None:
+            raise InvalidInput("this service does not speak CNI")
+        return await self._cni.answer(request)
+
+    async def _result(self, request: Add | Remove | List | Check) -> Result:
         if isinstance(request, List):
             return self._attacher.listed()
         if isinstance(request, Add):

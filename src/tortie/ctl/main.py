@@ -48,6 +48,7 @@ VERBS = {
     "demo": Verb(
         "tortie.demo.story", "the whole story in two minutes, in a lab of its own", is_ours=False
     ),
+    "cni": Verb("tortie.cni.main", "the plugins for container runtimes", is_ours=False),
     "agent": Verb("tortie.agent.main", "the daemon of a host", is_ours=False),
 }
 """Beside the commands of `tortie.ctl.commands`."""

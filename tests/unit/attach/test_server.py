@@ -19,7 +19,7 @@ from tests.unit.attach.bench import Bench
 
 from tortie.attach import server as service
 from tortie.attach.client import Client
-from tortie.attach.requests import Add
+from tortie.attach.requests import REQUEST_MAX_BYTES, Add
 from tortie.attach.server import Server, bind
 from tortie.lib.errors import (
     AlreadyExists,
@@ -195,10 +195,10 @@ def test_a_request_that_is_too_long(running: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(os.fspath(running))
         sock.settimeout(5)
-        sock.sendall(b'{"call":"list","x":"' + b"x" * 70_000)
+        sock.sendall(b'{"call":"list","x":"' + b"x" * (REQUEST_MAX_BYTES + 1))
         said = json.loads(sock.recv(4096))["error"]
     assert said["kind"] == "InvalidInput"
-    assert "65536 bytes" in said["message"]
+    assert f"{REQUEST_MAX_BYTES} bytes" in said["message"]
 
 
 def test_garbage_is_answered_and_the_next_request_too(running: Path) -> None:

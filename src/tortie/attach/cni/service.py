@@ -1,0 +1,371 @@
+"""CNI in the agent: what ADD, DEL, CHECK, STATUS and GC do.
+
+The plugin hands over what the runtime gave it, and prints what comes back. What is attached
+stands in the attach journal, with its container and network; so GC and a DEL that knows less
+than its ADD did need nothing else.
+
+DELs that no agent was there for lie in the spool directory, one request each, and are worked
+off at start and before anything new is attached.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+import msgspec
+
+from tortie.attach.attacher import Attacher
+from tortie.attach.cni import identity
+from tortie.attach.cni.failure import (
+    BAD_CONFIG,
+    NOT_AVAILABLE,
+    NOT_IN_PLACE,
+    CNIFailure,
+    encode_failure,
+    failure_of,
+)
+from tortie.attach.cni.netconf import DELEGATES, Call, parse_call, version_of
+from tortie.attach.cni.result import attached_result, ipam_result, parse_addresses
+from tortie.attach.journal import Entry
+from tortie.attach.requests import (
+    REQUEST_MAX_BYTES,
+    Check,
+    Cni,
+    Remove,
+    check_request,
+    decode_request,
+)
+from tortie.datastore.client import Client
+from tortie.datastore.resources import Resources
+from tortie.ipam.stored import list_resources
+from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound, TortieError, Unavailable
+from tortie.lib.ip import parse_network
+from tortie.model.keys import IPAM, HandleKey, ResourceKey, parse_key
+from tortie.model.metadata import Metadata
+from tortie.model.node import IPPool
+from tortie.model.policy import EntityRule, Profile, ProfileSpec, Rule
+from tortie.model.validation import check
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 5.0
+"""Between attempts at removals that the datastore is away for."""
+
+MTU_FILE = Path("/var/lib/calico/mtu")
+"""Written by Calico's node; a network may insist on it (`require_mtu_file`)."""
+
+
+class CniService:
+    """Answers `requests.Cni`; one event loop only."""
+
+    def __init__(self, attacher: Attacher, client: Client, spool: Path) -> None:
+        self._attacher = attacher
+        self._client = client
+        self._resources = Resources(client)
+        self._spool = spool
+        self._profiles: set[str] = set()
+        """Known to exist. One that is deleted by hand is made again after a restart."""
+
+    async def answer(self, request: Cni) -> bytes:
+        """One line: `{"result":…}`, `{"error":…}` or `{"delegate":…}`."""
+        try:
+            call = parse_call(request)
+            if wants_delegate(call):
+                return await self._delegate(call)
+            result = await self._act(call)
+        except TortieError as error:
+            found = encode_failure(failure_of(error), version_of(request.config))
+            return b'{"error":' + found + b"}\n"
+        return b'{"result":' + (result or b"null") + b"}\n"
+
+    async def run(self) -> None:
+        """Work off what was left while no agent was there, until all of it is done."""
+        while True:
+            if await self.drain():
+                return
+            await asyncio.sleep(DRAIN_SECONDS)
+
+    async def drain(self) -> bool:
+        """Work off the removals that nobody was there for; False if some have to wait."""
+        done = True
+        for path in spooled(self._spool):
+            try:
+                request = decode_request(path.read_bytes())
+                if not isinstance(request, Cni) or request.command != "DEL":
+                    raise InvalidInput("it is no DEL")
+                await self._act(parse_call(request))
+            except (InvalidInput, CNIFailure) as error:
+                log.error("%s is dropped: %s", path, error)
+            except (TortieError, OSError) as error:
+                log.warning("%s: not done yet: %s", path, error)
+                done = False
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+        return done
+
+    async def _delegate(self, call: Call) -> bytes:
+        if call.command == "DEL":  # first nothing delivers to the address, then it is free
+            await self._act(call)
+        return msgspec.json.encode({"delegate": call.config.ipam_type}) + b"\n"
+
+    async def _act(self, call: Call) -> bytes | None:
+        if call.command in ("ADD", "GC"):
+            await self.drain()
+        if call.command == "STATUS":
+            await self._status()
+        elif call.is_ipam:
+            return await self._act_as_ipam(call)
+        elif call.command == "ADD":
+            return await self._add(call)
+        elif call.command == "DEL":
+            await self._delete(call)
+        elif call.command == "CHECK":
+            await self._check(call)
+        else:
+            await self._collect(call)
+        return None
+
+    async def _add(self, call: Call) -> bytes:
+        if call.config.nodename and call.config.nodename != self._attacher.host:
+            raise CNIFailure(
+                BAD_CONFIG,
+                f"nodename is {call.config.nodename!r}, and the agent of this host is "
+                f"{self._attacher.host!r}; leave nodename out, or name the agent so",
+            )
+        request = identity.add_of(call, self._attacher.interface_prefix, _mtu(call))
+        if call.delegated is not None:
+            texts = tuple(found.address_text for found in parse_addresses(call.delegated))
+            request = msgspec.structs.replace(request, addresses=texts, ipam=False)
+        else:
+            pools = await self._pool_names(request.pools)
+            request = msgspec.structs.replace(request, pools=pools)
+        try:
+            check_request(request)
+        except InvalidInput as error:
+            raise CNIFailure(BAD_CONFIG, str(error)) from None
+        there = self._entry(call)
+        if there and there.phase == "attached" and there.network not in ("", call.config.name):
+            await self._ensure_profiles(call, request.profiles)
+            attached = await self._attacher.add_profiles(there.key, request.profiles)
+        else:
+            await self._ensure_profiles(call, request.profiles)
+            attached = await self._attacher.add(request)
+        return attached_result(attached, call.config.version)
+
+    async def _delete(self, call: Call) -> None:
+        request = identity.remove_of(call)
+        there = self._entry(call)
+        if there is not None:  # it knows better than a DEL that lacks CNI_ARGS
+            request = _removal(there)
+        await self._attacher.remove(request)
+
+    async def _check(self, call: Call) -> None:
+        there = self._entry(call)
+        if there is None or there.phase != "attached":
+            raise NotFound(
+                f"container {call.container_id} has no interface {call.interface} of network "
+                f"{call.config.name} here"
+            )
+        key = there.key
+        found = await self._attacher.check(
+            Check(
+                namespace=key.namespace,
+                workload=key.workload,
+                orchestrator=key.orchestrator,
+                endpoint=key.endpoint,
+            )
+        )
+        problems = list(found.problems)
+        if call.config.previous is not None:
+            said = parse_addresses(msgspec.json.encode(call.config.previous))
+            own = {parse_network(text) for text in there.addresses}
+            problems += [f"prevResult lacks {a.address_text}" for a in sorted(own - set(said))]
+        if problems:
+            raise CNIFailure(NOT_IN_PLACE, "; ".join(problems))
+
+    async def _status(self) -> None:
+        """
+        Raises:
+            CNIFailure: an ADD would fail now.
+        """
+        try:
+            await self._attacher.check_ready()
+        except TortieError as error:
+            raise CNIFailure(NOT_AVAILABLE, str(error)) from None
+
+    async def _collect(self, call: Call) -> None:
+        """GC: remove what this network attached here, unless the runtime knows it.
+
+        An ADD that is still under way is nobody's leak, though the runtime may not list it.
+
+        Raises:
+            CNIFailure: some of it could not be removed; the rest was.
+        """
+        valid = _valid(call)
+        failed = []
+        for entry in self._attacher.entries:
+            known = (entry.container_id, entry.key.endpoint) in valid
+            if entry.network != call.config.name or known or entry.phase == "adding":
+                continue
+            log.info("%s: the runtime no longer knows it", entry.key)
+            try:
+                await self._attacher.remove(_removal(entry))
+            except TortieError as error:
+                failed.append(f"{entry.key}: {error}")
+        if failed:
+            raise Unavailable("; ".join(failed))
+
+    def _entry(self, call: Call) -> Entry | None:
+        """What is recorded for this container and interface."""
+        for entry in self._attacher.entries:
+            if (entry.container_id, entry.key.endpoint) == (call.container_id, call.interface):
+                return entry
+        return None
+
+    async def _ensure_profiles(self, call: Call, wanted: Collection[str]) -> None:
+        """Make the network's profile: its members reach one another, and out.
+
+        Those of Kubernetes follow its namespaces; they are not ours to make.
+        """
+        if call.pod or call.config.name not in wanted or call.config.name in self._profiles:
+            return
+        name = call.config.name
+        profile = Profile(
+            kind="Profile",
+            metadata=Metadata(name=name),
+            spec=ProfileSpec(
+                ingress=(Rule(action="Allow", source=EntityRule(selector=f"has({name})")),),
+                egress=(Rule(action="Allow"),),
+                labels_to_apply={name: ""},
+            ),
+        )
+        check(profile)
+        try:
+            await self._resources.get(ResourceKey("Profile", name))
+        except NotFound:
+            with contextlib.suppress(AlreadyExists):
+                await self._resources.create(profile)
+        self._profiles.add(name)
+
+    async def _pool_names(self, wanted: Collection[str]) -> tuple[str, ...]:
+        """Pools by name, from names and CIDRs.
+
+        Raises:
+            InvalidInput: there is no such pool.
+        """
+        if not wanted:
+            return ()
+        pools = [found.value for found in await list_resources(self._client, IPPool, "IPPool")]
+        by_text = {}
+        for pool in pools:
+            if pool is not None:
+                by_text[pool.metadata.name] = by_text[pool.spec.cidr] = pool.metadata.name
+        unknown = sorted(set(wanted) - by_text.keys())
+        if unknown:
+            raise InvalidInput(
+                f"there is no IPPool {', '.join(unknown)}; there are {', '.join(sorted(by_text))}"
+            )
+        return tuple(dict.fromkeys(by_text[text] for text in wanted))
+
+    async def _act_as_ipam(self, call: Call) -> bytes | None:
+        """For main plugins of others: addresses by container, no endpoint."""
+        allocator, handle = self._attacher.allocator, identity.handle_of(call)
+        if call.command == "ADD":
+            await self._attacher.check_ready()
+            request = identity.add_of(call, self._attacher.interface_prefix)
+            found = await allocator.assign(
+                request.families,
+                handle,
+                {"namespace": request.namespace, "pod": request.pod or request.workload},
+                requested=request.requested,
+                pools=await self._pool_names(request.pools),
+            )
+            return ipam_result(found, call.config.version)
+        if call.command == "DEL":
+            await allocator.release(handle, only_host=True)
+        elif call.command == "CHECK":
+            if not await allocator.addresses_of(handle):
+                raise NotFound(f"container {call.container_id} holds no address")
+        else:
+            await self._collect_handles(call)
+        return None
+
+    async def _collect_handles(self, call: Call) -> None:
+        valid = {container for container, _ in _valid(call)}
+        attached = {entry.handle_id for entry in self._attacher.entries}
+        prefix = f"{call.config.name}."
+        listing = await self._client.list(f"{IPAM}handle/{prefix}", keys_only=True)
+        for entry in listing.entries:
+            key = parse_key(entry.key)
+            if not isinstance(key, HandleKey) or key.handle_id in attached:
+                continue
+            if key.handle_id.removeprefix(prefix) not in valid:
+                await self._attacher.allocator.release(key.handle_id, only_host=True)
+
+
+def wants_delegate(call: Call) -> bool:
+    """Somebody else's IPAM plugin has to be asked first."""
+    return (
+        not call.is_ipam
+        and call.config.ipam_type in DELEGATES
+        and call.delegated is None
+        and call.command in ("ADD", "DEL", "CHECK")
+    )
+
+
+def spooled(directory: Path) -> list[Path]:
+    """Requests that wait there, oldest first; none where others may write."""
+    try:
+        found = os.lstat(directory)
+    except FileNotFoundError:
+        return []
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    if not ours or found.st_mode & 0o022:
+        log.error("%s is not ours alone; nothing in it is read", directory)
+        return []
+    with os.scandir(directory) as entries:
+        names = [(entry.stat().st_mtime_ns, entry.name) for entry in entries
+                 if entry.name.endswith(".json") and entry.is_file(follow_symlinks=False)
+                 and entry.stat().st_size <= REQUEST_MAX_BYTES]  # fmt: skip
+    return [directory / name for _, name in sorted(names)]
+
+
+def _valid(call: Call) -> set[tuple[str, str]]:
+    """
+    Raises:
+        CNIFailure: the runtime did not say; then everything would be a leak.
+    """
+    attachments = call.config.valid_attachments
+    if attachments is None:
+        raise CNIFailure(BAD_CONFIG, "GC needs cni.dev/valid-attachments in the configuration")
+    return {(found.container_id, found.ifname) for found in attachments}
+
+
+def _removal(entry: Entry) -> Remove:
+    return Remove(
+        namespace=entry.key.namespace,
+        workload=entry.key.workload,
+        orchestrator=entry.key.orchestrator,
+        endpoint=entry.key.endpoint,
+        container_id=entry.container_id,
+        handle=entry.handle_id,
+    )
+
+
+def _mtu(call: Call) -> int:
+    """Of Calico's file, where a network insists on it.
+
+    Raises:
+        CNIFailure: the file is not there, or holds no number.
+    """
+    if not call.config.require_mtu_file or call.config.mtu:
+        return 0
+    try:
+        return int(MTU_FILE.read_text())
+    except (OSError, ValueError) as error:
+        raise CNIFailure(BAD_CONFIG, f"require_mtu_file: {MTU_FILE}: {error}") from None

@@ -1,0 +1,167 @@
+"""Puts the CNI plugins and a network's configuration where a runtime looks for them.
+
+Every file is written beside its place, synced, and renamed into it: a runtime that starts the
+plugin at that moment gets the old one or the new one, never half of one. The configuration
+comes last, because a runtime that sees it starts the plugins.
+"""
+
+import json
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tortie.cni import plugin
+from tortie.lib.errors import InvalidInput, Unavailable
+
+NAMES = ("tortie", "tortie-ipam", "calico", "calico-ipam")
+"""Existing configurations name the last two."""
+
+CONFLIST = "10-tortie.conflist"
+SYSTEM_PYTHON = "/usr/bin/python3"
+"""Starts fastest on Debian, and outlives the virtual environment that installs."""
+OLDEST_PYTHON = (3, 9)
+
+_CONSTANTS = ("SOCKET", "SPOOL", "RELEASE")
+
+
+class Places(NamedTuple):
+    """What the plugin is told about its agent."""
+
+    socket: Path = Path(plugin.SOCKET)
+    spool: Path = Path(plugin.SPOOL)
+    python: str = ""
+    """Interpreter; empty: the system's, or else ours."""
+
+
+def install(bin_dir: Path, conf_dir: Path | None, places: Places, conflist: bytes) -> list[Path]:
+    """Write plugins, then the configuration; returns what was written.
+
+    Args:
+        conf_dir: None: plugins only.
+
+    Raises:
+        InvalidInput: the configuration is none, or a path cannot stand in the script.
+        Unavailable: a file cannot be written.
+    """
+    check_conflist(conflist)
+    text = script(places)
+    written = []
+    for name in NAMES:
+        _replace(bin_dir / name, text, 0o755)
+        written.append(bin_dir / name)
+    if conf_dir is not None:
+        _replace(conf_dir / CONFLIST, conflist, 0o600)
+        written.append(conf_dir / CONFLIST)
+    return written
+
+
+def uninstall(bin_dir: Path, conf_dir: Path | None) -> list[Path]:
+    """Remove the configuration, then those plugins that are ours."""
+    wanted = [conf_dir / CONFLIST] if conf_dir is not None else []
+    wanted += [path for name in NAMES if _is_ours(path := bin_dir / name)]
+    removed = []
+    for path in wanted:
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise Unavailable(f"{path}: {error.strerror}") from error
+        removed.append(path)
+    return removed
+
+
+def script(places: Places) -> bytes:
+    """The plugin with its interpreter and its agent's places written in."""
+    source = Path(plugin.__file__).read_text(encoding="utf-8")
+    values = (os.fspath(places.socket), os.fspath(places.spool), _release())
+    for name, value in zip(_CONSTANTS, values, strict=True):
+        default = getattr(plugin, name)
+        line, new = f'{name} = "{default}"\n', f"{name} = {value!r}\n"
+        assert source.count(line) == 1, f"plugin.py sets {name} once"
+        source = source.replace(line, new)
+    return f"#!{interpreter(places.python)} -IS\n{source}".encode()
+
+
+def interpreter(asked: str = "") -> str:
+    """
+    Raises:
+        InvalidInput: not an absolute path that a `#!` line can hold.
+    """
+    if not asked:
+        base: str = getattr(sys, "_base_executable", sys.executable)
+        asked = SYSTEM_PYTHON if os.access(SYSTEM_PYTHON, os.X_OK) else base
+    if not asked.startswith("/") or any(c.isspace() for c in asked) or len(asked) > 240:
+        raise InvalidInput(f"interpreter {asked!r} must be an absolute path without spaces")
+    return asked
+
+
+def default_conflist(*, kubernetes: bool, ipv6: bool, mtu: int = 0) -> bytes:
+    """A network as Calico's own manifests have it, with our names."""
+    ipam: dict[str, Any] = {"type": "tortie-ipam"}
+    if ipv6:
+        ipam |= {"assign_ipv4": "true", "assign_ipv6": "true"}
+    main: dict[str, Any] = {
+        "type": "tortie",
+        "ipam": ipam,
+        "capabilities": {"io.kubernetes.cri.pod-annotations": True, "ips": True, "mac": True},
+    }
+    if kubernetes:
+        main["policy"] = {"type": "k8s"}
+    if mtu:
+        main["mtu"] = mtu
+    plugins = [
+        main,
+        {"type": "portmap", "snat": True, "capabilities": {"portMappings": True}},
+        {"type": "bandwidth", "capabilities": {"bandwidth": True}},
+    ]
+    name = "k8s-pod-network" if kubernetes else "tortie"
+    document = {"name": name, "cniVersion": "1.0.0", "plugins": plugins}
+    return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def check_conflist(text: bytes) -> None:
+    """
+    Raises:
+        InvalidInput: not a list of plugins with a name and a version.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"the configuration is not JSON: {error}") from None
+    plugins = found.get("plugins") if isinstance(found, dict) else None
+    good = isinstance(plugins, list) and plugins and all(isinstance(p, dict) for p in plugins)
+    if not good or not found.get("name") or not found.get("cniVersion"):
+        raise InvalidInput("the configuration needs name, cniVersion and plugins")
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with open(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise Unavailable(f"{path}: {error.strerror}") from error
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return b"attach/requests.py" in path.read_bytes()
+    except OSError:
+        return False
+
+
+def _release() -> str:
+    try:
+        return version("tortie")
+    except PackageNotFoundError:
+        return plugin.RELEASE
