@@ -10,7 +10,6 @@ from tortie.explain.oracle import Packet, State, decide
 from tortie.explain.packet_space import Service, address_classes, services
 from tortie.lib.ip import Network
 
-
 PACKETS = 300
 """Of all pieces; the reference takes about a millisecond each."""
 
