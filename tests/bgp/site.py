@@ -208,6 +208,13 @@ class Workload:
             text=True,
         )
 
+    def daemon(self, *command: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            ["ip", "netns", "exec", self.netns, *command],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
     def answers(self) -> None:
         """Answer whatever comes; ends with the namespace."""
         process = self.execute("echo", self.address)

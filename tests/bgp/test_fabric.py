@@ -195,7 +195,11 @@ def test_filters_on_what_is_taken(tmp_path: Path) -> None:
             priority = {"action": "Accept", "operations": [{"setPriority": {"value": 77}}]}
             made.put("BGPFilter", "f", {"importV4": [priority]})
             await made.apply()
-            await eventually(lambda: host.routes().count("metric 77") == 3, "the kernel's metric")
+            await eventually(lambda: len(taken()) == 3, "all again")
+            shown = [text for _, text in await host.bird.ask("show route all for 10.65.1.0/24")]
+            assert f"\tBGP.local_pref: {2**31 - 1 - 77}" in shown
+            assert any("(200)" in line for line in shown), "better than normal: preferred"
+            assert host.routes().count("metric 1024") == 3
             made.put("BGPFilter", "f", None)
             await made.apply()
             await eventually(lambda: taken() == set(), "a missing filter closes")

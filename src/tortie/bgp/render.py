@@ -20,6 +20,7 @@ from tortie.bgp.render_session import (
     BFD_MULTIPLIER,
     Audience,
     Learnt,
+    router_id,
     session,
     session_name,
 )
@@ -58,6 +59,11 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
     yield f'protocol direct {{ ipv4; ipv6; interface {excluded}, "*"; }}'
     if any(peer.bfd for peer in snapshot.peers):
         yield from _bfd()
+    for family in (4, 6):
+        yield f"function elevate{family}() {{"
+        normal = PRIORITY_BASE - _priority(snapshot, family)
+        yield f"  if bgp_local_pref > {normal} then preference = {ELEVATED_PREFERENCE};"
+        yield "}"
     for found in snapshot.filters:
         yield from filter_functions(found)
     for family, own in ((4, snapshot.ipv4), (6, snapshot.ipv6)):
@@ -65,18 +71,6 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
             yield from _family(snapshot, family, own)
     for peer in snapshot.peers:
         yield from session(snapshot, peer)
-
-
-def router_id(snapshot: Snapshot) -> str:
-    """Our IPv4 address; without one, 32 bits folded from the IPv6 address."""
-    if snapshot.ipv4 is not None:
-        return snapshot.ipv4.address_text
-    value = snapshot.ipv6.value if snapshot.ipv6 is not None else 1
-    folded = 0
-    while value:
-        folded ^= value & 0xFFFFFFFF
-        value >>= 32
-    return Network(4, folded or 1, 32).address_text
 
 
 def _bfd() -> Iterator[str]:
@@ -104,9 +98,6 @@ def _family(snapshot: Snapshot, family: int, own: Network) -> Iterator[str]:
     yield f'  if proto = "reach{family}" then accept;'
     yield f"  if source != RTS_BGP || {services} then reject;"
     yield f"  krt_prefsrc = {own.address_text};"
-    yield "  krt_metric = 1;"
-    yield f"  if bgp_local_pref < {PRIORITY_BASE} then"
-    yield f"    krt_metric = {PRIORITY_BASE} - bgp_local_pref;"
     yield "  accept;"
     yield "}"
     yield from _import_functions(snapshot, family, pools)
@@ -114,7 +105,9 @@ def _family(snapshot: Snapshot, family: int, own: Network) -> Iterator[str]:
     yield from _statics(snapshot, family)
     yield f"protocol kernel kernel{family} {{"
     yield "  learn; persist; scan time 10; graceful restart;"
-    yield f"  merge paths on limit {PATHS_MAX};"
+    # One metric for all: with one for each route (`krt_metric`) BIRD leaves the old route
+    # behind when it changes. Priorities decide between routes, inside BIRD.
+    yield f"  metric {_priority(snapshot, family)}; merge paths on limit {PATHS_MAX};"
     yield (
         f"  ipv{family} {{ import filter from_kernel{family}; export filter to_kernel{family}; }};"
     )
@@ -126,13 +119,12 @@ def _priority(snapshot: Snapshot, family: int) -> int:
 
 
 def _import_functions(snapshot: Snapshot, family: int, pools: str) -> Iterator[str]:
-    normal = PRIORITY_BASE - _priority(snapshot, family)
     yield f"function own{family}() {{"
     for block in _of(snapshot.own_blocks, family):
         yield f"  if net = {block} then reject;"
     yield "}"
     yield f"function learn{family}() {{"
-    yield f"  if bgp_local_pref > {normal} then preference = {ELEVATED_PREFERENCE};"
+    yield f"  elevate{family}();"
     yield f"  if {pools} then accept;"
     if snapshot.cluster_id is not None:
         yield f"  if {_within(snapshot.foreign_services, family)} then accept;"

@@ -23,12 +23,13 @@ def filter_functions(found: Filter) -> Iterator[str]:
             rules = found.rules(direction, family)
             if rules:
                 yield f"function {function_name(found.symbol, direction, family)}(bool inside) {{"
+                elevate = f"    elevate{family}();" if direction == "import" else ""
                 for rule in rules:
-                    yield from _rule_lines(rule)
+                    yield from _rule_lines(rule, elevate)
                 yield "}"
 
 
-def _rule_lines(rule: Rule) -> Iterator[str]:
+def _rule_lines(rule: Rule, elevate: str) -> Iterator[str]:
     conditions = list(_conditions(rule))
     yield f"  if {' && '.join(conditions) or 'true'} then {{"
     for community in rule.add_communities:
@@ -37,6 +38,8 @@ def _rule_lines(rule: Rule) -> Iterator[str]:
         yield f"    bgp_path.prepend({number});"
     if rule.set_priority is not None:
         yield f"    bgp_local_pref = {PRIORITY_BASE - rule.set_priority};"
+    if elevate and rule.accept:
+        yield elevate
     yield f"    {'accept' if rule.accept else 'reject'};"
     yield "  }"
 

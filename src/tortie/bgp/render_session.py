@@ -53,6 +53,18 @@ def session_name(peer: Peer) -> str:
     return f"Peer_{address}_port_{peer.port}" if peer.port_given else f"Peer_{address}"
 
 
+def router_id(snapshot: Snapshot) -> str:
+    """Our IPv4 address; without one, 32 bits folded from the IPv6 address."""
+    if snapshot.ipv4 is not None:
+        return snapshot.ipv4.address_text
+    value = snapshot.ipv6.value if snapshot.ipv6 is not None else 1
+    folded = 0
+    while value:
+        folded ^= value & 0xFFFFFFFF
+        value >>= 32
+    return Network(4, folded or 1, 32).address_text
+
+
 def session(snapshot: Snapshot, peer: Peer) -> Iterator[str]:
     family = peer.address.family
     own = snapshot.ipv4 if family == 4 else snapshot.ipv6
@@ -76,9 +88,7 @@ def session(snapshot: Snapshot, peer: Peer) -> Iterator[str]:
     if internal and _may_be_client(snapshot, peer):
         # Also in a mesh, where the filters reflect nothing: so a host becomes a
         # reflector without its sessions ending.
-        yield "  rr client;"
-        if snapshot.cluster_id is not None:
-            yield f"  rr cluster id {snapshot.cluster_id.address_text};"
+        yield f"  rr client; rr cluster id {_cluster(snapshot)};"
     if not internal:
         priority = snapshot.priority4 if family == 4 else snapshot.priority6
         yield f"  default bgp_local_pref {PRIORITY_BASE - priority};"
@@ -110,6 +120,11 @@ def _timers(peer: Peer) -> Iterator[str]:
         yield f"  keepalive time {peer.keepalive_seconds};"
     yield f"  hold time {hold}; connect delay time 1; connect retry time 2; error wait time 1,5;"
     yield f"  graceful restart on; graceful restart time {peer.restart_seconds or RESTART_SECONDS};"
+
+
+def _cluster(snapshot: Snapshot) -> str:
+    """Our cluster id, in writing even where it is what BIRD would take: a change restarts."""
+    return snapshot.cluster_id.address_text if snapshot.cluster_id else router_id(snapshot)
 
 
 def _may_be_client(snapshot: Snapshot, peer: Peer) -> bool:
