@@ -18,7 +18,7 @@ from tortie.kernel.rtnl.monitor import Event
 from tortie.lib.backoff import Backoff
 from tortie.lib.errors import TortieError
 from tortie.lib.health import Reporter
-from tortie.model.keys import AffinityKey, ResourceKey
+from tortie.model.keys import AffinityKey, Key, ResourceKey
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +103,7 @@ class Loop:
         self._health = health
         self._settings = settings
         self._backoff = Backoff(0.1, 10.0)
+        self._reported: dict[Key, tuple[str, ...]] = {}
         self._in_sync = False
         self._audit_due = False
         self._arrived_revision = 0
@@ -150,6 +151,7 @@ class Loop:
         match key, entry:
             case (ResourceKey() | AffinityKey(), Arrived()):
                 self._graph.on_update(key, entry.value)
+                self._report_problems(key)
                 if isinstance(key, ResourceKey):
                     self._settings.on_resource(key, entry.value)
                 self._arrived_revision = max(self._arrived_revision, entry.revision)
@@ -159,6 +161,17 @@ class Loop:
                 self._audit_due = True
             case _:
                 self._dataplane.on_link_event(entry)  # type: ignore[arg-type]
+
+    def _report_problems(self, key: Key) -> None:
+        """Log, once for each change, what of a valid object cannot be enforced as written."""
+        problems = self._graph.problems.get(key)
+        if problems != self._reported.get(key):
+            if problems is None:
+                log.info("%s is enforced as written now", key)
+                del self._reported[key]
+            else:
+                log.warning("%s: %s", key, "; ".join(problems))
+                self._reported[key] = problems
 
     async def _apply(self) -> float | None:
         """Bring the change out; returns after how many seconds to try again, None if done.

@@ -145,6 +145,7 @@ async def _read_settings(stored: StoredSettings, client: Client) -> Effective:
     """What to run with; settings that we may not read count as not there."""
     resources = Resources(client)
     try:
+        await resources.ensure_initialized()
         for kind in ("FelixConfiguration", "BGPConfiguration", "Node"):
             for found in (await resources.list(kind)).items:
                 stored.on_resource(key_of(found.resource), found.resource)

@@ -108,6 +108,9 @@ PARAMETERS = (
         _one_of("Drop", "Return", "Accept"),
         "Drop",
     ),
+    Parameter("AllowVXLANPacketsFromWorkloads", "allowVXLANPacketsFromWorkloads", _bool, False),
+    Parameter("AllowIPIPPacketsFromWorkloads", "allowIPIPPacketsFromWorkloads", _bool, False),
+    Parameter("VXLANPort", "vxlanPort", _number(1, 65535), 4789),
     Parameter("Ipv6Support", "ipv6Support", _bool, True),
     Parameter(
         "FailsafeInboundHostPorts", "failsafeInboundHostPorts", _ports, _ports(_FAILSAFE_INBOUND)
