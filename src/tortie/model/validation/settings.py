@@ -145,6 +145,8 @@ PATTERNS: dict[str, tuple[re.Pattern[str], str]] = {
 PORT_RANGES_MAX = 7
 _REGION_MAX_CHARACTERS = 46
 _ROUTE_TABLES = (1, 250)
+ROUTE_TABLES_MAX = 65535
+_REPORTER = re.compile(r"[a-zA-Z0-9_ -]+")
 
 
 def felix_problems(resource: FelixConfiguration) -> Iterator[Problem]:
@@ -155,6 +157,18 @@ def felix_problems(resource: FelixConfiguration) -> Iterator[Problem]:
             yield from _field_problems(f"spec.{field.encode_name}", field.encode_name, value)
     if spec.bpf_conntrack_timeouts is not None:
         yield from _timeout_problems("spec.bpfConntrackTimeouts", spec.bpf_conntrack_timeouts)
+    for index, override in enumerate(spec.health_timeout_overrides):
+        path = f"spec.healthTimeoutOverrides[{index}]"
+        if not _REPORTER.fullmatch(override.name):
+            rule = "must be letters, digits, spaces, '_' and '-'"
+            yield Problem(f"{path}.name", override.name, rule)
+        yield from terms.duration_problems(f"{path}.timeout", override.timeout, _DURATION)
+    for name, networks in (
+        ("bpfDSROptoutCIDRs", spec.bpf_dsr_optout_cidrs or ()),
+        ("bpfExcludeCIDRsFromNAT", spec.bpf_exclude_cidrs_from_nat or ()),
+        ("externalNodesList", spec.external_nodes_list or ()),
+    ):
+        yield from terms.networks_problems(f"spec.{name}", networks, strict=False)
     yield from _address_problems(spec)
     yield from _route_table_problems(spec)
     yield from _ports_problems(spec)
@@ -200,7 +214,9 @@ def _address_problems(spec: FelixConfigurationSpec) -> Iterator[Problem]:
         ("deviceRouteSourceAddress", spec.device_route_source_address, 4),
         ("deviceRouteSourceAddressIPv6", spec.device_route_source_address_ipv6, 6),
     ):
-        if text:
+        if text and "/" in text:
+            yield Problem(f"spec.{name}", text, "must be an address, without a length")
+        elif text:
             yield from terms.address_problems(f"spec.{name}", text, family)
 
 
@@ -217,6 +233,10 @@ def _route_table_problems(spec: FelixConfigurationSpec) -> Iterator[Problem]:
         if not low <= tables.min <= tables.max:
             rule = f"must be min and max, from {low} up"
             yield Problem(f"spec.routeTableRanges[{index}]", f"{tables.min}-{tables.max}", rule)
+    count = sum(tables.max - tables.min + 1 for tables in spec.route_table_ranges)
+    if count > ROUTE_TABLES_MAX:
+        rule = f"must be at most {ROUTE_TABLES_MAX} tables together"
+        yield Problem("spec.routeTableRanges", f"{count} tables", rule)
 
 
 def _ports_problems(spec: FelixConfigurationSpec) -> Iterator[Problem]:
@@ -228,7 +248,7 @@ def _ports_problems(spec: FelixConfigurationSpec) -> Iterator[Problem]:
             path = f"spec.{name}[{index}]"
             yield from terms.range_problems(f"{path}.port", port.port, 0, 65535)
             yield from terms.choice_problems(
-                f"{path}.protocol", port.protocol, ("TCP", "UDP"), any_case=True
+                f"{path}.protocol", port.protocol, ("TCP", "UDP", "SCTP"), any_case=True
             )
             if port.net:
                 yield from terms.network_problems(f"{path}.net", port.net, strict=False)
