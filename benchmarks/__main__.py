@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmarks import elements, enforcement, startup, traffic
+from benchmarks import elements, enforcement, explain, startup, traffic
 from benchmarks.results import Result, document, table
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "elements": elements.run,
     "enforcement": enforcement.run,
+    "explain": explain.run,
     "startup": startup.run,
     "traffic": traffic.run,
 }

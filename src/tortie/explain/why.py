@@ -10,7 +10,7 @@ from tortie.explain import oracle
 from tortie.explain.mismatch import Mismatch, mismatches, short_name
 from tortie.explain.oracle import Packet, State, Way
 from tortie.lib.errors import InvalidInput, NotFound
-from tortie.lib.ip import Network, parse_address
+from tortie.lib.ip import Network, parse_address, parse_network
 from tortie.model.endpoint import WorkloadEndpoint
 from tortie.model.keys import ResourceKey
 from tortie.model.policy import Profile, Rule
@@ -63,6 +63,7 @@ class Explanation(NamedTuple):
 
 def explain(state: State, packet: Packet) -> Explanation:
     """Trace the packet; agrees with `oracle.decide` on every packet."""
+    state = _about(state, packet)
     halves = []
     ways: tuple[tuple[Network, Way], ...] = (
         (packet.source, "Egress"),
@@ -75,6 +76,17 @@ def explain(state: State, packet: Packet) -> Explanation:
     allowed = all(half.allowed for half in halves)
     fixes = tuple(dict.fromkeys(fix for half in halves for fix in _fixes(half)))
     return Explanation(packet, tuple(halves), allowed, fixes)
+
+
+def _about(state: State, packet: Packet) -> State:
+    """Without the workloads that the packet is not about: no rule asks for those."""
+    addresses = (packet.source, packet.destination)
+    return {
+        key: resource
+        for key, resource in state.items()
+        if not isinstance(resource, WorkloadEndpoint)
+        or any(parse_network(text) in addresses for text in resource.spec.ip_networks)
+    }
 
 
 def find_endpoint(state: State, name: str) -> tuple[ResourceKey, WorkloadEndpoint]:
