@@ -52,6 +52,7 @@ _INSIDE_SETTINGS = (
     (6, "accept_dad", "0"),
     (6, "accept_redirects", "0"),
 )
+_IPV6_DEFAULT_METRIC = 1024
 _FORWARDING = ((4, "forwarding", "1"), (6, "forwarding", "1"))
 
 
@@ -227,11 +228,23 @@ def _gateway_neighbour(far: Link, family: int) -> Neighbour:
 
 
 def _routes(far: Link, family: int, default_routes: bool) -> list[Route]:
-    default = Route(destination=_DEFAULT[family], interface=far.index, gateway=_GATEWAYS[family])
+    metric = _metric(far.name, family)
+    default = Route(
+        destination=_DEFAULT[family],
+        interface=far.index,
+        gateway=_GATEWAYS[family],
+        metric=metric,
+    )
     if family == 6:  # a link-local gateway needs no route of its own
         return [default] if default_routes else []
-    link = Route(destination=GATEWAY_4, interface=far.index, scope=SCOPE_LINK)
+    link = Route(destination=GATEWAY_4, interface=far.index, scope=SCOPE_LINK, metric=metric)
     return [link, default] if default_routes else [link]
+
+
+def _metric(name: str, family: int) -> int:
+    """eth0 before eth1: without one, the second interface's routes would replace the first's."""
+    number = min(int(name[len(name.rstrip("0123456789")) :] or 0), 1000)
+    return number + _IPV6_DEFAULT_METRIC if number and family == 6 else number
 
 
 def _problems(host: Rtnl, inside: Rtnl, wanted: Wanted) -> "list[str]":

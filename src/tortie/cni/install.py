@@ -5,6 +5,7 @@ plugin at that moment gets the old one or the new one, never half of one. The co
 comes last, because a runtime that sees it starts the plugins.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -149,7 +150,8 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
             os.fsync(descriptor)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise Unavailable(f"{path}: {error.strerror}") from error
 
 

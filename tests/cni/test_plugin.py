@@ -1,0 +1,640 @@
+"""The plugin as runtimes start it, against the real service, links and datastore."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cni.host import Containers, Host, network, running_host
+
+from tortie.cni import plugin
+from tortie.kernel import netns as kernel_netns
+from tortie.kernel.rtnl.connection import Rtnl
+from tortie.lib.errors import Unavailable
+from tortie.model.keys import ResourceKey
+from tortie.model.names import interface_name
+
+CID = "8c1f5e0d34b1"
+POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=x"
+
+
+@pytest.fixture
+def host(netns: None, tmp_path: Path) -> Iterator[Host]:
+    with running_host(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def containers() -> Iterator[Containers]:
+    made = Containers()
+    yield made
+    made.close()
+
+
+def inside(path: str) -> dict[str, Any]:
+    def look() -> Any:
+        with Rtnl.open() as rtnl:
+            link = rtnl.link("eth0")
+            return {
+                "up": link.up,
+                "mtu": link.mtu,
+                "mac": link.mac,
+                "addresses": [str(a.address) for a in rtnl.addresses(interface=link.index)
+                              if not a.address.address_text.startswith("fe80")],
+                "forwarding": Path("/proc/sys/net/ipv4/ip_forward").read_text().strip(),
+            }  # fmt: skip
+
+    found: dict[str, Any] = kernel_netns.run_in(path, look)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("version", "keys"),
+    [
+        (None, {"cniVersion", "ip4", "ip6", "dns"}),
+        ("0.1.0", {"cniVersion", "ip4", "ip6", "dns"}),
+        ("0.2.0", {"cniVersion", "ip4", "ip6", "dns"}),
+        ("0.3.0", {"cniVersion", "interfaces", "ips", "dns"}),
+        ("0.3.1", {"cniVersion", "interfaces", "ips", "dns"}),
+        ("0.4.0", {"cniVersion", "interfaces", "ips", "dns"}),
+        ("1.0.0", {"cniVersion", "interfaces", "ips", "dns"}),
+        ("1.1.0", {"cniVersion", "interfaces", "ips", "dns"}),
+    ],
+)
+def test_each_version_has_its_form(
+    host: Host, containers: Containers, version: str | None, keys: set[str]
+) -> None:
+    path = containers.new()
+    ipam = {"type": "tortie-ipam", "assign_ipv6": "true"}
+    result = host.ok("ADD", network(version, ipam=ipam), CID, path)
+    assert result.keys() == keys
+    assert result["cniVersion"] == (version or "0.2.0")
+    if "ip4" in result:
+        texts = [result["ip4"]["ip"], result["ip6"]["ip"]]
+        assert result["ip4"]["gateway"] == "169.254.1.1"
+    else:
+        texts = [found["address"] for found in result["ips"]]
+        families = [found.get("version") for found in result["ips"]]
+        old = version in ("0.3.0", "0.3.1", "0.4.0")
+        assert families == (["4", "6"] if old else [None, None])
+        assert [found["interface"] for found in result["ips"]] == [1, 1]
+        near, far = result["interfaces"]
+        assert near["name"] == f"cali{CID[:11]}"
+        assert "sandbox" not in near
+        assert (far["name"], far["sandbox"]) == ("eth0", path)
+        assert len(far["mac"]) == 17
+    assert inside(path)["addresses"] == texts
+    assert host.command("DEL", network(version), CID, path) == (0, "", "")
+    assert host.left_overs() == []
+
+
+def test_version_needs_no_agent(host: Host) -> None:
+    host.stop()
+    found = host.ok("VERSION", {"cniVersion": "1.0.0", "type": "tortie"})
+    assert found["supportedVersions"] == [
+        "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
+    ]  # fmt: skip
+
+
+def test_a_container_of_no_orchestrator_has_the_networks_profile(
+    host: Host, containers: Containers
+) -> None:
+    host.ok("ADD", network(), CID, containers.new())
+    endpoint = host.endpoints()[f"h1-cni-{CID}-eth0"]
+    assert endpoint["metadata"]["namespace"] == "default"
+    spec = endpoint["spec"]
+    assert (spec["orchestrator"], spec["containerID"], spec["endpoint"]) == ("cni", CID, "eth0")
+    assert (spec["profiles"], spec["interfaceName"]) == (["net1"], f"cali{CID[:11]}")
+    profile = json.loads(host.entries()[ResourceKey("Profile", "net1").path])["spec"]
+    assert profile["labelsToApply"] == {"net1": ""}
+    assert profile["ingress"] == [{"action": "Allow", "source": {"selector": "has(net1)"}}]
+    assert profile["egress"] == [{"action": "Allow"}]
+    assert set(host.addresses().values()) == {f"net1.{CID}"}
+
+
+def test_a_pod_has_its_names(host: Host, containers: Containers) -> None:
+    config = network(policy={"type": "k8s"})
+    result = host.ok("ADD", config, CID, containers.new(), args=POD)
+    endpoint = host.endpoints()["h1-k8s-web--0-eth0"]
+    assert endpoint["metadata"]["namespace"] == "prod"
+    assert endpoint["metadata"]["labels"]["projectcalico.org/orchestrator"] == "k8s"
+    spec = endpoint["spec"]
+    assert (spec["pod"], spec["containerID"]) == ("web-0", CID)
+    assert spec["profiles"] == ["kns.prod"]
+    assert spec["interfaceName"] == interface_name("prod", "web-0")
+    assert result["interfaces"][0]["name"] == spec["interfaceName"]
+    assert ResourceKey("Profile", "net1").path not in host.entries()
+    host.ok("DEL", config, CID, args=POD)
+    assert host.left_overs() == []
+
+
+def test_names_under_which_calicos_configurations_work(host: Host, containers: Containers) -> None:
+    config = {
+        "name": "k8s-pod-network", "cniVersion": "0.3.1", "type": "calico", "log_level": "info",
+        "log_file_path": "/var/log/calico/cni/cni.log", "datastore_type": "etcdv3",
+        "etcd_endpoints": "http://127.0.0.1:2379", "etcd_key_file": "", "nodename": "h1",
+        "mtu": 1440,
+        "ipam": {"type": "calico-ipam", "assign_ipv4": "true", "assign_ipv6": "false",
+                 "ipv4_pools": ["10.65.0.0/24", "v4"]},
+        "policy": {"type": "k8s", "k8s_auth_token": "x"}, "kubernetes": {"kubeconfig": "/none"},
+        "feature_control": {}, "container_settings": {"allow_ip_forwarding": True}, "num_queues": 1,
+        "nodename_file_optional": True, "ipam_lock_file": "/x", "dataplane_options": {"a": 1},
+        "include_default_routes": True, "readiness_gates": [], "policy_setup_timeout_seconds": 30,
+        "endpoint_status_dir": "/x", "calico_api_group": "", "windows_use_single_network": True,
+    }  # fmt: skip
+    path = containers.new()
+    host.ok("ADD", config, CID, path, args=POD)
+    assert inside(path)["mtu"] == 1440
+    assert inside(path)["forwarding"] == "1"
+    host.ok("DEL", config, CID, path, args=POD)
+    assert host.left_overs() == []
+
+
+def test_annotations_are_followed(host: Host, containers: Containers) -> None:
+    annotations = {
+        "cni.projectcalico.org/ipAddrs": '["10.65.0.77","fd00:65::77"]',
+        "cni.projectcalico.org/hwAddr": "1c:0c:0a:c0:ff:ee",
+        "cni.projectcalico.org/ipFamilies": '["IPv4","IPv6"]',
+        "cni.projectcalico.org/floatingIPs": '["192.0.2.7"]',
+        "cni.projectcalico.org/allowedSourcePrefixes": '["10.9.0.0/24"]',
+    }
+    config = network(
+        feature_control={"floating_ips": True},
+        runtimeConfig={"io.kubernetes.cri.pod-annotations": annotations},
+    )
+    path = containers.new()
+    result = host.ok("ADD", config, CID, path, args=POD)
+    assert [found["address"] for found in result["ips"]] == ["10.65.0.77/32", "fd00:65::77/128"]
+    assert result["interfaces"][1]["mac"] == "1c:0c:0a:c0:ff:ee"
+    spec = host.endpoints()["h1-k8s-web--0-eth0"]["spec"]
+    assert spec["ipNATs"] == [{"internalIP": "10.65.0.77", "externalIP": "192.0.2.7"}]
+    assert spec["allowSpoofedSourcePrefixes"] == ["10.9.0.0/24"]
+
+
+def test_addresses_without_ipam(host: Host, containers: Containers) -> None:
+    key = "cni.projectcalico.org/ipAddrsNoIpam"
+    runtime = {"io.kubernetes.cri.pod-annotations": {key: '["10.77.0.9"]'}}
+    refused = host.refused("ADD", network(runtimeConfig=runtime), CID, containers.new(), args=POD)
+    assert refused["code"] == 7
+    assert "feature_control.ip_addrs_no_ipam" in refused["msg"]
+    config = network(runtimeConfig=runtime, feature_control={"ip_addrs_no_ipam": True})
+    result = host.ok("ADD", config, CID, containers.new(), args=POD)
+    assert result["ips"][0]["address"] == "10.77.0.9/32"
+    assert host.addresses() == {}
+    host.ok("CHECK", config, CID, args=POD)
+    taken = host.refused("ADD", config, "other", containers.new(), args=POD.replace("web-0", "b"))
+    assert taken["code"] == 101
+    assert "in use by" in taken["msg"]
+    host.ok("DEL", config, CID, args=POD)
+    assert host.left_overs() == []
+
+
+def test_a_second_network_adds_its_profile(host: Host, containers: Containers) -> None:
+    path = containers.new()
+    first = host.ok("ADD", network(), CID, path)
+    second = host.ok("ADD", {**network(), "name": "net2"}, CID, path)
+    assert second["ips"] == first["ips"]
+    assert host.endpoints()[f"h1-cni-{CID}-eth0"]["spec"]["profiles"] == ["net1", "net2"]
+    host.ok("DEL", {**network(), "name": "net2"}, CID, path)
+    host.ok("DEL", network(), CID, path)
+    assert host.left_overs() == []
+
+
+def test_two_interfaces_of_one_container(host: Host, containers: Containers) -> None:
+    path = containers.new()
+    first = host.ok("ADD", network(), CID, path)
+    config = {**network(), "name": "net2", "include_default_routes": False}
+    second = host.ok("ADD", config, CID, path, "eth1")
+    assert second["ips"] != first["ips"]
+    assert len(set(host.links())) == 2
+    host.ok("CHECK", config, CID, path, "eth1")
+    host.ok("DEL", config, CID, path, "eth1")
+    host.ok("CHECK", network(), CID, path)
+    host.ok("DEL", network(), CID, path)
+    assert host.left_overs() == []
+
+
+# Again, and in the wrong order.
+
+
+def test_add_again_and_a_hundred_at_once_is_one_container(
+    host: Host, containers: Containers
+) -> None:
+    path = containers.new()
+    first = host.ok("ADD", network(), CID, path)
+    with ThreadPoolExecutor(16) as pool:
+        again = list(pool.map(lambda _: host.ok("ADD", network(), CID, path), range(100)))
+    assert all(result == first for result in again)
+    assert len(host.links()) == 1
+    assert len(host.addresses()) == 1
+
+
+def test_del_in_every_wrong_order(host: Host, containers: Containers) -> None:
+    path = containers.new()
+    host.ok("DEL", network(), CID, path)
+    host.ok("ADD", network(), CID, path)
+    containers.end(path)
+    host.ok("DEL", network(), CID, path)
+    host.ok("DEL", network(), CID, path)
+    host.ok("ADD", network(), CID, containers.new())
+    host.ok("DEL", network(), CID, "")
+    assert host.left_overs() == []
+
+
+def test_a_late_del_of_an_old_container_leaves_the_new_one(
+    host: Host, containers: Containers
+) -> None:
+    path = containers.new()
+    host.ok("ADD", network(), "old", path, args=POD)
+    host.stop()
+    host.start()
+    containers.end(path)
+    new = host.ok("ADD", network(), "new", containers.new(), args=POD)
+    host.ok("DEL", network(), "old", path, args=POD)
+    assert host.endpoints()["h1-k8s-web--0-eth0"]["spec"]["containerID"] == "new"
+    assert set(host.addresses().values()) == {"net1.new"}
+    host.ok("CHECK", {**network(), "prevResult": new}, "new", args=POD)
+    host.ok("DEL", network(), "new", args=POD)
+    assert host.left_overs() == []
+
+
+def test_a_del_that_knows_less_than_its_add(host: Host, containers: Containers) -> None:
+    host.ok("ADD", network(), CID, containers.new(), args=POD)
+    host.ok("DEL", network(), CID, "", args="IgnoreUnknown=1")
+    assert host.left_overs() == []
+
+
+def test_add_and_del_race(host: Host, containers: Containers) -> None:
+    paths = [containers.new() for _ in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            jobs = [
+                (command, f"c{i}", path)
+                for i, path in enumerate(paths)
+                for command in ("ADD", "DEL")
+            ]
+            outcomes = list(pool.map(lambda job: host.command(job[0], network(), *job[1:]), jobs))
+            assert {outcome.code for outcome in outcomes} == {0}, outcomes
+    for i, path in enumerate(paths):
+        host.ok("DEL", network(), f"c{i}", path)
+    assert host.left_overs() == []
+
+
+def test_a_killed_plugin_leaves_nothing_that_del_does_not_find(
+    host: Host, containers: Containers
+) -> None:
+    for step in range(12):
+        path = containers.new()
+        environment = {
+            "CNI_COMMAND": "ADD", "CNI_CONTAINERID": CID, "CNI_NETNS": path, "CNI_IFNAME": "eth0",
+            "CNI_PATH": str(host.bin_dir),
+        }  # fmt: skip
+        process = subprocess.Popen(
+            [host.bin_dir / "tortie"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(network()).encode())
+        process.stdin.close()
+        time.sleep(step * 0.006)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+        if step % 2:
+            host.ok("ADD", network(), CID, path)
+        host.ok("DEL", network(), CID, path)
+        assert host.left_overs() == [], f"killed after {step * 6} ms"
+
+
+# Without an agent, or a datastore.
+
+
+def test_without_an_agent(host: Host, containers: Containers) -> None:
+    path = containers.new()
+    host.ok("ADD", network(), CID, path)
+    host.stop()
+    away = host.refused("ADD", network(), "other", path)
+    assert (away["code"], away["cniVersion"]) == (11, "1.0.0")
+    assert "start it with `tortie agent`" in away["details"]
+    assert host.refused("CHECK", network(), CID, path)["code"] == 11
+    assert host.refused("STATUS", network("1.1.0"))["code"] == 50
+    host.ok("DEL", network(), CID, path)
+    host.ok("DEL", network(), CID, path)
+    assert len(list((host.directory / "spool").iterdir())) == 1
+    assert oct((host.directory / "spool").stat().st_mode)[-3:] == "700"
+    host.start()
+    wait_until(lambda: host.left_overs() == [])
+
+
+def test_a_del_that_cannot_be_written_down_fails(host: Host, tmp_path: Path) -> None:
+    host.stop()
+    (host.directory / "spool").write_text("in the way")
+    failed = host.refused("DEL", network(), CID)
+    assert failed["code"] == 5
+    assert str(host.directory / "spool") in failed["msg"]
+
+
+def test_what_lies_in_the_spool_is_not_trusted(host: Host, containers: Containers) -> None:
+    host.ok("ADD", network(), CID, containers.new())
+    host.stop()
+    spool = host.directory / "spool"
+    spool.mkdir(mode=0o700)
+    (spool / "a.json").write_text("nonsense")
+    (spool / "b.json").write_text('{"call":"remove","namespace":"default","workload":"x"}\n')
+    (spool / "c.json").symlink_to("/etc/passwd")
+    (spool / "d.json").mkdir()
+    host.start()
+    wait_until(lambda: sorted(p.name for p in spool.iterdir()) == ["c.json", "d.json"])
+    assert len(host.links()) == 1
+
+
+def test_enforcing_takes_too_long(host: Host, containers: Containers) -> None:
+    async def never(revision: int, timeout_seconds: float) -> None:
+        raise Unavailable("not enforced in time")
+
+    host.enforced = never
+    config = network(policy_setup_timeout_seconds=1)
+    failed = host.refused("ADD", config, CID, containers.new())
+    assert failed["code"] == 11
+    host.enforced = host._at_once
+    host.stop()
+    host.start()
+    wait_until(lambda: host.left_overs() == [])
+
+
+def test_a_datastore_that_is_not_ready(host: Host, containers: Containers) -> None:
+    async def not_ready(client: Any) -> None:
+        key = ResourceKey("ClusterInformation", "default")
+        value = {
+            "kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
+            "metadata": {"name": "default"}, "spec": {"datastoreReady": False},
+        }  # fmt: skip
+        await client.put(key.path, json.dumps(value).encode())
+
+    path = containers.new()
+    host.ok("ADD", network(), CID, path)
+    host.with_client(not_ready)
+    refused = host.refused("ADD", network(), "c2", path)
+    assert refused["code"] == 11
+    assert "datastoreReady false" in refused["msg"]
+    assert host.refused("STATUS", network("1.1.0"))["code"] == 50
+    host.ok("DEL", network(), CID, path)
+    assert host.left_overs() == []
+
+
+# CHECK, STATUS, GC.
+
+
+def test_check_sees_what_is_missing(host: Host, containers: Containers) -> None:
+    path = containers.new()
+    assert host.refused("CHECK", network(), CID, path)["code"] == 3
+    result = host.ok("ADD", network(), CID, path)
+    host.ok("CHECK", {**network(), "prevResult": result}, CID, path)
+    other = {**result, "ips": [{"address": "10.65.0.99/32", "interface": 1}]}
+    assert host.refused("CHECK", {**network(), "prevResult": other}, CID, path)["code"] == 103
+    kernel_netns.run_in(path, lambda: subprocess.run(["ip", "route", "del", "default"], check=True))
+    missing = host.refused("CHECK", network(), CID, path)
+    assert missing["code"] == 103
+    assert "lacks the route" in missing["msg"]
+
+
+def test_status(host: Host) -> None:
+    assert host.command("STATUS", network("1.1.0")) == (0, "", "")
+    assert host.refused("STATUS", network("1.0.0"))["code"] == 1
+
+
+def test_gc_removes_what_the_runtime_does_not_know(host: Host, containers: Containers) -> None:
+    config = network("1.1.0")
+    for name in ("c1", "c2", "c3"):
+        host.ok("ADD", config, name, containers.new())
+    other = {**config, "name": "net2"}
+    host.ok("ADD", other, "c4", containers.new())
+    assert host.refused("GC", config)["code"] == 7
+    valid = {"cni.dev/valid-attachments": [{"containerID": "c2", "ifname": "eth0"}]}
+    host.ok("GC", {**config, **valid})
+    assert sorted(host.endpoints()) == ["h1-cni-c2-eth0", "h1-cni-c4-eth0"]
+    host.ok("GC", {**config, "cni.dev/valid-attachments": []})
+    assert sorted(host.endpoints()) == ["h1-cni-c4-eth0"]
+
+
+# With plugins of others.
+
+
+def test_addresses_from_host_local(host: Host, containers: Containers) -> None:
+    directory = host.directory / "host-local"
+    ipam = {"type": "host-local", "subnet": "10.99.0.0/30", "dataDir": str(directory)}
+    config = network(ipam=ipam)
+    path = containers.new()
+    result = host.ok("ADD", config, CID, path)
+    assert result["ips"] == [{"address": "10.99.0.2/32", "interface": 1}]
+    assert inside(path)["addresses"] == ["10.99.0.2/32"]
+    assert host.addresses() == {}
+    host.ok("CHECK", {**config, "prevResult": result}, CID, path)
+    full = host.refused("ADD", config, "c2", containers.new())
+    assert "no IP addresses available" in json.dumps(full)
+    host.ok("DEL", config, CID, path)
+    assert (directory / "net1" / "10.99.0.2").exists() is False
+    bad = host.refused("ADD", {**config, "nodename": "elsewhere"}, "c3", containers.new())
+    assert bad["code"] == 7
+    assert (directory / "net1" / "10.99.0.2").exists() is False, "given back"
+    assert host.left_overs() == []
+
+
+def test_another_main_plugin_with_our_ipam(host: Host, containers: Containers) -> None:
+    path = containers.new()
+    for name in ("tortie-ipam", "calico-ipam"):
+        config = {"name": "p", "cniVersion": "1.0.0", "type": "bridge", "ipam": {"type": name}}
+        result = host.ok("ADD", config, CID, path)
+        assert result["ips"][0]["address"].startswith("10.65.0.")
+        assert set(host.addresses().values()) == {f"p.{CID}"}
+        host.ok("DEL", config, CID, path)
+        assert host.left_overs() == []
+
+
+def test_our_ipam_gives_back_what_nobody_knows(host: Host) -> None:
+    config = {"name": "p", "cniVersion": "1.1.0", "type": "x", "ipam": {"type": "tortie-ipam"}}
+    for name in ("a", "b"):
+        host.ok("ADD", config, name, "/x", plugin="tortie-ipam")
+    valid = {"cni.dev/valid-attachments": [{"containerID": "b", "ifname": "eth0"}]}
+    host.ok("GC", {**config, **valid}, plugin="tortie-ipam")
+    assert set(host.addresses().values()) == {"p.b"}
+    host.ok("CHECK", config, "b", plugin="tortie-ipam")
+    assert host.refused("CHECK", config, "a", plugin="tortie-ipam")["code"] == 3
+
+
+def test_chained_portmap_and_bandwidth(host: Host, containers: Containers) -> None:
+    path = containers.new()
+    result = host.ok("ADD", network("0.3.1"), CID, path)
+    rate = {
+        f"{way}{what}": 8_000_000 for way in ("ingress", "egress") for what in ("Rate", "Burst")
+    }
+    chained = {
+        "name": "net1", "cniVersion": "0.3.1", "type": "bandwidth", "prevResult": result,
+        "runtimeConfig": {"bandwidth": rate},
+    }  # fmt: skip
+    limited = host.ok("ADD", chained, CID, path)
+    assert limited["ips"] == result["ips"]
+    mapped = {
+        "name": "net1", "cniVersion": "0.3.1", "type": "portmap", "prevResult": result,
+        "runtimeConfig": {
+            "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]
+        },
+    }  # fmt: skip
+    assert host.ok("ADD", mapped, CID, path)["ips"] == result["ips"]
+    host.ok("DEL", {**mapped, "prevResult": None}, CID, path)
+    host.ok("DEL", chained, CID, path)
+    host.ok("DEL", network("0.3.1"), CID, path)
+    assert host.left_overs() == []
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "says"),
+    [
+        ("nonsense", 6, "configuration"),
+        ("[1]", 6, "configuration"),
+        ('{"a":' * 100_000, 6, "configuration"),
+        (network("9.9.9"), 1, "use one of"),
+        (network(name=""), 7, "network's name"),
+        (network(name="../x"), 7, "network's name"),
+        (network(name="a\nb"), 7, "network's name"),
+        (network(mtu="big"), 7, "mtu"),
+        (network(mtu=12), 7, "mtu"),
+        (network(device_type="netkit"), 7, "use veth"),
+        (network(nodename="elsewhere"), 7, "nodename"),
+        (network(require_mtu_file=True), 7, "require_mtu_file"),
+        (network(ipam={"type": "../../bin/sh"}), 7, "ipam.type"),
+        (network(ipam={"type": "evil"}), 7, "ipam.type"),
+        (network(ipam={"type": "host-local", "subnet": "usePodCidr"}), 7, "usePodCidr"),
+        (network(ipam={"assign_ipv4": "false"}), 7, "assign_ipv4"),
+        (network(ipam={"assign_ipv4": "maybe"}), 7, "maybe"),
+        (network(ipam={"ipv4_pools": ["nope"]}), 7, "there is no IPPool nope"),
+        (network(args={"cni": {"ips": ["10.1.1.1"]}}), 7, "is in no IPPool"),
+        (network(args={"cni": {"ips": ["zz"]}}), 7, "ips"),
+        (network(args={"cni": {"labels": [{"key": "!", "value": ""}]}}), 7, "args.cni.labels"),
+        (network(runtimeConfig={"mac": "01:00:00:00:00:01"}), 7, "mac"),
+    ],
+)
+def test_bad_configurations(
+    host: Host, containers: Containers, config: Any, code: int, says: str
+) -> None:
+    found = host.refused("ADD", config, CID, containers.new(), plugin="tortie")
+    assert found["code"] == code, found
+    assert says in found["msg"]
+    assert host.left_overs() == []
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ({"container": ""}, "CNI_CONTAINERID"),
+        ({"container": "../etc"}, "CNI_CONTAINERID"),
+        ({"container": "a\r\nb"}, "CNI_CONTAINERID"),
+        ({"container": "a" * 300}, "CNI_CONTAINERID"),
+        ({"ifname": "a" * 16}, "CNI_IFNAME"),
+        ({"ifname": ".."}, "CNI_IFNAME"),
+        ({"netns": ""}, "CNI_NETNS"),
+        ({"netns": "relative"}, "CNI_NETNS"),
+    ],
+)
+def test_bad_environments(host: Host, named: dict[str, str], says: str) -> None:
+    arguments = {"container": CID, "netns": "/run/netns/x", **named}
+    found = host.refused("ADD", network(), **arguments)
+    assert (found["code"], says in found["msg"]) == (4, True), found
+    assert host.left_overs() == []
+
+
+@pytest.mark.parametrize("path", ["/nonexistent", "/etc/passwd", "/", "/proc/self/ns/net"])
+def test_bad_namespaces(host: Host, path: str) -> None:
+    found = host.refused("ADD", network(), CID, path)
+    assert found["code"] in (3, 7), found
+    assert host.left_overs() == []
+
+
+def test_an_unknown_command(host: Host) -> None:
+    assert host.refused("EXPLODE", network())["code"] == 4
+
+
+def test_exhausted_pools_and_taken_addresses(host: Host, containers: Containers) -> None:
+    asked = network(args={"cni": {"ips": ["10.65.0.9"]}})
+    host.ok("ADD", asked, CID, containers.new())
+    taken = host.refused("ADD", asked, "c2", containers.new())
+    assert taken["code"] == 101
+    assert "ask for another address" in taken["msg"]
+    ours = {"name": "p", "cniVersion": "1.0.0", "type": "x", "ipam": {"type": "tortie-ipam"}}
+
+    def fill(index: int) -> int:
+        return host.command("ADD", ours, f"f{index}", "/x", plugin="tortie-ipam").code
+
+    host.stop()
+    host.start()
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(fill, range(12)))
+    assert codes == [0] * 12
+    assert len(set(host.addresses())) == 13
+
+
+def test_dual_stack_is_all_or_nothing(host: Host, containers: Containers) -> None:
+    async def drop(client: Any) -> None:
+        await client.delete(ResourceKey("IPPool", "v6").path)
+
+    host.with_client(drop)
+    config = network(ipam={"type": "tortie-ipam", "assign_ipv6": True})
+    found = host.refused("ADD", config, CID, containers.new())
+    assert found["code"] == 7
+    assert "IPv6" in found["msg"]
+    assert host.left_overs() == []
+
+
+def test_by_hand(host: Host) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(host.bin_dir / "tortie"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env={}, check=False)
+
+    assert run("-v").returncode == 0
+    assert run("-v").stdout.strip()
+    assert run("-t").stdout == "the agent is ready\n"
+    assert run().returncode == 1
+    host.stop()
+    assert run("-t").returncode == 1
+
+
+def test_a_hanging_agent_does_not_stop_a_del(
+    host: Host, containers: Containers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not answer in time: what is to be removed is written down, and done later."""
+    path = containers.new()
+    host.ok("ADD", network(), CID, path)
+    script = (host.bin_dir / "tortie").read_text()
+    line = f"TIMEOUT_SECONDS = {plugin.TIMEOUT_SECONDS}"
+    assert line in script
+    (host.bin_dir / "tortie").write_text(script.replace(line, "TIMEOUT_SECONDS = 0.3"))
+    assert host._loop is not None
+    hold = threading.Event()
+    host._loop.call_soon_threadsafe(hold.wait)
+    try:
+        assert host.refused("ADD", network(), "c2", path)["code"] == 11
+        host.ok("DEL", network(), CID, path)
+    finally:
+        hold.set()
+    wait_until(lambda: host.endpoints() == {})
+    assert os.path.exists(host.socket)
+
+
+def wait_until(true: Any, seconds: float = 10.0) -> None:
+    give_up = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < give_up, "not in time"
+        time.sleep(0.02)
