@@ -1,10 +1,9 @@
-"""`tortie apply`: create or update resources from files."""
+"""`tortie apply`: see `tortie.ctl.writing`."""
 
-from collections.abc import Sequence
-from typing import TextIO
-
+from tortie.ctl.grammar import Given
+from tortie.ctl.screen import Screen
 from tortie.ctl.writing import Way, run
 
 
-def main(argv: Sequence[str], out: TextIO) -> int:
-    return run(Way.APPLY, "apply", "create or update resources from files", argv, out)
+def main(given: Given, screen: Screen) -> int:
+    return run(Way.APPLY, given, screen)

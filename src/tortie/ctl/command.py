@@ -1,24 +1,24 @@
-"""What the verbs on resources share: arguments, the datastore, reading files."""
+"""Arguments of verbs that are programs of their own (`Verb` in `tortie.ctl.main`)."""
 
 import argparse
-import asyncio
-import os
-import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
-from tortie.datastore.connect import connect, from_environment
-from tortie.datastore.resources import Resources
-from tortie.lib.errors import InvalidInput, NotFound, Unavailable
-from tortie.model.documents import DEFAULT_NAMESPACE, Document, InvalidFile, load
+from tortie.ctl import access
+from tortie.ctl.access import with_resources
+from tortie.ctl.grammar import Command, Given
+from tortie.lib.errors import InvalidInput
+from tortie.model.documents import Document
 
-SUFFIXES = (".json", ".yaml", ".yml")
-"""Of the files in a directory that are read; others are left alone."""
-
-FILE_MAX_BYTES = 256 * 1024 * 1024
-
-T = TypeVar("T")
+__all__ = [
+    "Parser",
+    "add_file_arguments",
+    "add_namespace_argument",
+    "parser",
+    "read_files",
+    "with_resources",
+]
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,77 +51,16 @@ def add_file_arguments(to: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def add_namespace_argument(to: argparse.ArgumentParser) -> None:
-    to.add_argument(
-        "-n", "--namespace", metavar="NS", help=f"of what names none; {DEFAULT_NAMESPACE}"
-    )
-
-
-def with_resources(config: Path | None, act: Callable[[Resources], Awaitable[T]]) -> T:
-    """Connect, act, close.
-
-    Raises:
-        Unavailable: there is no datastore.
-    """
-
-    async def run() -> T:
-        try:
-            client = await connect(from_environment(os.environ, config))
-        except NotFound as error:
-            raise Unavailable(str(error)) from error
-        try:
-            return await act(Resources(client))
-        finally:
-            await client.close()
-
-    return asyncio.run(run())
+    to.add_argument("-n", "--namespace", metavar="NS", help="of what names none; default")
 
 
 def read_files(arguments: argparse.Namespace, *, complete: bool = True) -> list[Document]:
-    """All documents of all files, every mistake of any file reported at once.
-
-    Raises:
-        InvalidInput: files that are missing, empty or wrong. Nothing was done yet.
-    """
-    documents: list[Document] = []
-    messages: list[str] = []
-    for name in arguments.files:
-        for source, raw in _texts(name, recursive=arguments.recursive):
-            try:
-                documents += load(raw, source, namespace=_namespace(arguments), complete=complete)
-            except InvalidFile as error:
-                messages += error.messages
-    if messages:
-        raise InvalidFile(messages)
-    if not documents and not arguments.skip_empty:
-        raise InvalidInput("No resources specified")
-    return documents
-
-
-def _namespace(arguments: argparse.Namespace) -> str:
-    return arguments.namespace or DEFAULT_NAMESPACE
-
-
-def _texts(name: str, *, recursive: bool) -> list[tuple[str, bytes]]:
-    if name == "-":
-        return [("standard input", sys.stdin.buffer.read(FILE_MAX_BYTES))]
-    path = Path(name)
-    if not path.is_dir():
-        return [(name, _read(path))]
-    found = path.rglob("*") if recursive else path.iterdir()
-    files = sorted(file for file in found if file.suffix in SUFFIXES and file.is_file())
-    return [(str(file), _read(file)) for file in files]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > FILE_MAX_BYTES:
-            raise InvalidInput(f"{path} is larger than {FILE_MAX_BYTES} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
-
-
-def count_of(kinds: Sequence[str]) -> str:
-    """`2 'NetworkPolicy' resource(s)`, or without the kind where there are several."""
-    kind = f"'{kinds[0]}' " if len(set(kinds)) == 1 else ""
-    return f"{len(kinds)} {kind}resource(s)"
+    """See `access.read_files`; `arguments` as `add_file_arguments` made them."""
+    values: Mapping[str, list[str]] = {
+        "filename": arguments.files or [],
+        "recursive": ["true"] if arguments.recursive else ["false"],
+        "skip-empty": ["true"] if arguments.skip_empty else ["false"],
+        "namespace": [getattr(arguments, "namespace", None) or ""],
+    }
+    given = Given(Command("", "", ""), [], dict(values))
+    return access.read_files(given, complete=complete)

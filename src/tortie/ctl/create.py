@@ -1,10 +1,9 @@
-"""`tortie create`: create resources from files; they must not exist."""
+"""`tortie create`: see `tortie.ctl.writing`."""
 
-from collections.abc import Sequence
-from typing import TextIO
-
+from tortie.ctl.grammar import Given
+from tortie.ctl.screen import Screen
 from tortie.ctl.writing import Way, run
 
 
-def main(argv: Sequence[str], out: TextIO) -> int:
-    return run(Way.CREATE, "create", "create resources from files; they must not exist", argv, out)
+def main(given: Given, screen: Screen) -> int:
+    return run(Way.CREATE, given, screen)

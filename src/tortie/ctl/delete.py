@@ -1,76 +1,75 @@
 """`tortie delete`: delete resources."""
 
 from collections.abc import Sequence
-from typing import TextIO
 
-from tortie.ctl import command, selection
+from tortie.ctl import access, selection
+from tortie.ctl.grammar import Given
+from tortie.ctl.screen import Screen
 from tortie.ctl.writing import READ_ONLY, in_order
 from tortie.datastore.resources import Resources
-from tortie.lib.errors import InvalidInput, NotFound, TortieError
+from tortie.lib.errors import Denied, InvalidInput, NotFound, TortieError, Unavailable
 from tortie.model.keys import ResourceKey
 
 
-def main(argv: Sequence[str], out: TextIO) -> int:
-    parser = command.parser("delete", "delete resources, by kind and name or from files")
-    parser.add_argument(
-        "what", nargs="*", metavar="KIND NAME ... | KIND/NAME ...", help="what to delete"
-    )
-    command.add_file_arguments(parser, required=False)
-    command.add_namespace_argument(parser)
-    parser.add_argument(
-        "-s", "--skip-not-exists", action="store_true", help="what does not exist is no error"
-    )
-    arguments = parser.parse_args(argv)
-    if bool(arguments.files) == bool(arguments.what):
+def main(given: Given, screen: Screen) -> int:
+    if bool(given.texts("filename")) == bool(given.words):
         raise InvalidInput("give kinds and names, or files with -f; see tortie delete --help")
-    if arguments.files:
-        # What others rest on goes last, so a tier after its policies.
-        documents = in_order(command.read_files(arguments, complete=False))
-        keys = [document.key for document in reversed(documents)]
+    if given.words:
+        keys = _named(given)
     else:
-        keys = _named(arguments.what, arguments.namespace)
+        # What others rest on goes last, so a tier after its policies.
+        documents = in_order(access.read_files(given, complete=False))
+        keys = [document.key for document in reversed(documents)]
+    if not keys:
+        screen.print("No resources specified")
+        return 0
     for key in keys:
         if key.kind in READ_ONLY:
-            raise InvalidInput(f"{key} cannot be deleted by hand")
+            raise InvalidInput(
+                f"operation delete is not supported on {key.kind}: resource is readonly"
+            )
 
     async def act(resources: Resources) -> None:
-        await delete(resources, keys, out, skip_missing=arguments.skip_not_exists)
+        await delete(resources, keys, screen, skip_missing=given.has("skip-not-exists"))
 
-    command.with_resources(arguments.config, act)
+    access.with_resources(access.config_file(given), act)
     return 0
 
 
-def _named(words: Sequence[str], namespace: str | None) -> list[ResourceKey]:
-    chosen = selection.parse(words)
+def _named(given: Given) -> list[ResourceKey]:
+    chosen = selection.parse(given.words)
     for selected in chosen:
         if selected.names is None:
             raise InvalidInput(f"say which {selected.kind} to delete, by name")
-    return [key for selected in chosen for key in selection.keys(selected, namespace)]
+    return [k for selected in chosen for k in selection.keys(selected, given.text("namespace"))]
 
 
 async def delete(
-    resources: Resources, keys: Sequence[ResourceKey], out: TextIO, *, skip_missing: bool
+    resources: Resources, keys: Sequence[ResourceKey], screen: Screen, *, skip_missing: bool
 ) -> None:
-    """
+    """Delete them all, or as many as can be.
+
     Raises:
-        TortieError: says how many were deleted before it.
+        InvalidInput: says of each that could not be deleted, why.
     """
-    if not skip_missing:
-        for key in keys:
-            await resources.get_entry(key)  # a wrong name among them: delete nothing
-    done: list[str] = []
+    done = 0
+    errors: list[str] = []
+    kind = access.single_kind([key.kind for key in keys])
+    progress = screen.progress("deleting", len(keys))
     for key in keys:
         try:
             await resources.delete(key)
-        except NotFound:
-            if not skip_missing:
-                raise
-            continue
-        except TortieError:
-            if done:
-                count = command.count_of([key.kind for key in keys])
-                print(f"Partial success: deleted the first {len(done)} out of {count}:", file=out)
-            raise
-        done.append(key.kind)
-    count = command.count_of(done) if done else "0 resource(s)"
-    print(f"Successfully deleted {count}", file=out)
+        except TortieError as error:
+            if not (skip_missing and isinstance(error, NotFound)):
+                quoted = f"'{kind}' " if kind else ""
+                errors.append(f"Failed to delete {quoted}resource: {access.told(error, key)}")
+                if isinstance(error, (Unavailable, Denied)):
+                    break
+                continue
+        done += 1
+        progress.step()
+    progress.wipe()
+    if done:
+        screen.print(access.success("deleted", done, kind))
+    if errors:
+        raise InvalidInput("\n".join(errors))

@@ -1,129 +1,186 @@
 """`tortie get`: show resources."""
 
-import argparse
-import sys
-from collections.abc import Sequence
-from typing import NamedTuple, TextIO
+from __future__ import annotations
 
-from tortie.ctl import command, printing, selection
-from tortie.datastore.resources import Resources
-from tortie.lib.errors import InvalidInput
-from tortie.model.documents import DEFAULT_NAMESPACE
-from tortie.model.keys import NAMESPACED, ResourceKey
-from tortie.model.metadata import Resource
-from tortie.model.policy import Tier
+from tortie.ctl import printing, selection
+from tortie.ctl.grammar import Given, mistake
+from tortie.ctl.kinds import NAMESPACED, Column, at
+from tortie.ctl.plain import Found, read
+from tortie.ctl.selection import Selection
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from typing import Any
 
-class Answer(NamedTuple):
-    resources: list[Resource]
-    unreadable: list[str]
+    from tortie.ctl.screen import Screen
 
-
-def main(argv: Sequence[str], out: TextIO) -> int:
-    arguments = _parse(argv)
-    wanted, chosen = _wanted(arguments)
-
-    async def act(resources: Resources) -> Answer:
-        return await read(resources, arguments, wanted, chosen)
-
-    answer = command.with_resources(arguments.config, act)
-    for problem in answer.unreadable:
-        print(f"tortie: left out, because it is not valid: {problem}", file=sys.stderr)
-    found = answer.resources
-    if arguments.export:
-        found = [printing.exported(resource) for resource in found]
-    text = _shown(arguments, chosen, found)
-    if text:
-        print(text, file=out)
-    return 0
+FAILED = 1
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = command.parser("get", "show resources, by kind and name or from files")
-    parser.add_argument(
-        "what", nargs="*", metavar="KIND [NAME ...] | KIND/NAME ...", help="what to show"
-    )
-    command.add_file_arguments(parser, required=False)
-    command.add_namespace_argument(parser)
-    parser.add_argument(
-        "-A", "-a", "--all-namespaces", action="store_true", help="of every namespace"
-    )
-    parser.add_argument(
-        "-o", "--output", metavar="FORMAT", default="ps", help=", ".join(printing.FORMATS)
-    )
-    parser.add_argument("--export", action="store_true", help="without what is this cluster's own")
-    arguments = parser.parse_args(argv)
-    if arguments.output not in printing.FORMATS:
-        formats = ", ".join(printing.FORMATS)
-        raise InvalidInput(f"unknown output format {arguments.output!r}; there are: {formats}")
-    if arguments.namespace and arguments.all_namespaces:
-        raise InvalidInput("-n and -A cannot go together")
-    if arguments.files and arguments.what:
-        raise InvalidInput("give kinds and names, or files with -f, not both")
-    return arguments
+def main(given: Given, screen: Screen) -> int:
+    form = printing.parse_format(given.text("output", "ps"))
+    if given.texts("filename") and given.words:
+        raise mistake("give kinds and names, or files with -f, not both")
+    chosen = _from_files(given) if given.texts("filename") else None
+    if chosen is None:
+        chosen = [(given.text("namespace"), selection.parse(given.words))]
+        selection.check_namespace(
+            chosen[0][1], given.text("namespace"), everywhere=given.has("all-namespaces")
+        )
+    keep = _keeper(given)
+    if given.has("watch"):
+        from tortie.ctl.get_watch import watch
+
+        return watch(given, chosen, form, keep, screen)
+    view = View(given, form, chosen)
+    code = 0
+    found: list[dict[str, Any]] = []
+    for namespace, selected in chosen:
+        answer = _answer(_config(given), selected, namespace, given)
+        view.revision = answer.revision
+        found += [item for items in answer.items for item in items if keep(item)]
+        for problem in answer.unreadable:
+            screen.warn(f"left out, because it is not valid: {problem}")
+        for key in answer.missing:
+            view.errors.append(f"resource does not exist: {key} with error: <nil>")
+    if found or not view.errors:
+        text = view.text(found)
+        if text:
+            screen.out.write(text)
+    for error in view.errors:
+        screen.warn(error)
+        code = FAILED
+    return code
 
 
-def _wanted(
-    arguments: argparse.Namespace,
-) -> tuple[list[ResourceKey], list[selection.Selection]]:
-    """Keys to get one by one, and what was selected on the command line."""
-    if arguments.files:
-        return [d.key for d in command.read_files(arguments, complete=False)], []
-    chosen = selection.parse(arguments.what)
-    named = any(s.names for s in chosen if s.kind in NAMESPACED)
-    if arguments.all_namespaces and named:
-        raise InvalidInput("a name needs one namespace: use -n instead of -A")
-    return [key for s in chosen for key in selection.keys(s, arguments.namespace)], chosen
+def _config(given: Given) -> Path | None:
+    if not given.has("config"):
+        return None
+    from pathlib import Path
+
+    return Path(given.text("config"))
 
 
-async def read(
-    resources: Resources,
-    arguments: argparse.Namespace,
-    wanted: Sequence[ResourceKey],
-    chosen: Sequence[selection.Selection],
-) -> Answer:
-    answer = Answer([], [])
-    for key in wanted:
-        answer.resources.append((await resources.get(key)).resource)
-    for selected in chosen:
-        if selected.names is not None:
-            continue
-        namespace = None
-        if selected.kind in NAMESPACED and not arguments.all_namespaces:
-            namespace = arguments.namespace or DEFAULT_NAMESPACE
-        found = await resources.list(selected.kind, namespace)
-        listed = [stored.resource for stored in found.items]
-        answer.resources.extend(sorted(listed, key=_evaluation_order))
-        answer.unreadable.extend(found.unreadable)
+def _answer(
+    config: Path | None, selected: Sequence[Selection], namespace: str, given: Given
+) -> Found:
+    answer = read(config, selected, namespace, everywhere=given.has("all-namespaces"))
+    if given.text("output").partition("=")[0] in ("yaml", "yml", "json"):
+        answer.items = [_typed(items, answer.unreadable) for items in answer.items]
     return answer
 
 
-def _evaluation_order(resource: Resource) -> float:
-    """Tiers as they are evaluated; others stay as listed."""
-    if not isinstance(resource, Tier):
-        return 0
-    return float("inf") if resource.spec.order is None else resource.spec.order
+def _typed(items: list[dict[str, Any]], unreadable: list[str]) -> list[dict[str, Any]]:
+    """As `apply` takes them: what is not valid is left out, and so are fields we do not know."""
+    import json
+
+    from tortie.lib.errors import InvalidInput
+    from tortie.model import codec
+    from tortie.model.catalogue import TYPES
+    from tortie.model.keys import ResourceKey
+
+    found = []
+    for item in items:
+        metadata = item["metadata"]
+        key = ResourceKey(item["kind"], metadata.get("name", ""), metadata.get("namespace", ""))
+        try:
+            if key.kind not in TYPES:
+                found.append(item)
+                continue
+            # Policies have the name that users know by now, not their key's; so say it again.
+            found.append(codec.to_plain(codec.decode(key, json.dumps(item).encode())))
+        except InvalidInput as error:
+            unreadable.append(str(error))
+    return found
 
 
-def _shown(
-    arguments: argparse.Namespace,
-    chosen: Sequence[selection.Selection],
-    found: Sequence[Resource],
-) -> str:
-    form = arguments.output
-    if form in ("yaml", "yml", "json"):
-        single = len(found) == 1 and not any(s.names is None for s in chosen)
-        return printing.structured(found, form, single=single)
-    if form == "name":
-        return printing.names(found)
-    kinds = list(dict.fromkeys([s.kind for s in chosen] + [r.kind for r in found]))
-    namespaces = bool(arguments.namespace or arguments.all_namespaces)
-    return "\n\n".join(
-        printing.table(
+class View:
+    """What is to be printed of what was found."""
+
+    def __init__(
+        self, given: Given, form: printing.Format, chosen: Sequence[tuple[str, list[Selection]]]
+    ) -> None:
+        self._given = given
+        self._form = form
+        self.kinds = list(dict.fromkeys(s.kind for _, selected in chosen for s in selected))
+        self.is_single = all(s.names is not None for _, selected in chosen for s in selected)
+        self._namespaces = bool(given.text("namespace") or given.has("all-namespaces"))
+        self.revision = 0
+        self.errors: list[str] = []
+
+    def columns(self, kind: str) -> list[Column]:
+        titles = self._form.value.split(",") if self._form.name == "custom-columns" else ()
+        return printing.columns_of(
             kind,
-            [resource for resource in found if resource.kind == kind],
-            wide=form == "wide",
-            namespaces=namespaces and kind in NAMESPACED,
+            wide=self._form.name == "wide",
+            namespaces=self._namespaces and kind in NAMESPACED,
+            labels=self._given.has("show-labels"),
+            titles=titles,
         )
-        for kind in kinds
-    )
+
+    def text(self, found: list[dict[str, Any]]) -> str:
+        """Everything, with its last newline."""
+        if self._given.has("export"):
+            found = [printing.exported(item) for item in found]
+        name, value = self._form.name, self._form.value
+        if name in ("yaml", "yml", "json"):
+            single = self.is_single and len(found) == 1
+            data = found[0] if single else printing.listed(found, self.revision)
+            return printing.structured(data, name) + "\n"
+        if name == "name":
+            return "".join(f"{line}\n" for line in printing.names(found).splitlines())
+        if name.startswith("go-template"):
+            return self._go_template(value, found)
+        if name.startswith("jsonpath"):
+            from tortie.ctl.jsonpath import render
+
+            template = _read(value) if name == "jsonpath-file" else value
+            single = self.is_single and len(found) == 1
+            return render(template, found[0] if single else printing.listed(found, self.revision))
+        tables = []
+        for kind in self.kinds:
+            items = [item for item in found if item["kind"] == kind]
+            if items or len(self.kinds) == 1:
+                show = printing.comma_separated if name == "csv" else printing.table
+                tables.append(show(self.columns(kind), items))
+        return "\n\n".join(tables) + "\n" if tables else ""
+
+    def _go_template(self, value: str, found: list[dict[str, Any]]) -> str:
+        from tortie.ctl.gotemplate import render
+
+        template = _read(value) if self._form.name == "go-template-file" else value
+        # As with calicoctl: resources by name, or lists of them.
+        data: list[Any] = found
+        if not self.is_single:
+            by_kind = {kind: [r for r in found if r["kind"] == kind] for kind in self.kinds}
+            data = [printing.listed(items, self.revision) for items in by_kind.values()]
+        return render(template, data)
+
+
+def _read(path: str) -> str:
+    from pathlib import Path
+
+    from tortie.ctl.access import read_bytes
+
+    return read_bytes(Path(path)).decode(errors="replace")
+
+
+def _from_files(given: Given) -> list[tuple[str, list[Selection]]]:
+    """What files name: one at a time, in their order."""
+    from tortie.ctl.access import read_files
+
+    documents = read_files(given, complete=False)
+    return [(d.key.namespace, [Selection(d.key.kind, (d.key.name,))]) for d in documents]
+
+
+def _keeper(given: Given) -> Callable[[dict[str, Any]], bool]:
+    """Whether a resource's labels are as `-l` says."""
+    text = given.text("selector")
+    if not text:
+        return lambda item: True
+    from tortie.ctl.label_selector import parse
+
+    node = parse(text)
+    return lambda item: node.matches(at(item, "metadata.labels") or {})

@@ -98,7 +98,7 @@ def _run(before: Sequence[str], words: Sequence[str], out: TextIO, err: TextIO) 
 
     if words[0] not in GROUPS:
         raise _unknown(words, "")
-    length = 2 if " ".join(words[:2]) in GROUPS else 1
+    length = 2 if len(words) > 1 and " ".join(words[:2]) in GROUPS else 1
     group = " ".join(words[:length])
     if len(words) == length or words[length] in ("-h", "--help"):
         print(group_help(group), file=out)

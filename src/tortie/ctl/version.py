@@ -1,34 +1,68 @@
 """`tortie version`: of this command, and of the cluster."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import re
+import time
 from importlib.metadata import PackageNotFoundError, version
-from typing import TextIO, cast
+from typing import Any
 
-from tortie.ctl import command
-from tortie.datastore.resources import Resources
-from tortie.lib.errors import NotFound, Unavailable
-from tortie.model.keys import ResourceKey
-from tortie.model.node import ClusterInformation
+from tortie.ctl import access
+from tortie.ctl.grammar import Given
+from tortie.ctl.kinds import at
+from tortie.ctl.plain import read
+from tortie.ctl.screen import Screen
+from tortie.ctl.selection import Selection
+from tortie.lib.errors import InvalidInput, TortieError
+
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def main(argv: Sequence[str], out: TextIO) -> int:
-    parser = command.parser("version", "show the version of this command and of the cluster")
-    parser.add_argument("--client", action="store_true", help="only this command's")
-    arguments = parser.parse_args(argv)
-    print(f"Client Version:    {client_version()}", file=out)
-    if arguments.client:
+def main(given: Given, screen: Screen) -> int:
+    poll = duration(given.text("poll", "0"))
+    screen.print(f"Client Version:    {client_version()}")
+    screen.print("Git commit:        released")
+    if given.has("client"):
         return 0
-    try:
-        cluster = command.with_resources(arguments.config, _cluster)
-    except Unavailable as error:
-        print(f"Cluster Version:   unknown: {error}", file=out)
-        return 0
-    if cluster is None:
-        print("Cluster Version:   none yet: no agent has initialized the datastore", file=out)
-        return 0
-    print(f"Cluster Version:   {cluster.spec.calico_version or 'not given'}", file=out)
-    print(f"Cluster Type:      {cluster.spec.cluster_type or 'not given'}", file=out)
-    return 0
+    shown: tuple[str, str] = ("", "")
+    while True:
+        try:
+            shown = _show(_cluster(given), shown, screen)
+        except TortieError as error:
+            text = f"Unable to retrieve Cluster Version or Type: {error}"
+            if not poll:
+                raise InvalidInput(text) from None
+            screen.warn(text)
+            shown = ("", "")
+        if not poll:
+            return 0
+        screen.out.flush()
+        time.sleep(poll)
+
+
+def duration(text: str) -> float:
+    """Seconds of `90s`, `1m30s`, `0`.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    if text == "0":
+        return 0.0
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise InvalidInput(f"Invalid poll duration specified: {text}")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def _show(cluster: Any, before: tuple[str, str], screen: Screen) -> tuple[str, str]:
+    number = str(at(cluster, "spec.calicoVersion") or "unknown")
+    kind = str(at(cluster, "spec.clusterType") or "unknown")
+    if number != before[0]:
+        screen.print(f"Cluster Version:   {number}")
+    if kind != before[1]:
+        screen.print(f"Cluster Type:      {kind}")
+    return number, kind
 
 
 def client_version() -> str:
@@ -38,9 +72,9 @@ def client_version() -> str:
         return "not installed"
 
 
-async def _cluster(resources: Resources) -> ClusterInformation | None:
-    try:
-        stored = await resources.get(ResourceKey("ClusterInformation", "default"))
-    except NotFound:
-        return None
-    return cast(ClusterInformation, stored.resource)
+def _cluster(given: Given) -> dict[str, Any]:
+    chosen = [Selection("ClusterInformation", ("default",))]
+    found = read(access.config_file(given), chosen, "", everywhere=False)
+    if found.missing:
+        raise InvalidInput(f"resource does not exist: {found.missing[0]} with error: <nil>")
+    return found.items[0][0]

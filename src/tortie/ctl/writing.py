@@ -1,15 +1,29 @@
 """Create, replace and apply differ in one call; the rest is here.
 
-Everything is read and checked before anything is written, so wrong input changes nothing.
+Everything is read and checked before anything is written, so wrong input changes nothing. What
+then fails for one resource (it exists, it was changed by others) does not keep the rest from
+being written, as with calicoctl.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from enum import Enum
-from typing import TextIO
+from __future__ import annotations
 
-from tortie.ctl import command
-from tortie.datastore.resources import Resources, Stored, key_of
-from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound, TortieError
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from tortie.ctl import access
+from tortie.ctl.grammar import Given
+from tortie.ctl.screen import Screen
+from tortie.datastore.resources import Resources, Stored
+from tortie.lib.errors import (
+    AlreadyExists,
+    Denied,
+    InvalidInput,
+    NotFound,
+    TortieError,
+    Unavailable,
+)
 from tortie.model.documents import Document
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Resource
@@ -20,6 +34,9 @@ READ_ONLY = frozenset({"ClusterInformation"})
 _FIRST = ("Tier", "IPPool", "Node", "Profile")
 """Kinds that others rest on, so they are written before and deleted after them."""
 
+_TOGETHER = 32
+"""Writes on their way at once, of kinds that do not rest on one another."""
+
 
 class Way(Enum):
     """How to write: the word for done."""
@@ -29,29 +46,54 @@ class Way(Enum):
     REPLACE = "replaced"
 
 
-def run(way: Way, verb: str, summary: str, argv: Sequence[str], out: TextIO) -> int:
-    parser = command.parser(verb, summary)
-    command.add_file_arguments(parser, required=True)
-    command.add_namespace_argument(parser)
-    if way is Way.CREATE:
-        parser.add_argument(
-            "--skip-exists", action="store_true", help="what exists already is no error"
-        )
-    arguments = parser.parse_args(argv)
-    documents = in_order(command.read_files(arguments))
-    for document in documents:
-        if document.key.kind in READ_ONLY:
-            raise InvalidInput(f"{document.where}: {document.key.kind} cannot be written by hand")
+class Outcome(NamedTuple):
+    done: int
+    errors: Sequence[str]
+
+
+def run(way: Way, given: Given, screen: Screen) -> int:
+    documents = in_order(access.read_files(given))
+    refuse_read_only(documents, given.command.path)
     if not documents:
-        print("No resources specified", file=out)
+        screen.print("No resources specified")
         return 0
-    skip = way is Way.CREATE and arguments.skip_exists
+    if given.text("dry-run", "none") == "client":
+        from tortie.ctl.preview import client_lines
+
+        screen.print(client_lines(documents))
+        return 0
 
     async def act(resources: Resources) -> None:
-        await write(resources, way, documents, out, skip_existing=skip)
+        if given.has("dry-run") and given.text("dry-run") != "none":
+            from tortie.ctl.preview import server_lines
 
-    command.with_resources(arguments.config, act)
+            screen.print(await server_lines(resources, way, documents))
+            return
+        skip = given.has("skip-exists")
+        outcome = await write(resources, way, documents, screen, skip_existing=skip)
+        _report(way, given.command.path, documents, outcome, screen)
+        if way is Way.APPLY:
+            from tortie.ctl.selected import report
+
+            await report(resources, documents, screen)
+        if outcome.errors:
+            raise InvalidInput(f"hit error: [{' '.join(outcome.errors)}]")
+
+    access.with_resources(access.config_file(given), act)
     return 0
+
+
+def refuse_read_only(documents: Sequence[Document], verb: str) -> None:
+    """
+    Raises:
+        InvalidInput: one of them is the cluster's own.
+    """
+    for document in documents:
+        if document.key.kind in READ_ONLY:
+            raise InvalidInput(
+                f"{document.where}: operation {verb} is not supported on {document.key.kind}: "
+                "resource is readonly"
+            )
 
 
 def in_order(documents: Sequence[Document]) -> list[Document]:
@@ -68,33 +110,70 @@ async def write(
     resources: Resources,
     way: Way,
     documents: Sequence[Document],
-    out: TextIO,
+    screen: Screen,
     *,
     skip_existing: bool = False,
-) -> None:
-    """
+) -> Outcome:
+    """Write them all, or as many as can be.
+
     Raises:
-        TortieError: says how many were written before it.
+        InvalidInput: they do not go together; nothing was written.
     """
-    await _initialize(resources)
-    if way is not Way.APPLY:
-        documents = await _check_existence(resources, way, documents, skip_existing)
+    await initialize(resources)
     await resources.check_together([document.resource for document in documents])
-    done: list[str] = []
     one = _writer(resources, way)
-    for document in documents:
-        try:
-            await one(document.resource)
-        except TortieError:
-            if done:
-                count = command.count_of([d.key.kind for d in documents])
-                print(
-                    f"Partial success: {way.value} the first {len(done)} out of {count}:", file=out
-                )
-            raise
-        done.append(document.key.kind)
-    if done:
-        print(f"Successfully {way.value} {command.count_of(done)}", file=out)
+    done = 0
+    errors: list[str] = []
+    progress = screen.progress("writing", len(documents))
+    try:
+        for batch in _batches(documents):
+            results = await asyncio.gather(
+                *(_attempt(one, document, skip_existing) for document in batch)
+            )
+            for document, error in zip(batch, results, strict=True):
+                if error is None:
+                    done += 1
+                else:
+                    errors.append(access.told(error, document.key))
+            progress.step(len(batch))
+            if any(isinstance(error, (Unavailable, Denied)) for error in results):
+                break  # it would be the same for the rest
+    finally:
+        progress.wipe()
+    return Outcome(done, errors)
+
+
+async def _attempt(
+    one: Callable[[Resource], Awaitable[Stored[Resource]]], document: Document, skip_existing: bool
+) -> TortieError | None:
+    try:
+        await one(document.resource)
+    except AlreadyExists as error:
+        return None if skip_existing else error
+    except TortieError as error:
+        return error
+    return None
+
+
+def _batches(documents: Sequence[Document]) -> Iterator[Sequence[Document]]:
+    """What others rest on one by one; the rest together."""
+    plain = next((i for i, d in enumerate(documents) if d.key.kind not in _FIRST), len(documents))
+    for index in range(plain):
+        yield documents[index : index + 1]
+    for start in range(plain, len(documents), _TOGETHER):
+        yield documents[start : start + _TOGETHER]
+
+
+def _report(
+    way: Way, verb: str, documents: Sequence[Document], outcome: Outcome, screen: Screen
+) -> None:
+    kind = access.single_kind([document.key.kind for document in documents])
+    if not outcome.errors:
+        screen.print(access.success(way.value, outcome.done, kind))
+    elif outcome.done:
+        screen.print(access.partial(way.value, outcome.done, len(documents), kind))
+    else:
+        raise InvalidInput(access.failure(verb, len(documents), kind, outcome.errors))
 
 
 def _writer(resources: Resources, way: Way) -> Callable[[Resource], Awaitable[Stored[Resource]]]:
@@ -103,38 +182,9 @@ def _writer(resources: Resources, way: Way) -> Callable[[Resource], Awaitable[St
     return resources.update if way is Way.REPLACE else resources.apply
 
 
-async def _initialize(resources: Resources) -> None:
+async def initialize(resources: Resources) -> None:
     """A new datastore gets its tiers now, if no agent was there first."""
     try:
         await resources.get(ResourceKey("ClusterInformation", "default"))
     except NotFound:
         await resources.ensure_initialized()
-
-
-async def _check_existence(
-    resources: Resources, way: Way, documents: Sequence[Document], skip_existing: bool
-) -> list[Document]:
-    """Before anything is written: create needs names that are free, replace taken ones."""
-    kept: list[Document] = []
-    for document in documents:
-        key = key_of(document.resource)
-        exists = await _exists(resources, key)
-        if way is Way.REPLACE and not exists:
-            raise NotFound(f"{document.where}: {key} does not exist; nothing was replaced")
-        if way is Way.CREATE and exists:
-            if not skip_existing:
-                raise AlreadyExists(
-                    f"{document.where}: {key} already exists; nothing was created "
-                    "(tortie apply would change it)"
-                )
-            continue
-        kept.append(document)
-    return kept
-
-
-async def _exists(resources: Resources, key: ResourceKey) -> bool:
-    try:
-        await resources.get_entry(key)
-    except NotFound:
-        return False
-    return True

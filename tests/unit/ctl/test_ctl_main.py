@@ -7,6 +7,8 @@ import pytest
 from tests.unit.ctl.shell import Shell
 
 from tortie.ctl import main as ctl
+from tortie.ctl.commands import COMMANDS
+from tortie.ctl.grammar import Command
 from tortie.lib.errors import Conflict, Denied, InvalidInput, NotFound, Unavailable
 
 
@@ -15,41 +17,58 @@ def test_help_lists_every_verb(tortie: Shell) -> None:
         outcome = tortie(*words)
         assert outcome.code == 0
         assert all(f"\n  {verb} " in outcome.out for verb in ctl.VERBS)
+        shown = [c.path for c in COMMANDS if " " not in c.path and not c.is_hidden]
+        assert all(f"\n  {verb} " in outcome.out for verb in [*shown, "ipam", "datastore"])
 
 
-@pytest.mark.parametrize("verb", ["apply", "create", "replace", "delete", "get", "version"])
-def test_each_verb_explains_itself(
-    tortie: Shell, verb: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert tortie(verb, "--help").code == 0
-    assert f"usage: tortie {verb}" in capsys.readouterr().out
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.path)
+def test_each_command_explains_itself(tortie: Shell, command: Command) -> None:
+    for words in ([*command.path.split(), "--help"], ["help", *command.path.split()]):
+        outcome = tortie(*words)
+        assert outcome.code == 0
+        assert outcome.out.startswith(f"usage: tortie {command.path} ")
+        assert outcome.out.count("\n") > 2
 
 
 def test_unknown_verbs_and_flags(tortie: Shell) -> None:
-    assert tortie("appli") == (2, "", "tortie: unknown verb 'appli'; did you mean 'apply'?\n")
-    assert tortie("x") == (2, "", "tortie: unknown verb 'x'; see tortie --help\n")
+    assert tortie("appli") == (
+        1,
+        "",
+        'unknown command "appli" for "tortie"; did you mean \'apply\'?\n',
+    )
+    assert tortie("x").err == 'unknown command "x" for "tortie"; see tortie --help\n'
+    assert tortie("ipam", "shwo").err == (
+        'unknown command "shwo" for "tortie ipam"; did you mean \'show\'?\n'
+    )
     assert "unknown flag: --nope" in tortie("--nope", "get").err
-    assert "-c needs a value" in tortie("-c").err
+    assert "unknown shorthand flag: 'm' in -m" in tortie("-m", "get").err
+    assert tortie("-c").err == "flag needs an argument: -c\n"
+    assert "Unknown log level: loud, expected one of: panic" in tortie("-l", "loud", "get").err
 
 
 def test_version(tortie: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = tortie("--version")
     assert outcome.code == 0
     assert outcome.out.startswith("Client Version:    ")
-    assert "no agent has initialized" in tortie("version").out
+    unset = tortie("version")
+    assert unset.code == 1
+    assert unset.err == (
+        "Unable to retrieve Cluster Version or Type: resource does not exist: "
+        "ClusterInformation(default) with error: <nil>\n"
+    )
     monkeypatch.setenv("TORTIE_EMBEDDED_PATH", "/nonexistent/x.db")
-    assert tortie("version").code == 0
-    assert "Cluster Version:   unknown" in tortie("version").out
+    assert tortie("version", "--client").code == 0
+    assert "Unable to retrieve Cluster Version or Type: " in tortie("version").err
 
 
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (InvalidInput("a\nb"), 2, "tortie: a\ntortie: b\n"),
-        (NotFound("gone"), 1, "tortie: gone\n"),
-        (Conflict("raced"), 1, "tortie: raced\n"),
-        (Unavailable("away"), 3, "tortie: away\n"),
-        (Denied("no"), 3, "tortie: no\n"),
+        (InvalidInput("a\nb"), 1, "a\nb\n"),
+        (NotFound("gone"), 1, "gone\n"),
+        (Conflict("raced"), 1, "raced\n"),
+        (Unavailable("away"), 1, "away\n"),
+        (Denied("no"), 1, "no\n"),
         (KeyError("k"), 1, "tortie: internal error: KeyError: 'k'; TORTIE_DEBUG=1 shows more\n"),
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 1, ""),
@@ -64,11 +83,24 @@ def test_errors_become_exit_codes(
     code: int,
     message: str,
 ) -> None:
-    def fail(argv: object, out: object) -> int:
+    def fail(given: object, screen: object) -> int:
         raise error
 
     monkeypatch.setattr("tortie.ctl.get.main", fail)
     assert tortie("get") == (code, "", message)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(InvalidInput("x"), 2), (Unavailable("x"), 3), (NotFound("x"), 1)]
+)
+def test_programs_tell_more_by_their_exit_codes(
+    tortie: Shell, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    def fail(argv: object) -> int:
+        raise error
+
+    monkeypatch.setattr("tortie.lab.main.main", fail)
+    assert tortie("lab", "up") == (code, "", "tortie: x\n")
 
 
 def test_debug_adds_the_traceback(tortie: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

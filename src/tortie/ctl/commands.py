@@ -1,0 +1,256 @@
+"""Every command of `tortie`, as data: the parser, help, completion and man pages rest on it.
+
+Verbs, flags and short forms are calicoctl's, of both its generations; kubectl's habits are
+added where they do not disagree. Keep this module cheap: `tortie --help` imports it.
+"""
+
+from __future__ import annotations
+
+from tortie.ctl.grammar import Command, Flag
+
+_CONFIG = Flag(
+    "config", "where the datastore's address is; /etc/calico/calicoctl.cfg",
+    short="c", value="FILE", completes="file",
+)  # fmt: skip
+COMMON = (
+    _CONFIG,
+    Flag("log-level", "taken for calicoctl's sake", short="", value="LEVEL", is_hidden=True),
+    Flag("context", "taken for calicoctl's sake", value="CONTEXT", is_hidden=True),
+    Flag("allow-version-mismatch", "taken for calicoctl's sake", is_hidden=True),
+)
+"""Every command takes these."""
+
+_FILE = Flag(
+    "filename", "file or directory of YAML or JSON; - is standard input; repeatable",
+    short="f", value="FILE", repeats=True, completes="file",
+)  # fmt: skip
+_RECURSIVE = Flag("recursive", "directories within directories, too", short="R")
+_SKIP_EMPTY = Flag("skip-empty", "files without resources are no error")
+_NAMESPACE = Flag("namespace", "the namespace; default", short="n", value="NS")
+_FILES = (_FILE, _RECURSIVE, _SKIP_EMPTY, _NAMESPACE)
+_DRY_RUN = Flag(
+    "dry-run", "say what would be done, and do nothing",
+    value="WHERE", optional="server", choices=("none", "client", "server"),
+)  # fmt: skip
+_KIND_NAME = "KIND [NAME ...] | KIND/NAME ..."
+
+COMMANDS = (
+    Command(
+        "apply", "tortie.ctl.apply", "create or update resources from files",
+        flags=(*_FILES, _DRY_RUN),
+        examples=(
+            ("apply -f policy.yaml", "create what is missing, update what is there"),
+            ("apply -R -f manifests/", "every .yaml, .yml and .json file below a directory"),
+            ("apply -f policy.yaml --dry-run", "check it against the datastore, write nothing"),
+        ),
+        notes=(
+            "After a policy was applied, a line on standard error says how many endpoints it "
+            "selects, with a warning if there are none.",
+        ),
+    ),
+    Command(
+        "create", "tortie.ctl.create", "create resources from files; they must not exist",
+        flags=(*_FILES, _DRY_RUN, Flag("skip-exists", "what exists already is no error")),
+        examples=(("create -f pool.yaml --skip-exists", "leave what is there as it is"),),
+    ),
+    Command(
+        "replace", "tortie.ctl.replace", "replace resources from files; they must exist",
+        flags=(*_FILES, _DRY_RUN),
+        examples=(("replace -f policy.yaml", "with metadata.resourceVersion only that version"),),
+    ),
+    Command(
+        "delete", "tortie.ctl.delete", "delete resources, by kind and name or from files",
+        words=_KIND_NAME, most=None, completes="resource",
+        flags=(
+            *_FILES, Flag("skip-not-exists", "what does not exist is no error", short="s"),
+        ),
+        examples=(
+            ("delete policy web -n shop", "one policy"),
+            ("delete -f policy.yaml", "what a file names; its specs do not matter"),
+        ),
+    ),
+    Command(
+        "get", "tortie.ctl.get", "show resources, by kind and name or from files",
+        words=_KIND_NAME, most=None, completes="resource",
+        flags=(
+            Flag(
+                "output", "ps, wide, yaml, json, name, csv, custom-columns=A,B, jsonpath=…, "
+                "go-template=…, go-template-file=…", short="o", value="FORMAT",
+                completes="output",
+            ),
+            *_FILES,
+            Flag("all-namespaces", "of every namespace", short="Aa"),
+            Flag("export", "without what is this cluster's own"),
+            Flag("watch", "go on, showing each change", short="w"),
+            Flag("selector", "only what has these labels: a=b,c!=d or Calico's", short="l",
+                 value="SELECTOR"),
+            Flag("show-labels", "another column: the labels"),
+        ),
+        examples=(
+            ("get nodes -o wide", "a table with more columns"),
+            ("get policy web -n shop -o yaml", "one, as YAML that apply takes"),
+            ("get wep -A -l 'app=web' --show-labels", "by label, of all namespaces"),
+            ("get nodes -o jsonpath='{.items[*].metadata.name}'", "one field of each"),
+        ),
+    ),
+    Command(
+        "patch", "tortie.ctl.patch", "change fields of one resource",
+        words="KIND NAME", least=1, most=2, completes="resource",
+        flags=(
+            Flag("patch", "the change, as JSON or YAML", short="p", value="PATCH"),
+            Flag("type", "strategic, json (RFC 6902) or merge (RFC 7386); strategic", short="t",
+                 value="TYPE", choices=("strategic", "json", "merge")),
+            _NAMESPACE,
+        ),
+        examples=(
+            ("patch node n1 -p '{\"spec\":{\"bgp\":{\"asNumber\":64513}}}'", "set one field"),
+            ("patch ippool blue -t json -p "
+             "'[{\"op\":\"replace\",\"path\":\"/spec/disabled\",\"value\":true}]'",
+             "the same by path"),
+        ),
+    ),
+    Command(
+        "label", "tortie.ctl.label", "set or remove a label of one resource",
+        words="KIND NAME KEY=VALUE | KIND NAME KEY --remove", least=2, most=3,
+        completes="resource",
+        flags=(
+            Flag("overwrite", "another value may be there"),
+            Flag("remove", "remove the label"),
+            _NAMESPACE,
+        ),
+        examples=(
+            ("label node n1 rack=r7", "set it"),
+            ("label node n1 rack=r8 --overwrite", "change it"),
+            ("label node n1 rack --remove", "remove it"),
+        ),
+    ),
+    Command(
+        "edit", "tortie.ctl.edit", "change one resource in an editor",
+        words="KIND NAME | KIND/NAME", least=1, most=2, completes="resource",
+        flags=(_NAMESPACE,),
+        notes=("The editor is $VISUAL, else $EDITOR, else vi.",),
+    ),
+    Command(
+        "diff", "tortie.ctl.diff", "what apply would change",
+        flags=_FILES,
+        notes=("Exit code 0: nothing; 1: there are differences; 2: it could not be told.",),
+    ),
+    Command(
+        "validate", "tortie.ctl.validate", "check files without a datastore", flags=_FILES,
+    ),
+    Command(
+        "explain", "tortie.ctl.explain", "what a kind or one of its fields is",
+        words="KIND[.FIELD ...]", least=1, most=1, completes="kind",
+        flags=(Flag("recursive", "all fields below it, too"),),
+        examples=(("explain networkpolicy.spec.ingress.source", "one field"),),
+    ),
+    Command(
+        "ipam show", "tortie.ctl.ipam_show", "use of address pools, or of one address",
+        flags=(
+            Flag("ip", "who has this address", value="IP"),
+            Flag("show-blocks", "each block, too"),
+            Flag("show-borrowed", "addresses that hosts have from blocks of others"),
+            Flag("show-configuration", "IPAM's settings"),
+        ),
+    ),
+    Command(
+        "ipam check", "tortie.ctl.ipam_check", "find addresses that leaked or are used twice",
+        flags=(
+            Flag("show-all-ips", "every address that is looked at"),
+            Flag("show-problem-ips", "every address with a problem"),
+            Flag("output", "write a report that ipam release takes", short="o", value="FILE",
+                 completes="file"),
+            Flag("kubeconfig", "taken for calicoctl's sake", value="FILE", is_hidden=True),
+        ),
+    ),
+    Command(
+        "ipam release", "tortie.ctl.ipam_release", "free addresses that nobody uses",
+        flags=(
+            Flag("ip", "this address", value="IP"),
+            Flag("from-report", "what all these reports of ipam check call leaked", value="FILE",
+                 repeats=True, completes="file"),
+            Flag("force", "though the datastore is not locked"),
+        ),
+    ),
+    Command(
+        "ipam split", "tortie.ctl.ipam_split", "split a pool into smaller ones",
+        words="NUMBER", least=1, most=1,
+        flags=(
+            Flag("cidr", "the pool with this CIDR", value="CIDR"),
+            Flag("name", "the pool of this name", value="POOL"),
+        ),
+        notes=("The datastore must be locked, because no pool covers the addresses for a moment.",),
+    ),
+    Command(
+        "ipam configure", "tortie.ctl.ipam_configure", "change IPAM's settings",
+        flags=(
+            Flag("strictaffinity", "hosts do not borrow from blocks of others", value="true|false"),
+            Flag("max-blocks-per-host", "of each family; 0 is the built-in limit", value="NUMBER"),
+            Flag("kubevirt-ip-persistence", "VMs keep their addresses", value="Enabled|Disabled"),
+            Flag("ip-cooldown-seconds", "how long a released address rests", value="SECONDS"),
+        ),
+    ),
+    Command(
+        "datastore migrate lock", "tortie.ctl.datastore_lock",
+        "agents and plugins keep what they have, and wait",
+    ),
+    Command(
+        "datastore migrate unlock", "tortie.ctl.datastore_unlock", "agents and plugins go on",
+    ),
+    Command(
+        "datastore migrate export", "tortie.ctl.datastore_export",
+        "print what is in the datastore, for import",
+    ),
+    Command(
+        "datastore migrate import", "tortie.ctl.datastore_import",
+        "put what export printed into an empty datastore",
+        flags=(Flag("filename", "what export printed", short="f", value="FILE",
+                    completes="file"),),
+    ),
+    Command(
+        "datastore migrate-policy-names", "tortie.ctl.datastore_policy_names",
+        "move policies from before v3.32 to where today's names put them",
+    ),
+    Command(
+        "cluster diags", "tortie.ctl.cluster_diags", "collect what helps to find a fault",
+        flags=(
+            Flag("since", "taken for calicoctl's sake", value="TIME", is_hidden=True),
+            Flag("max-logs", "taken for calicoctl's sake", value="NUMBER", is_hidden=True),
+            Flag("max-parallelism", "taken for calicoctl's sake", value="NUMBER", is_hidden=True),
+            Flag("focus-nodes", "taken for calicoctl's sake", value="NODES", is_hidden=True),
+            Flag("skip-temp-dir-cleanup", "taken for calicoctl's sake", is_hidden=True),
+        ),
+    ),
+    Command(
+        "version", "tortie.ctl.version", "the version of this command and of the cluster",
+        flags=(
+            Flag("client", "only this command's"),
+            Flag("poll", "again and again, as in 10s", value="TIME"),
+        ),
+    ),
+    Command(
+        "completion", "tortie.ctl.completion", "a script that completes commands in a shell",
+        words="bash|zsh|fish", least=1, most=1, completes="shell",
+        examples=(
+            ("completion bash > /etc/bash_completion.d/tortie", "for all users"),
+        ),
+    ),
+    Command(
+        "man", "tortie.ctl.manual", "the manual page of a command, for man(1)",
+        words="[COMMAND ...]", most=None, is_hidden=True,
+    ),
+    Command(
+        "__complete", "tortie.ctl.complete", "what could come next; for shells",
+        words="[WORD ...]", most=None, is_hidden=True,
+    ),
+)  # fmt: skip
+
+BY_PATH = {command.path: command for command in COMMANDS}
+
+GROUPS = {
+    "ipam": "addresses: pools, blocks, who has which",
+    "datastore": "lock, move and repair the datastore",
+    "datastore migrate": "move a datastore to another one",
+    "cluster": "the cluster as a whole",
+}
+"""First words that are no commands themselves."""
