@@ -1,10 +1,13 @@
-"""Which endpoints claim an address, and which claimed addresses lie in a network."""
+"""Which endpoints claim an address, and which claimed addresses lie in a network.
 
-from collections.abc import Iterator
+There may be one address for every endpoint of the cluster, so both forms here are small: an
+address costs an entry in a table, and a packed list of networks one string of bytes.
+"""
 
-from tortie.calc.claims import Claims
+from collections.abc import Iterable, Iterator
+
 from tortie.desired.endpoint import EndpointId
-from tortie.lib.ip import Network
+from tortie.lib.ip import Network, from_packed
 
 BUCKET_BITS = 6
 """Addresses are kept by 64: a block of default size, in either family, is one bucket."""
@@ -12,48 +15,87 @@ BUCKET_BITS = 6
 _Bucket = tuple[int, int]
 """Family, and the address without its last `BUCKET_BITS`."""
 
+_Claimants = EndpointId | tuple[EndpointId, ...]
+"""One, or several with the lowest first."""
+
+_BYTES = {4: 4, 6: 16}
+
 
 class Addresses:
     """Claims to addresses, in buckets, so that those in a block are found without a search."""
 
     def __init__(self) -> None:
-        self._buckets: dict[_Bucket, Claims[Network, EndpointId]] = {}
+        self._buckets: dict[_Bucket, dict[int, _Claimants]] = {}
+        """By the last `BUCKET_BITS`."""
 
     def add(self, address: Network, endpoint: EndpointId) -> None:
-        bucket = _bucket(address)
-        if bucket not in self._buckets:
-            self._buckets[bucket] = Claims()
-        self._buckets[bucket].add(address, endpoint)
+        bucket = self._buckets.setdefault(_bucket(address), {})
+        ordinal = _ordinal(address)
+        bucket[ordinal] = _claimants({*_several(bucket.get(ordinal)), endpoint})
 
     def discard(self, address: Network, endpoint: EndpointId) -> None:
-        bucket = _bucket(address)
-        claims = self._buckets[bucket]
-        claims.discard(address, endpoint)
-        if not claims:
-            del self._buckets[bucket]
+        number, ordinal = _bucket(address), _ordinal(address)
+        bucket = self._buckets[number]
+        left = set(_several(bucket[ordinal])) - {endpoint}
+        if left:
+            bucket[ordinal] = _claimants(left)
+            return
+        del bucket[ordinal]
+        if not bucket:
+            del self._buckets[number]
 
     def claimants(self, address: Network) -> tuple[EndpointId, ...]:
         """Lowest first."""
-        claims = self._buckets.get(_bucket(address))
-        return claims.claimants(address) if claims else ()
+        bucket = self._buckets.get(_bucket(address))
+        return _several(bucket.get(_ordinal(address))) if bucket else ()
 
     def within(self, network: Network) -> Iterator[Network]:
         """The claimed addresses inside, each once; costs about what there is to find."""
-        for claims in self._buckets_of(network):
-            for address in claims.things():
+        for (family, number), bucket in self._buckets_of(network):
+            for ordinal in bucket:
+                address = Network(family, number << BUCKET_BITS | ordinal, network.bits)
                 if network.contains(address):
                     yield address
 
-    def _buckets_of(self, network: Network) -> Iterator[Claims[Network, EndpointId]]:
+    def _buckets_of(self, network: Network) -> Iterable[tuple[_Bucket, dict[int, _Claimants]]]:
         family, first = _bucket(network)
         last = network.last >> BUCKET_BITS
         if last - first >= len(self._buckets):
-            yield from self._buckets.values()
-            return
-        for number in range(first, last + 1):
-            if claims := self._buckets.get((family, number)):
-                yield claims
+            return (item for item in self._buckets.items() if item[0][0] == family)
+        numbers = ((family, number) for number in range(first, last + 1))
+        return ((one, self._buckets[one]) for one in numbers if one in self._buckets)
+
+
+def pack(networks: Iterable[Network]) -> bytes:
+    """A quarter of the memory, for what is only kept; each is its family, length and address."""
+    return b"".join(bytes((one.family, one.length)) + one.packed for one in networks)
+
+
+def unpack(packed: bytes) -> tuple[Network, ...]:
+    networks = []
+    position = 0
+    while position < len(packed):
+        family, length = packed[position], packed[position + 1]
+        end = position + 2 + _BYTES[family]
+        networks.append(from_packed(packed[position + 2 : end], length))
+        position = end
+    return tuple(networks)
 
 
 def _bucket(network: Network) -> _Bucket:
     return network.family, network.value >> BUCKET_BITS
+
+
+def _ordinal(address: Network) -> int:
+    return address.value & ((1 << BUCKET_BITS) - 1)
+
+
+def _several(claimants: _Claimants | None) -> tuple[EndpointId, ...]:
+    if claimants is None:
+        return ()
+    return (claimants,) if isinstance(claimants, EndpointId) else claimants
+
+
+def _claimants(endpoints: set[EndpointId]) -> _Claimants:
+    several = tuple(sorted(endpoints))
+    return several[0] if len(several) == 1 else several

@@ -171,9 +171,10 @@ class Graph:
         self._endpoints.on_endpoint(endpoint, local)
         self._policies.on_endpoint(endpoint, local.labelled if local else None)
         if elsewhere:
-            self._routes.on_endpoint_elsewhere(endpoint, elsewhere.host, elsewhere.networks)
+            packed = elsewhere.labelled.member.packed
+            self._routes.on_endpoint_elsewhere(endpoint, elsewhere.host, packed)
         else:
-            self._routes.on_endpoint_elsewhere(endpoint, "", ())
+            self._routes.on_endpoint_elsewhere(endpoint, "", b"")
         return ()
 
     def _on_host_endpoint(self, key: ResourceKey, value: object | None) -> _Problems:

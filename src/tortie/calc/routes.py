@@ -18,7 +18,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from tortie.calc.addresses import Addresses
+import msgspec
+
+from tortie.calc.addresses import Addresses, unpack
 from tortie.calc.claims import Claims
 from tortie.calc.sequencer import Sequencer
 from tortie.desired.endpoint import EndpointId, Host, Route, RouteType
@@ -39,11 +41,12 @@ class _Attached(NamedTuple):
     networks: tuple[Network, ...]
 
 
-class _Elsewhere(NamedTuple):
+class _Elsewhere(msgspec.Struct, frozen=True, gc=False):
     """An endpoint of another host."""
 
     host: str
-    networks: tuple[Network, ...]
+    networks: bytes
+    """Packed: most of the cluster's endpoints are one of these."""
 
 
 class Routes:
@@ -97,20 +100,18 @@ class Routes:
             self._hosts[name] = host
         self._note(self._remote_destinations.get(name, ()))
 
-    def on_endpoint_elsewhere(
-        self, endpoint: EndpointId, host: str, networks: tuple[Network, ...]
-    ) -> None:
-        """An endpoint of another host; no networks: it is gone, or lives here now."""
+    def on_endpoint_elsewhere(self, endpoint: EndpointId, host: str, networks: bytes) -> None:
+        """An endpoint of another host, its networks packed; none: it is gone, or lives here."""
         before = self._elsewhere.get(endpoint)
         after = _Elsewhere(host, networks) if networks else None
         if before == after:
             return
         if before is not None:
             del self._elsewhere[endpoint]
-            self._forget(endpoint, before.networks)
+            self._forget(endpoint, unpack(before.networks))
         if after is not None:
             self._elsewhere[endpoint] = after
-            self._learn(endpoint, networks)
+            self._learn(endpoint, unpack(networks))
 
     def on_local_endpoint(
         self, endpoint: EndpointId, interface: str, networks: tuple[Network, ...]

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from tortie.calc.addresses import pack, unpack
 from tortie.calc.policy_order import PolicyOrder, policy_order
 from tortie.calc.rule_scanner import (
     NAMESPACE_PREFIX,
@@ -69,8 +70,14 @@ class ServedPort(msgspec.Struct, frozen=True, gc=False):
 class Member(msgspec.Struct, frozen=True, gc=False):
     """What selectors can select, and what it brings into the sets of those that do."""
 
-    networks: tuple[Network, ...]
+    packed: bytes
+    """See `networks`; the cluster has many of these."""
     ports: tuple[ServedPort, ...] = ()
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """Made anew each time."""
+        return unpack(self.packed)
 
 
 class Labelled(msgspec.Struct, frozen=True):
@@ -171,7 +178,7 @@ def parse_workload_endpoint(key: ResourceKey, resource: WorkloadEndpoint) -> Wor
         host=intern(spec.node),
         interface=spec.interface_name,
         mac=spec.mac.lower(),
-        labelled=Labelled(labels, spec.profiles, Member(networks, _served_ports(spec.ports))),
+        labelled=Labelled(labels, spec.profiles, Member(pack(networks), _served_ports(spec.ports))),
     )
 
 
@@ -182,7 +189,7 @@ def parse_host_endpoint(resource: HostEndpoint) -> HostInterface:
     """
     spec = resource.spec
     networks = tuple(dict.fromkeys(map(parse_address, spec.expected_ips)))
-    member = Member(networks, _served_ports(spec.ports))
+    member = Member(pack(networks), _served_ports(spec.ports))
     labels = _labels_outside_namespaces(resource.metadata.labels)
     labelled = Labelled(labels, spec.profiles, member)
     return HostInterface(intern(spec.node), spec.interface_name, labelled)
@@ -195,7 +202,7 @@ def parse_network_set(key: ResourceKey, resource: NetworkSet) -> Labelled:
     """
     labels = _labels_in_namespace(resource.metadata.labels, key.namespace)
     parents = (NAMESPACE_PROFILE_PREFIX + key.namespace,)
-    return Labelled(labels, parents, Member(_networks(resource.spec.nets)))
+    return Labelled(labels, parents, Member(_packed(resource.spec.nets)))
 
 
 def parse_global_network_set(resource: GlobalNetworkSet) -> Labelled:
@@ -204,7 +211,7 @@ def parse_global_network_set(resource: GlobalNetworkSet) -> Labelled:
         InvalidInput: a network that does not parse.
     """
     labels = _labels_outside_namespaces(resource.metadata.labels)
-    return Labelled(labels, (), Member(_networks(resource.spec.nets)))
+    return Labelled(labels, (), Member(_packed(resource.spec.nets)))
 
 
 def parse_policy(
@@ -348,8 +355,8 @@ def _labels_outside_namespaces(labels: dict[str, str]) -> dict[str, str]:
     return {label: value for label, value in labels.items() if label != NAMESPACE_LABEL}
 
 
-def _networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
-    return tuple(dict.fromkeys(map(parse_network, texts)))
+def _packed(nets: tuple[str, ...]) -> bytes:
+    return pack(dict.fromkeys(map(parse_network, nets)))
 
 
 def _served_ports(

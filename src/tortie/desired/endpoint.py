@@ -8,7 +8,7 @@ from tortie.desired.policy import PolicyList
 from tortie.lib.ip import Network
 
 
-class EndpointId(msgspec.Struct, frozen=True, order=True):
+class EndpointId(msgspec.Struct, frozen=True, order=True, gc=False):
     """Names a workload endpoint: namespace and resource name, as in the datastore."""
 
     namespace: str

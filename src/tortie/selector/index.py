@@ -2,13 +2,15 @@
 
 Theory of operation
     Items with the same own labels and the same parents match the same selectors, so they share
-    one *group*, and matching is between groups and selectors: a thousand replicas cost as much
-    as one. A group's own labels win over its parents', and an earlier parent's over a later's.
+    one *group* (module `groups`), and matching is between groups and selectors: a thousand
+    replicas cost as much as one. A group's own labels win over its parents', and an earlier
+    parent's over a later's.
     Parents (profiles, namespaces) are referred to, not merged in, so that their labels exist
     once, however many items inherit them. A parent that nobody has set has no labels.
 
     Two inverted indexes keep evaluation to likely pairs. *Holders* (label → value → groups, and
-    label → value → parents) find the groups that a new selector could match. *Interests* (label
+    label → value → parents) find the groups that a new selector could match; for groups they
+    are made for the labels that selectors demand, when the first one does. *Interests* (label
     → value → selectors) find the selectors that a new group could match: each selector is
     filed under one label only, among those that it cannot match without (`normal.required`).
     That is the label that the fewest items and selectors have in common at the time; otherwise
@@ -23,10 +25,10 @@ the same by brute force and is the oracle in the tests.
 """
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
-from itertools import chain
 from sys import intern
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
+from tortie.selector.groups import Group, Groups
 from tortie.selector.normal import ANY_VALUE, Restriction, labels_named, required, uses_global
 from tortie.selector.syntax import Node
 
@@ -67,26 +69,26 @@ class LabelIndex(Generic[Selector, Item]):
     ) -> None:
         self._on_match_started = on_match_started
         self._on_match_stopped = on_match_stopped
-        self._items: dict[Item, _Group[Selector, Item]] = {}
-        self._groups: dict[int, tuple[_Group[Selector, Item], ...]] = {}
-        self._parents: dict[str, _Parent[Selector, Item]] = {}
+        self._items: dict[Item, Group[Item]] = {}
+        self._groups: Groups[Item] = Groups()
+        self._parents: dict[str, _Parent] = {}
         self._selectors: dict[Selector, _Filed[Selector, Item]] = {}
-        self._holders: _ByLabel[_Group[Selector, Item]] = _ByLabel()
-        self._holding_parents: _ByLabel[_Parent[Selector, Item]] = _ByLabel()
+        self._holding_parents: _ByLabel[_Parent] = _ByLabel()
         self._interests: _ByLabel[_Filed[Selector, Item]] = _ByLabel()
         self._present_interests: dict[str, Ordered[_Filed[Selector, Item]]] = {}
         self._undemanding: Ordered[_Filed[Selector, Item]] = {}
-        self._group_count = 0
         self._evaluation_count = 0
 
     def set_item(self, item: Item, labels: Labels, parents: tuple[str, ...] = ()) -> None:
         """Add an item or replace its labels and parents; `labels` must not change afterwards."""
         before = self._items.get(item)
-        group = self._find_group(labels, parents) or self._add_group(labels, parents)
+        group, new = self._groups.find_or_add(labels, parents)
+        if new:
+            self._match_group(group)
         if group is before:
             return
         self._items[item] = group
-        group.items[item] = None
+        group.add(item)
         if before is not None:
             self._leave(before, item)
         self._tell(item, before.matched if before else {}, group.matched)
@@ -101,7 +103,9 @@ class LabelIndex(Generic[Selector, Item]):
 
     def set_parent(self, parent: str, labels: Labels) -> None:
         """Set what every item that names this parent inherits; no labels is as good as none."""
-        record = self._parent(parent)
+        record = self._parents.get(parent)
+        if record is None:
+            record = self._parents[parent] = _Parent(parent)
         changed = {
             label
             for label in record.labels.keys() | labels.keys()
@@ -110,9 +114,10 @@ class LabelIndex(Generic[Selector, Item]):
         self._holding_parents.discard_all(record, record.labels)
         record.labels = _interned(labels)
         self._holding_parents.add_all(record, record.labels)
-        self._drop_parent_if_idle(record)
+        if not record.labels:
+            del self._parents[parent]
         if changed:
-            self._rematch(record.groups, changed)
+            self._rematch(self._groups.with_parent(parent), changed)
 
     def remove_parent(self, parent: str) -> None:
         """Items that name it stay, and inherit nothing from it."""
@@ -155,7 +160,7 @@ class LabelIndex(Generic[Selector, Item]):
     def statistics(self) -> IndexStatistics:
         return IndexStatistics(
             items=len(self._items),
-            groups=self._group_count,
+            groups=self._groups.count,
             selectors=len(self._selectors),
             pairs=sum(len(filed.groups) for filed in self._selectors.values()),
             evaluation_count=self._evaluation_count,
@@ -163,71 +168,34 @@ class LabelIndex(Generic[Selector, Item]):
 
     # Groups and parents.
 
-    def _find_group(
-        self, labels: Labels, parents: tuple[str, ...]
-    ) -> "_Group[Selector, Item] | None":
-        for group in self._groups.get(_digest(labels, parents), ()):
-            if group.parents == parents and group.labels == labels:
-                return group
-        return None
-
-    def _add_group(self, labels: Labels, parents: tuple[str, ...]) -> "_Group[Selector, Item]":
-        parents = tuple(map(intern, parents))
-        group: _Group[Selector, Item] = _Group(_interned(labels), parents)
-        digest = _digest(labels, parents)
-        self._groups[digest] = (*self._groups.get(digest, ()), group)
-        self._group_count += 1
-        self._holders.add_all(group, group.labels)
-        for parent in parents:
-            self._parent(parent).groups[group] = None
+    def _match_group(self, group: Group[Item]) -> None:
+        """A new one, with whatever selects it."""
         effective = self._effective(group)
         for filed in self._candidates(effective):
             if self._evaluate(filed, effective):
                 _match(filed, group)
-        return group
 
-    def _leave(self, group: "_Group[Selector, Item]", item: Item) -> None:
+    def _leave(self, group: Group[Item], item: Item) -> None:
         """Take the item out of its group, and the group away with its last item."""
-        del group.items[item]
-        if group.items:
-            return
-        digest = _digest(group.labels, group.parents)
-        others = tuple(other for other in self._groups[digest] if other is not group)
-        if others:
-            self._groups[digest] = others
-        else:
-            del self._groups[digest]
-        self._group_count -= 1
-        self._holders.discard_all(group, group.labels)
-        for parent in dict.fromkeys(group.parents):
-            record = self._parents[parent]
-            del record.groups[group]
-            self._drop_parent_if_idle(record)
-        for filed in group.matched:
-            del filed.groups[group]
+        group.discard(item)
+        if group.is_empty:
+            self._groups.remove(group)
+            for filed in group.matched:
+                del filed.groups[group]
 
-    def _parent(self, name: str) -> "_Parent[Selector, Item]":
-        record = self._parents.get(name)
-        if record is None:
-            record = self._parents[name] = _Parent(name)
-        return record
-
-    def _drop_parent_if_idle(self, record: "_Parent[Selector, Item]") -> None:
-        if not record.labels and not record.groups:
-            del self._parents[record.name]
-
-    def _effective(self, group: "_Group[Selector, Item]") -> Labels:
+    def _effective(self, group: Group[Item]) -> Labels:
         """The group's labels with what it inherits; made anew each time, to stay lean."""
-        inherited = [self._parents[parent].labels for parent in group.parents]
-        if not any(inherited):
+        names = [parent for parent in group.parents if parent in self._parents]
+        if not names:
             return group.labels
+        inherited = [self._parents[parent].labels for parent in names]
         merged: dict[str, str] = {}
         for labels in reversed(inherited):
             merged.update(labels)
         merged.update(group.labels)
         return merged
 
-    def _rematch(self, groups: "Iterable[_Group[Selector, Item]]", changed: set[str]) -> None:
+    def _rematch(self, groups: Iterable[Group[Item]], changed: set[str]) -> None:
         """Evaluate again what looks at a changed label; tell what came of it at the end."""
         stopped: list[_Pair[Selector, Item]] = []
         started: list[_Pair[Selector, Item]] = []
@@ -273,7 +241,7 @@ class LabelIndex(Generic[Selector, Item]):
     def _unfile(self, filed: "_Filed[Selector, Item]") -> None:
         """Take it out of all tables; `filed.groups` stays, for who needs to know."""
         for group in filed.groups:
-            del group.matched[filed]
+            group.unmatch(filed)
         if filed.under is None:
             del self._undemanding[filed]
             return
@@ -290,13 +258,17 @@ class LabelIndex(Generic[Selector, Item]):
     def _weight(self, demand: tuple[str, Restriction]) -> tuple[bool, int]:
         """How crowded it is under this label: how many would meet there for nothing."""
         label, restriction = demand
-        if restriction is ANY_VALUE:  # counted roughly: a label may have as many values as holders
+        if restriction is ANY_VALUE:
             crowd = len(self._present_interests.get(label, ()))
-            return True, crowd + self._holders.value_count(label)
+            return True, crowd + self._groups.label_count(label)
         crowd = 0
         for value in restriction:
-            crowd += len(self._interests.get(label, value)) + len(self._holders.get(label, value))
-            crowd += sum(len(p.groups) for p in self._holding_parents.get(label, value))
+            crowd += len(self._interests.get(label, value))
+            crowd += self._groups.value_count(label, value)
+            crowd += sum(
+                self._groups.parent_count(parent.name)
+                for parent in self._holding_parents.get(label, value)
+            )
         return False, crowd
 
     def _candidates(self, labels: Labels) -> "Iterator[_Filed[Selector, Item]]":
@@ -306,17 +278,19 @@ class LabelIndex(Generic[Selector, Item]):
             yield from self._interests.get(label, value)
             yield from self._present_interests.get(label, ())
 
-    def _groups_filed_like(
-        self, filed: "_Filed[Selector, Item]"
-    ) -> "Iterator[_Group[Selector, Item]]":
+    def _groups_filed_like(self, filed: "_Filed[Selector, Item]") -> Iterator[Group[Item]]:
         """Every group that could match, some perhaps more than once."""
         if filed.under is None:
-            yield from chain.from_iterable(self._groups.values())
+            yield from self._groups
             return
         label, restriction = filed.under
-        yield from self._holders.having(label, restriction)
+        if restriction is ANY_VALUE:
+            yield from self._groups.with_label(label)
+        else:
+            for value in restriction:
+                yield from self._groups.with_value(label, value)
         for parent in self._holding_parents.having(label, restriction):
-            yield from parent.groups
+            yield from self._groups.with_parent(parent.name)
 
     def _evaluate(self, filed: "_Filed[Selector, Item]", labels: Labels) -> bool:
         self._evaluation_count += 1
@@ -327,8 +301,8 @@ class LabelIndex(Generic[Selector, Item]):
     def _tell(
         self,
         item: Item,
-        before: "Ordered[_Filed[Selector, Item]]",
-        after: "Ordered[_Filed[Selector, Item]]",
+        before: "Mapping[_Filed[Selector, Item], None]",
+        after: "Mapping[_Filed[Selector, Item], None]",
     ) -> None:
         for filed in before:
             if filed not in after:
@@ -340,8 +314,8 @@ class LabelIndex(Generic[Selector, Item]):
     def _tell_items(
         self,
         selector: Selector,
-        before: "Ordered[_Group[Selector, Item]]",
-        after: "Ordered[_Group[Selector, Item]]",
+        before: Ordered[Group[Item]],
+        after: Ordered[Group[Item]],
     ) -> None:
         for group in before:
             if group not in after:
@@ -357,27 +331,14 @@ NEVER: Mapping[str, Restriction] = {"": frozenset()}
 """The demand of a selector that nothing can meet."""
 
 
-class _Group(Generic[Selector, Item]):
-    """Items with equal own labels and equal parents; there is one group for each such pair."""
+class _Parent:
+    """Labels to inherit; kept while there are any."""
 
-    __slots__ = ("items", "labels", "matched", "parents")
-
-    def __init__(self, labels: Labels, parents: tuple[str, ...]) -> None:
-        self.labels = labels
-        self.parents = parents
-        self.items: Ordered[Item] = {}
-        self.matched: Ordered[_Filed[Selector, Item]] = {}
-
-
-class _Parent(Generic[Selector, Item]):
-    """Labels to inherit, and the groups that do; kept while it has either."""
-
-    __slots__ = ("groups", "labels", "name")
+    __slots__ = ("labels", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.labels: Labels = {}
-        self.groups: Ordered[_Group[Selector, Item]] = {}
 
 
 class _Filed(Generic[Selector, Item]):
@@ -393,21 +354,21 @@ class _Filed(Generic[Selector, Item]):
         self.under = under
         """The label, with its values, that lead to it; None: it is met by every group."""
         self.labels = labels_named(node)
-        self.groups: Ordered[_Group[Selector, Item]] = {}
-        """The groups that match; the mirror image of `_Group.matched`."""
+        self.groups: Ordered[Group[Item]] = {}
+        """The groups that match; the mirror image of `Group.matched`."""
 
 
-_Pair: TypeAlias = tuple[_Filed[Selector, Item], _Group[Selector, Item]]
+_Pair: TypeAlias = tuple[_Filed[Selector, Item], Group[Item]]
 
 
-def _match(filed: _Filed[Selector, Item], group: _Group[Selector, Item]) -> None:
+def _match(filed: _Filed[Selector, Item], group: Group[Item]) -> None:
     filed.groups[group] = None
-    group.matched[filed] = None
+    group.match(filed)
 
 
-def _unmatch(filed: _Filed[Selector, Item], group: _Group[Selector, Item]) -> None:
+def _unmatch(filed: _Filed[Selector, Item], group: Group[Item]) -> None:
     del filed.groups[group]
-    del group.matched[filed]
+    group.unmatch(filed)
 
 
 class _ByLabel(Generic[T]):
@@ -450,10 +411,6 @@ class _ByLabel(Generic[T]):
 
 
 _NO_VALUES: Mapping[str, Ordered[Any]] = {}
-
-
-def _digest(labels: Labels, parents: tuple[str, ...]) -> int:
-    return hash((frozenset(labels.items()), parents))
 
 
 def _interned(labels: Labels) -> dict[str, str]:
