@@ -93,6 +93,11 @@ class Resources:
         self._client = client
         self._now = now
 
+    @property
+    def client(self) -> Client:
+        """For what is stored beside resources."""
+        return self._client
+
     # --- reading ---
 
     async def get(self, key: ResourceKey) -> Stored[Resource]:
@@ -151,6 +156,9 @@ class Resources:
         """
         resource = _complete(resource)
         key = key_of(resource)
+        if key.kind == "Node":
+            # For who protects hosts only, a node is the first thing that he ever creates.
+            await self.ensure_initialized()
         if resource.metadata.resource_version:
             raise InvalidInput(f"{key}: metadata.resourceVersion must not be given to create it")
         if await self._entry(key) is not None:
@@ -234,8 +242,19 @@ class Resources:
                 pools.append(resource)
                 await self._check_pool(resource)
 
+    async def check_revision(self, key: ResourceKey, revision: int) -> None:
+        """
+        Raises:
+            NotFound: it does not exist.
+            Conflict: it was changed since `revision`.
+        """
+        if (await self.get_entry(key)).mod_revision != revision:
+            raise Conflict(f"{key} was changed by another writer; read it again")
+
     async def delete(self, key: ResourceKey, revision: int | None = None) -> None:
-        """Delete it, if `revision` is given only that version.
+        """Delete it, if `revision` is given only that version; what it holds stays.
+
+        Pools and nodes hold something: `tortie.ipam.deletion` sees to that.
 
         Raises:
             NotFound: it does not exist.
@@ -261,14 +280,14 @@ class Resources:
         for name, (order, action) in FIXED_TIERS.items():
             spec = TierSpec(order=order, default_action="Pass" if action == "Pass" else "Deny")
             await self._create_if_missing(Tier(metadata=Metadata(name=name), spec=spec))
-        await self._create_if_missing(
-            ClusterInformation(
-                metadata=Metadata(name="default"),
-                spec=ClusterInformationSpec(
-                    cluster_guid=uuid.uuid4().hex, cluster_type=cluster_type, datastore_ready=True
-                ),
-            )
+        cluster = ClusterInformation(
+            metadata=Metadata(name="default"),
+            spec=ClusterInformationSpec(
+                cluster_guid=uuid.uuid4().hex, cluster_type=cluster_type, datastore_ready=True
+            ),
         )
+        if not await self._create_if_missing(cluster) and cluster_type:
+            await self._merge_cluster_type(cluster_type)
 
     # --- how ---
 
@@ -285,11 +304,29 @@ class Resources:
             is_it = False
         return entry if is_it else None
 
-    async def _create_if_missing(self, resource: Resource) -> None:
+    async def _create_if_missing(self, resource: Resource) -> bool:
+        """Whether it was missing."""
         if await self._entry(key_of(_complete(resource))) is None:
             # Whoever is faster writes the same.
             with contextlib.suppress(AlreadyExists):
                 await self.create(resource)
+                return True
+        return False
+
+    async def _merge_cluster_type(self, cluster_type: str) -> None:
+        """Add words to the list of what runs here; nobody takes any away."""
+        for _ in range(ATTEMPTS):
+            found = await self.get(ResourceKey("ClusterInformation", "default"))
+            cluster = cast(ClusterInformation, found.resource)
+            words = [word for word in cluster.spec.cluster_type.split(",") if word]
+            missing = [word for word in cluster_type.split(",") if word and word not in words]
+            if not missing:
+                return
+            spec = msgspec.structs.replace(cluster.spec, cluster_type=",".join([*words, *missing]))
+            with contextlib.suppress(Conflict):
+                await self.update(msgspec.structs.replace(cluster, spec=spec))
+                return
+        raise Conflict("ClusterInformation(default) is being changed all the time; try again")
 
     async def _replace(self, resource: R, entry: Entry) -> Stored[R]:
         try:

@@ -16,8 +16,9 @@ from tortie.model.endpoint import WorkloadEndpoint, WorkloadEndpointSpec
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Metadata, Resource
 from tortie.model.network_set import NetworkSet, NetworkSetSpec
-from tortie.model.node import IPPool, IPPoolSpec, Node
+from tortie.model.node import ClusterInformation, IPPool, IPPoolSpec, Node
 from tortie.model.policy import NetworkPolicy, NetworkPolicySpec, Profile, Tier, TierSpec
+from tortie.model.staged_policy import StagedGlobalNetworkPolicy, StagedNetworkPolicy
 
 T = TypeVar("T")
 NOON = datetime(2026, 3, 1, 12, 0, 0, 999999, UTC)
@@ -356,5 +357,50 @@ def test_too_large_is_refused_before_the_datastore_sees_it() -> None:
         )
         with pytest.raises(InvalidInput, match="bytes, more than"):
             await resources.create(big)
+
+    _run(act)
+
+
+def test_the_first_node_initialises_the_cluster() -> None:
+    async def act() -> None:
+        resources = Resources(MemoryClient(MemoryStore()))
+        await resources.create(_node())
+        assert len(await resources.all_of(Tier)) == 3
+        assert await resources.get(ResourceKey("ClusterInformation", "default"))
+
+    asyncio.run(act())
+
+
+def test_words_of_the_cluster_type_are_added_never_taken() -> None:
+    async def act(resources: Resources, client: MemoryClient) -> None:
+        for given, expected in (("lab", "lab"), ("k8s,bgp", "lab,k8s,bgp"), ("bgp", "lab,k8s,bgp")):
+            await resources.ensure_initialized(given)
+            found = await resources.get(ResourceKey("ClusterInformation", "default"))
+            assert cast(ClusterInformation, found.resource).spec.cluster_type == expected
+
+    _run(act)
+
+
+@pytest.mark.parametrize("kind", [StagedNetworkPolicy, StagedGlobalNetworkPolicy])
+def test_staged_policies_are_in_tiers_too(
+    kind: type[StagedNetworkPolicy] | type[StagedGlobalNetworkPolicy],
+) -> None:
+    async def act(resources: Resources, client: MemoryClient) -> None:
+        namespace = "ns" if kind is StagedNetworkPolicy else ""
+        wanted = kind(metadata=Metadata(name="p", namespace=namespace))
+        spec = msgspec.structs.replace(wanted.spec, tier="sec", staged_action="Delete")
+        wanted = msgspec.structs.replace(wanted, spec=spec)
+        with pytest.raises(InvalidInput, match="there is no tier 'sec'"):
+            await resources.create(wanted)
+        await resources.create(Tier(metadata=Metadata(name="sec")))
+        stored = await resources.create(wanted)
+        annotations = msgspec.json.decode(stored.raw)["metadata"]["annotations"]
+        assert annotations == {"projectcalico.org/metadata": '{"name":"p"}'}
+        with pytest.raises(InvalidInput, match="not empty"):
+            await resources.delete(ResourceKey("Tier", "sec"))
+        key = ResourceKey(kind.__name__, "p", namespace)
+        found = cast(StagedNetworkPolicy, (await resources.get(key)).resource)
+        assert found.metadata.annotations == {}
+        assert (found.spec.tier, found.spec.staged_action) == ("sec", "Delete")
 
     _run(act)
