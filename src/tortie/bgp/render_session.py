@@ -54,10 +54,14 @@ def session_name(peer: Peer) -> str:
 
 
 def router_id(snapshot: Snapshot) -> str:
-    """Our IPv4 address; without one, 32 bits folded from the IPv6 address."""
-    if snapshot.ipv4 is not None:
-        return snapshot.ipv4.address_text
-    value = snapshot.ipv6.value if snapshot.ipv6 is not None else 1
+    return folded_id(snapshot.ipv4, snapshot.ipv6)
+
+
+def folded_id(ipv4: Network | None, ipv6: Network | None) -> str:
+    """The IPv4 address; without one, 32 bits folded from the IPv6 address."""
+    if ipv4 is not None:
+        return ipv4.address_text
+    value = ipv6.value if ipv6 is not None else 1
     folded = 0
     while value:
         folded ^= value & 0xFFFFFFFF

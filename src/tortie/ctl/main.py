@@ -49,6 +49,8 @@ VERBS = {
         "tortie.demo.story", "the whole story in two minutes, in a lab of its own", is_ours=False
     ),
     "cni": Verb("tortie.cni.main", "the plugins for container runtimes", is_ours=False),
+    "node": Verb("tortie.ctl.node", "this host's BGP sessions, and its address"),
+    "bgp": Verb("tortie.ctl.bgp", "routes by BGP, and a plan for route reflectors"),
     "agent": Verb("tortie.agent.main", "the daemon of a host", is_ours=False),
 }
 """Beside the commands of `tortie.ctl.commands`."""
