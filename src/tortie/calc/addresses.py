@@ -66,6 +66,26 @@ class Addresses:
         return ((one, self._buckets[one]) for one in numbers if one in self._buckets)
 
 
+class AddressSet:
+    """Addresses in no order of their own; where they lie close together, a few bits for each."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[_Bucket, int] = {}
+        """Bits, by the last `BUCKET_BITS` of an address."""
+
+    def add(self, address: Network) -> None:
+        number = _bucket(address)
+        self._buckets[number] = self._buckets.get(number, 0) | 1 << _ordinal(address)
+
+    def __iter__(self) -> Iterator[Network]:
+        for (family, number), bits in self._buckets.items():
+            length = Network(family, 0, 0).bits
+            while bits:
+                ordinal = (bits & -bits).bit_length() - 1
+                bits &= bits - 1
+                yield Network(family, number << BUCKET_BITS | ordinal, length)
+
+
 def pack(networks: Iterable[Network]) -> bytes:
     """A quarter of the memory, for what is only kept; each is its family, length and address."""
     return b"".join(bytes((one.family, one.length)) + one.packed for one in networks)

@@ -170,11 +170,8 @@ class Graph:
         self._ip_sets.on_item(endpoint, workload.labelled if workload else None)
         self._endpoints.on_endpoint(endpoint, local)
         self._policies.on_endpoint(endpoint, local.labelled if local else None)
-        if elsewhere:
-            packed = elsewhere.labelled.member.packed
-            self._routes.on_endpoint_elsewhere(endpoint, elsewhere.host, packed)
-        else:
-            self._routes.on_endpoint_elsewhere(endpoint, "", b"")
+        member = elsewhere.labelled.member if elsewhere else None
+        self._routes.on_endpoint_elsewhere(endpoint, member)
         return ()
 
     def _on_host_endpoint(self, key: ResourceKey, value: object | None) -> _Problems:

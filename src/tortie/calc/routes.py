@@ -16,13 +16,13 @@ Source: Calico, felix/calc/l3_route_resolver.go.
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from typing import NamedTuple
 
-import msgspec
-
-from tortie.calc.addresses import Addresses, unpack
+from tortie.calc.addresses import Addresses, AddressSet
 from tortie.calc.claims import Claims
 from tortie.calc.sequencer import Sequencer
+from tortie.calc.validation import Member
 from tortie.desired.endpoint import EndpointId, Host, Route, RouteType
 from tortie.desired.kinds import Kind
 from tortie.lib.ip import Network
@@ -41,14 +41,6 @@ class _Attached(NamedTuple):
     networks: tuple[Network, ...]
 
 
-class _Elsewhere(msgspec.Struct, frozen=True, gc=False):
-    """An endpoint of another host."""
-
-    host: str
-    networks: bytes
-    """Packed: most of the cluster's endpoints are one of these."""
-
-
 class Routes:
     """Changes are noted as they come and take effect in `resolve`, for what they concern."""
 
@@ -61,13 +53,15 @@ class Routes:
         self._pools: dict[Network, None] = {}
         self._hosts: dict[str, Host] = {}
         self._local: dict[EndpointId, _Attached] = {}
-        self._elsewhere: dict[EndpointId, _Elsewhere] = {}
+        self._elsewhere: dict[EndpointId, Member] = {}
         self._addresses = Addresses()
         self._remote_hosts: dict[Network, str] = {}
         """By destination: the host that it leads to."""
         self._remote_destinations: dict[str, dict[Network, None]] = {}
         """The same, by host."""
         self._changed: dict[Network, None] = {}
+        """Blocks."""
+        self._changed_addresses = AddressSet()
 
     def on_affinity(self, block: Network, host: str, confirmed: bool) -> None:
         """A host has the block, or it has not."""
@@ -100,18 +94,18 @@ class Routes:
             self._hosts[name] = host
         self._note(self._remote_destinations.get(name, ()))
 
-    def on_endpoint_elsewhere(self, endpoint: EndpointId, host: str, networks: bytes) -> None:
-        """An endpoint of another host, its networks packed; none: it is gone, or lives here."""
+    def on_endpoint_elsewhere(self, endpoint: EndpointId, member: Member | None) -> None:
+        """An endpoint of another host; None: it is gone, or lives here now."""
         before = self._elsewhere.get(endpoint)
-        after = _Elsewhere(host, networks) if networks else None
+        after = member if member and member.packed else None
         if before == after:
             return
         if before is not None:
             del self._elsewhere[endpoint]
-            self._forget(endpoint, unpack(before.networks))
+            self._forget(endpoint, before.networks)
         if after is not None:
             self._elsewhere[endpoint] = after
-            self._learn(endpoint, unpack(networks))
+            self._learn(endpoint, after.networks)
 
     def on_local_endpoint(
         self, endpoint: EndpointId, interface: str, networks: tuple[Network, ...]
@@ -131,7 +125,8 @@ class Routes:
     def resolve(self) -> None:
         """Work out the route of every destination that something has changed for."""
         changed, self._changed = self._changed, {}
-        for destination in changed:
+        addresses, self._changed_addresses = self._changed_addresses, AddressSet()
+        for destination in chain(changed, addresses):
             route = self._route(destination)
             self._file(destination, route.host if route else "")
             self._sequencer.put(Kind.ROUTE, destination, route)
@@ -140,7 +135,11 @@ class Routes:
         return RouteStatistics(len(self._blocks), len(self._remote_hosts))
 
     def _note(self, destinations: Iterable[Network]) -> None:
-        self._changed.update(dict.fromkeys(destinations))
+        for destination in destinations:
+            if destination.is_address:
+                self._changed_addresses.add(destination)
+            else:
+                self._changed[destination] = None
 
     def _learn(self, endpoint: EndpointId, networks: tuple[Network, ...]) -> None:
         for network in networks:

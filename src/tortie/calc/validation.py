@@ -73,6 +73,8 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     packed: bytes
     """See `networks`; the cluster has many of these."""
     ports: tuple[ServedPort, ...] = ()
+    host: str = ""
+    """Where a workload endpoint is."""
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -174,11 +176,13 @@ def parse_workload_endpoint(key: ResourceKey, resource: WorkloadEndpoint) -> Wor
     if spec.service_account_name:
         labels[SERVICE_ACCOUNT_LABEL] = spec.service_account_name
     networks = tuple(dict.fromkeys(map(parse_address, spec.ip_networks)))
+    host = intern(spec.node)
+    member = Member(pack(networks), _served_ports(spec.ports), host)
     return Workload(
-        host=intern(spec.node),
+        host=host,
         interface=spec.interface_name,
         mac=spec.mac.lower(),
-        labelled=Labelled(labels, spec.profiles, Member(pack(networks), _served_ports(spec.ports))),
+        labelled=Labelled(labels, spec.profiles, member),
     )
 
 

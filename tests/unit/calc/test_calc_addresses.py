@@ -2,7 +2,7 @@
 
 import pytest
 
-from tortie.calc.addresses import Addresses
+from tortie.calc.addresses import Addresses, AddressSet, pack, unpack
 from tortie.desired.endpoint import EndpointId
 from tortie.lib.ip import Network, parse_network
 
@@ -49,3 +49,20 @@ def test_what_lies_in_a_network(network: str, others: int) -> None:
         addresses.add(address, A)
     inside = list(addresses.within(at(network)))
     assert sorted(inside) == sorted(a for a in known if at(network).contains(a))
+
+
+def test_a_set_of_addresses_holds_each_once() -> None:
+    addresses = AddressSet()
+    expected = [at(text) for text in KNOWN]
+    for address in (*expected, *expected):
+        addresses.add(address)
+    assert sorted(addresses) == sorted(expected)
+
+
+def test_packed_networks_come_back_in_order() -> None:
+    networks = tuple(
+        at(text) for text in ("fd00::/8", "10.0.0.1", "0.0.0.0/0", "::1", "10.0.0.0/9")
+    )
+    assert unpack(pack(networks)) == networks
+    assert unpack(pack(())) == ()
+    assert len(pack([at("10.0.0.1")])) == 6
