@@ -26,7 +26,8 @@ POOL = parse_network("10.66.0.0/16")
 
 def run() -> Iterator[Result]:
     before = _state()
-    after = {**before, **dict([_policy(7, ports=(9999,))])}
+    key, policy = _policy(7, ports=(9999,))
+    after = {**before, key: policy}
     began = time.perf_counter()
     found = impact(before, after)
     size = f"{ENDPOINTS:,} endpoints in {CLASSES} classes, {POLICIES} policies"
