@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmarks import elements, enforcement, explain, startup, traffic
+from benchmarks import calc, elements, enforcement, explain, startup, traffic
 from benchmarks.results import Result, document, table
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
+    "calc": calc.run,
     "elements": elements.run,
     "enforcement": enforcement.run,
     "explain": explain.run,

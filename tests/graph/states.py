@@ -652,7 +652,11 @@ STATES: dict[str, Named] = {
         """,
     ),
     "a host endpoint without policies": Named(
-        state(host_endpoint("eth0", labels={}, host="h1", interface="eth0", profiles=("missing",))),
+        state(
+            host_endpoint(
+                "eth0", labels={}, host="h1", interface="eth0", profiles=("missing", "missing")
+            )
+        ),
         f"""
         policy profile missing: {CLOSED}
         host-endpoint eth0 on eth0: in missing; out missing
@@ -709,6 +713,29 @@ STATES: dict[str, Named] = {
         staged eth0 on eth0: in default(staged:g)Deny
         """,
         net("web", f"{_NS} == 'shop' && app == 'web'"),
+    ),
+    "two stand in for one": Named(
+        state(
+            DEFAULT_TIER,
+            SHOP,
+            WEB,
+            policy("shop/knp.default.k", order=1000, selector="all()"),
+            staged("shop/knp.default.k", order=1000, selector="all()"),
+            staged("shop/k", kubernetes=True),
+            policy("shop/z", order=1000, selector="all()"),
+        ),
+        f"""
+        policy profile kns.shop: {OPEN}
+        policy shop/knp.default.k:
+        policy shop/z:
+        policy staged:shop/knp.default.k:
+        policy staged:kubernetes:shop/k:
+        endpoint shop/web on cali-web 10.0.0.1:
+            in default(shop/knp.default.k shop/z)Deny; out kns.shop
+        staged shop/web on cali-web 10.0.0.1:
+            in default(staged:kubernetes:shop/k staged:shop/knp.default.k shop/z)Deny; out kns.shop
+        route 10.0.0.1 to cali-web borrowed
+        """,
     ),
     "staged without effect": Named(
         state(

@@ -1,12 +1,13 @@
 """The assembled graph through named states, in every order and grouping we can think of."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 
 import pytest
 from tests.graph.dataplane import FakeDataplane, Objects
 from tests.graph.describe import describe
-from tests.graph.resources import State
+from tests.graph.resources import State, host_endpoint, policy
 from tests.graph.states import HOST, STATES, Named
 
 from tortie.calc.graph import Graph
@@ -174,6 +175,26 @@ def test_nothing_is_told_before_the_first_flush() -> None:
         for key, value in named.state.items():
             graph.on_update(key, value)
     assert dataplane.calls == []
+
+
+def test_a_policy_may_come_to_act_elsewhere() -> None:
+    endpoint = host_endpoint("eth0", labels={"x": "1"}, host=HOST, interface="eth0")
+    places: list[dict[str, bool]] = [
+        {},
+        {"apply_on_forward": True},
+        {"apply_on_forward": True, "do_not_track": True},
+        {"apply_on_forward": True, "pre_dnat": True},
+    ]
+    dataplane = FakeDataplane()
+    graph = Graph(HOST, dataplane.emit)
+    graph.on_update(*endpoint)
+    for before, after in itertools.permutations(places, 2):
+        for place in (before, after):
+            entry = policy("p", selector="has(x)", types=("Ingress",), **place)
+            graph.on_update(*entry)
+            graph.flush()
+            dataplane.check()
+            assert dataplane.objects == from_scratch(dict([endpoint, entry]))
 
 
 def test_going_away_and_coming_back_between_flushes_is_not_told() -> None:

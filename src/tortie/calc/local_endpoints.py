@@ -87,7 +87,7 @@ class LocalEndpoints:
             if selecting.differ:
                 staged = _open(workload, selecting.staged, policies, shared)
             self._sequencer.put(Kind.ENDPOINT, endpoint, now)
-            self._sequencer.put(Kind.STAGED_ENDPOINT, endpoint, staged if staged != now else None)
+            self._sequencer.put(Kind.STAGED_ENDPOINT, endpoint, staged)
 
     def statistics(self) -> LocalEndpointStatistics:
         return LocalEndpointStatistics(len(self._workloads), self._resolution_count)

@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 
 import pytest
-from tests.graph.resources import Entry, affinity, allow, policy, pool, tier, workload
+from tests.graph.resources import Entry, affinity, allow, policy, pool, staged, tier, workload
 from tests.graph.states import HOST, to
 
 from tortie.calc.graph import Graph, GraphStatistics
@@ -107,5 +107,13 @@ def test_a_block_concerns_the_addresses_in_it(cluster: Cluster) -> None:
 
 
 def test_what_is_told_again_costs_no_work_downstream(cluster: Cluster) -> None:
-    assert cluster.put(endpoint(7, "a7"), rule_policy(8, "a9"), tier("default", 1.0)) == []
+    unchanged = (
+        endpoint(7, "a7"),
+        rule_policy(8, "a9"),
+        tier("default", 1.0),
+        staged("n/9", "Delete"),
+    )
+    cluster.put(unchanged[-1])
+    assert cluster.spent() == (0, 0, 1)
+    assert cluster.put(*unchanged) == []
     assert cluster.spent() == (0, 0, 0)

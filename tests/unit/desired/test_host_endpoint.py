@@ -7,8 +7,8 @@ HERE, THERE = parse_address("192.168.0.1"), parse_address("fd01::1")
 ENDPOINTS = {
     "b": HostEndpoint("eth0"),
     "c": HostEndpoint("", (HERE, parse_address("192.168.0.2"))),
-    "every-2": HostEndpoint("*"),
-    "every-1": HostEndpoint("*"),
+    "a-every-2": HostEndpoint("*"),
+    "a-every-1": HostEndpoint("*"),
 }
 
 
@@ -19,12 +19,12 @@ def test_a_name_or_an_address_fits() -> None:
 
 def test_the_lowest_name_wins_whatever_fits() -> None:
     assert host_endpoint_for("eth0", (HERE,), ENDPOINTS) == "b"
-    earlier = {"a": HostEndpoint("", (HERE,)), **ENDPOINTS}
-    assert host_endpoint_for("eth0", (HERE,), earlier) == "a"
+    earlier = {"aa": HostEndpoint("", (HERE,)), **ENDPOINTS}
+    assert host_endpoint_for("eth0", (HERE,), earlier) == "aa"
 
 
 def test_one_for_all_interfaces_stands_back() -> None:
-    assert host_endpoint_for("eth1", (THERE,), ENDPOINTS) == "every-1"
+    assert host_endpoint_for("eth1", (THERE,), ENDPOINTS) == "a-every-1"
     assert host_endpoint_for("eth1", (THERE,), {"b": HostEndpoint("eth0")}) is None
 
 
