@@ -71,7 +71,10 @@ class Bird:
             return False
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         candidate = self._configuration.with_suffix(".new")
-        candidate.write_text(text)
+        # It holds passwords: nobody else may read it, not even for a moment.
+        candidate.unlink(missing_ok=True)
+        with open(os.open(candidate, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
         await self._check(candidate)
         os.replace(candidate, self._configuration)
         if running:
@@ -113,6 +116,20 @@ class Bird:
                     writer.close()
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             raise Unavailable(f"BIRD does not answer on {self._control}: {error}") from error
+
+    async def retire(self) -> None:
+        """Take BIRD's routes out of the kernel, then end it; nothing if it does not run.
+
+        `persist` keeps its routes when it ends, so first they are withdrawn.
+        """
+        text = self._current()
+        if text is None or not await self._answers():
+            return
+        await self.close()
+        await self.configure(re.sub(r"export filter to_kernel[46];", "export none;", text))
+        await self.close()
+        await self.ask("down")
+        self._configuration.unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Stop watching; BIRD itself goes on."""

@@ -12,6 +12,7 @@ from tortie.bgp.resources import BGPResources
 from tortie.bgp.secrets import Secrets
 from tortie.bgp.snapshot import (
     DEFAULT_LISTEN_PORT,
+    DEFAULT_METRIC6,
     DEFAULT_PRIORITY,
     Advertisement,
     Snapshot,
@@ -106,6 +107,8 @@ class BGPManager:
             ignored_interfaces=tuple(filter(is_interface_pattern, spec.ignored_interfaces or ())),
             priority4=spec.ipv4_normal_route_priority or DEFAULT_PRIORITY,
             priority6=spec.ipv6_normal_route_priority or DEFAULT_PRIORITY,
+            metric4=spec.ipv4_normal_route_priority or DEFAULT_PRIORITY,
+            metric6=spec.ipv6_normal_route_priority or DEFAULT_METRIC6,
             peers=found.peers,
             filters=self._resources.filters(),
             pools=tuple(sorted(self._pools)),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from tortie.bgp.filters import filter_symbol
-from tortie.bgp.snapshot import DEFAULT_AS_NUMBER, DEFAULT_LISTEN_PORT, Peer, PeerKind
+from tortie.bgp.snapshot import DEFAULT_AS_NUMBER, DEFAULT_LISTEN_PORT, NextHop, Peer, PeerKind
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network, parse_address
 from tortie.model.bgp_configuration import BGPConfigurationSpec, SecretKeySelector
@@ -170,7 +170,7 @@ def _of_resource(
         "local_as": spec.local_as_number or None,
         "use_own_address": spec.source_address != "None",
         "password": password(reference) if reference else "",
-        "next_hop": (spec.next_hop_mode or "Auto").lower(),
+        "next_hop": _next_hop(spec.next_hop_mode or "Auto"),
         "hops": spec.ttl_security or None,
         "keepalive_seconds": whole_seconds(spec.keepalive_time, KEEPALIVE_MAX_SECONDS),
         "restart_seconds": whole_seconds(spec.max_restart_time, RESTART_MAX_SECONDS),
@@ -186,8 +186,15 @@ def _of_resource(
         if peer.kind is PeerKind.WORKLOAD:
             complete = msgspec.structs.replace(complete, use_own_address=False)
         if spec.keep_original_next_hop and peer.as_number != own_as:
-            complete = msgspec.structs.replace(complete, next_hop="keep")
+            complete = msgspec.structs.replace(complete, next_hop=NextHop.KEEP)
         yield complete
+
+
+def _next_hop(text: str) -> NextHop:
+    try:
+        return NextHop[text.upper()]
+    except KeyError:
+        raise InvalidInput(f"nextHopMode {text!r} is not Auto, Self or Keep") from None
 
 
 def _addressed(source: PeerSource, spec: BGPPeerSpec) -> Iterator[Peer]:

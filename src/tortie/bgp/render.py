@@ -107,7 +107,8 @@ def _family(snapshot: Snapshot, family: int, own: Network) -> Iterator[str]:
     yield "  learn; persist; scan time 10; graceful restart;"
     # One metric for all: with one for each route (`krt_metric`) BIRD leaves the old route
     # behind when it changes. Priorities decide between routes, inside BIRD.
-    yield f"  metric {_priority(snapshot, family)}; merge paths on limit {PATHS_MAX};"
+    metric = snapshot.metric4 if family == 4 else snapshot.metric6
+    yield f"  metric {metric}; merge paths on limit {PATHS_MAX};"
     yield (
         f"  ipv{family} {{ import filter from_kernel{family}; export filter to_kernel{family}; }};"
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 
 from tortie.bgp.render_filter import function_name
-from tortie.bgp.snapshot import PRIORITY_BASE, Filter, Peer, PeerKind, Snapshot
+from tortie.bgp.snapshot import PRIORITY_BASE, Filter, NextHop, Peer, PeerKind, Snapshot
 from tortie.lib.ip import Network
 
 HOLD_SECONDS = 90
@@ -139,8 +139,8 @@ def _channel(snapshot: Snapshot, peer: Peer, *, internal: bool) -> Iterator[str]
     family = peer.address.family
     yield f"    import limit {IMPORT_LIMIT} action block;"
     yield "    add paths on;"
-    if peer.next_hop != "auto":
-        yield f"    next hop {peer.next_hop};"
+    if peer.next_hop is not NextHop.AUTO:
+        yield f"    next hop {peer.next_hop.value};"
     if peer.closed:
         yield "    import none; export none;"
         return
@@ -157,7 +157,7 @@ def _channel(snapshot: Snapshot, peer: Peer, *, internal: bool) -> Iterator[str]
     yield "    export filter {"
     yield f"      priority{family}();"
     audience = _audience(snapshot, peer, internal=internal)
-    if peer.kind is PeerKind.MESH and peer.next_hop == "auto":
+    if peer.kind is PeerKind.MESH and peer.next_hop is NextHop.AUTO:
         # What came from outside the cluster: the others need not reach its sender.
         outside = f"learnt ~ [{Learnt.FABRIC.value}, {Learnt.WORKLOAD.value}]"
         yield f"      if source = RTS_BGP && {outside} then"

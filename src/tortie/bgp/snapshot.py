@@ -17,6 +17,10 @@ DEFAULT_AS_NUMBER = 64512
 DEFAULT_LISTEN_PORT = 179
 DEFAULT_PRIORITY = 1024
 """Of routes in the kernel, as Calico's; lower is preferred."""
+DEFAULT_METRIC6 = 1025
+"""In the kernel, where no priority is set: 1024 is what it gives a route of the agent's without
+a metric, and two routes with one metric cannot stand beside one another while routing moves
+from one of us to the other."""
 PRIORITY_BASE = 2**31 - 1
 """Between hosts a priority travels as local preference: this less the priority."""
 
@@ -31,6 +35,15 @@ class PeerKind(Enum):
     NODE = "node"
     GLOBAL = "global"
     WORKLOAD = "workload"
+
+
+class NextHop(Enum):
+    """What the peer is told to send packets to."""
+
+    AUTO = "auto"
+    """BIRD's choice: ours for our own routes, unchanged within the AS."""
+    SELF = "self"
+    KEEP = "keep"
 
 
 class Operator(Enum):
@@ -99,8 +112,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     local_address: Network | None = None
     """Workloads: the address that they peer with, if there is one."""
     password: str = ""
-    next_hop: str = "auto"
-    """`auto`, `self`, `keep`."""
+    next_hop: NextHop = NextHop.AUTO
     hops: int | None = None
     """TTL security: at most so many hops away."""
     keepalive_seconds: int | None = None
@@ -143,6 +155,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     ignored_interfaces: tuple[str, ...] = ()
     priority4: int = DEFAULT_PRIORITY
     priority6: int = DEFAULT_PRIORITY
+    metric4: int = DEFAULT_PRIORITY
+    metric6: int = DEFAULT_METRIC6
     peers: tuple[Peer, ...] = ()
     filters: tuple[Filter, ...] = ()
     pools: tuple[Network, ...] = ()

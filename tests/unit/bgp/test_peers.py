@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tortie.bgp.peers import Node, PeerSource, Sessions, Workload, sessions, whole_seconds
-from tortie.bgp.snapshot import Peer, PeerKind
+from tortie.bgp.snapshot import NextHop, Peer, PeerKind
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import parse_address
 from tortie.model.bgp_configuration import BGPConfigurationSpec, SecretKeySelector
@@ -128,10 +128,10 @@ def one(spec: dict[str, Any], **fields: Any) -> Peer:
         ({"localASNumber": 64999}, "local_as", 64999),
         ({"sourceAddress": "None"}, "use_own_address", False),
         ({"sourceAddress": "UseNodeIP"}, "use_own_address", True),
-        ({"nextHopMode": "Self"}, "next_hop", "self"),
-        ({"nextHopMode": "Keep"}, "next_hop", "keep"),
-        ({"keepOriginalNextHop": True}, "next_hop", "keep"),
-        ({"keepOriginalNextHop": True, "asNumber": 64512}, "next_hop", "auto"),
+        ({"nextHopMode": "Self"}, "next_hop", NextHop.SELF),
+        ({"nextHopMode": "Keep"}, "next_hop", NextHop.KEEP),
+        ({"keepOriginalNextHop": True}, "next_hop", NextHop.KEEP),
+        ({"keepOriginalNextHop": True, "asNumber": 64512}, "next_hop", NextHop.AUTO),
         ({"ttlSecurity": 2}, "hops", 2),
         ({"ttlSecurity": 0}, "hops", None),
         ({"keepaliveTime": "15s"}, "keepalive_seconds", 15),
