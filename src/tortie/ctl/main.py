@@ -50,6 +50,7 @@ VERBS = {
     ),
     "cni": Verb("tortie.cni.main", "the plugins for container runtimes", is_ours=False),
     "node": Verb("tortie.ctl.node", "this host's BGP sessions, and its address"),
+    "policy": Verb("tortie.ctl.policy", "why a packet passes or not; what a change would do"),
     "bgp": Verb("tortie.ctl.bgp", "routes by BGP, and a plan for route reflectors"),
     "agent": Verb("tortie.agent.main", "the daemon of a host", is_ours=False),
 }

@@ -1,4 +1,4 @@
-"""`tortie policy`: why a packet passes or not, and what applies to an endpoint."""
+"""`tortie policy`: why a packet passes or not, what applies, and what a change would do."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,18 +6,30 @@ from typing import TextIO
 
 import msgspec
 
-from tortie.ctl.command import Parser, parser, with_resources
-from tortie.datastore.resources import Resources
+from tortie.ctl.command import (
+    Parser,
+    add_file_arguments,
+    add_namespace_argument,
+    parser,
+    read_files,
+    with_resources,
+)
+from tortie.ctl.kinds import kind_named
+from tortie.datastore.resources import Resources, key_of
 from tortie.explain import oracle, why
+from tortie.explain.impact import Change, impact
 from tortie.explain.mismatch import PROTOCOL_NAMES, protocol_name, short_name
 from tortie.explain.oracle import Packet, State, Way
+from tortie.explain.packet_space import AddressClass, merged_texts
 from tortie.explain.why import Explanation, Half, TierVerdict
-from tortie.lib.errors import InvalidInput
+from tortie.lib.errors import InvalidInput, NotFound
 from tortie.lib.ip import Network
+from tortie.lib.table import aligned
 from tortie.model.endpoint import WorkloadEndpoint
 from tortie.model.keys import Key, ResourceKey
 
 EXIT_DENIED = 1
+EXIT_CHANGES = 1
 
 KINDS = (
     "Tier",
@@ -70,6 +82,23 @@ def _parser() -> Parser:
     listing.add_argument("--for", dest="endpoint", required=True, metavar="ENDPOINT")
     listing.add_argument("-o", "--output", choices=("text", "json"), default="text")
     listing.set_defaults(run=_list)
+    text = "show which packets a change would let through or stop; nothing is applied"
+    change = verbs.add_parser("impact", help=text, description=f"{text}; exit status 1 if any")
+    add_file_arguments(change, required=False)
+    add_namespace_argument(change)
+    change.add_argument(
+        "--delete", action="append", default=[], metavar="KIND/[NS/]NAME", help="as if it were gone"
+    )
+    change.add_argument(
+        "--label",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("WORKLOAD", "K=V|K-"),
+        help="as if the workload had this label, or had it no more",
+    )
+    change.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    change.set_defaults(run=_impact)
     return made
 
 
@@ -233,3 +262,74 @@ def _applying(state: State, key: ResourceKey, endpoint: WorkloadEndpoint) -> lis
 
 def _row(way: Way, tier: str, policy: str, end: str) -> dict[str, str]:
     return {"way": way.lower(), "tier": tier, "policy": policy, "end": end}
+
+
+def _impact(arguments: argparse.Namespace, before: State, out: TextIO) -> int:
+    if not (arguments.files or arguments.delete or arguments.label):
+        raise InvalidInput("nothing to look at: give -f FILE, --delete or --label")
+    changes = impact(before, _changed(arguments, before))
+    if arguments.output == "json":
+        plain = [_plain_change(change) for change in changes]
+        print(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode(), file=out)
+    elif changes:
+        rows: list[tuple[str, ...]] = [("FROM", "TO", "PROTOCOL AND PORTS", "NOW", "THEN", "PAIRS")]
+        rows += [_change_row(change) for change in changes]
+        print(aligned(rows), file=out)
+    else:
+        print("no packet is treated differently", file=out)
+    return EXIT_CHANGES if changes else 0
+
+
+def _changed(arguments: argparse.Namespace, before: State) -> State:
+    """The state as it would be."""
+    after = dict(before)
+    if arguments.files:
+        for document in read_files(arguments):
+            after[key_of(document.resource)] = document.resource
+    for text in arguments.delete:
+        kind, *names = text.split("/")
+        key = ResourceKey(kind_named(kind), names[-1] if names else "", "/".join(names[:-1]))
+        if after.pop(key, None) is None:
+            raise NotFound(f"{text} is not there; say KIND/NAME or KIND/NAMESPACE/NAME")
+    for workload, label in arguments.label:
+        key, endpoint = why.find_endpoint(after, workload)
+        labels = dict(endpoint.metadata.labels)
+        name, equals, value = label.partition("=")
+        if equals:
+            labels[name] = value
+        else:
+            labels.pop(name.removesuffix("-"), None)
+        metadata = msgspec.structs.replace(endpoint.metadata, labels=labels)
+        after[key] = msgspec.structs.replace(endpoint, metadata=metadata)
+    return after
+
+
+def _class_text(found: AddressClass) -> str:
+    return found.name if found.members < 2 else f"{found.name} and {found.members - 1} like it"
+
+
+def _services_text(change: Change) -> str:
+    most = 5
+    texts = merged_texts(change.services)
+    left = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {left} more" if left > 0 else "")
+
+
+def _change_row(change: Change) -> tuple[str, ...]:
+    now, then = ("deny", "allow") if change.allowed else ("allow", "deny")
+    names = (_class_text(change.source), _class_text(change.destination))
+    return (*names, _services_text(change), now, then, str(change.pairs))
+
+
+def _plain_change(change: Change) -> dict[str, object]:
+    return {
+        "from": change.source.name,
+        "fromCount": change.source.members,
+        "to": change.destination.name,
+        "toCount": change.destination.members,
+        "family": change.source.family,
+        "services": merged_texts(change.services),
+        "now": "Deny" if change.allowed else "Allow",
+        "then": "Allow" if change.allowed else "Deny",
+        "pairs": change.pairs,
+    }

@@ -56,6 +56,8 @@ class Service(NamedTuple):
     destination_port: int | None
     icmp_type: int | None
     icmp_code: int | None
+    last_port: int | None = None
+    """Where its range of destination ports ends."""
 
 
 def address_classes(before: State, after: State) -> list[AddressClass]:
@@ -216,10 +218,37 @@ def _cuts(
 
 
 def _with_ports(protocol: int, source: tuple[int, int], destination: tuple[int, int]) -> Service:
-    text = f"{protocol_name(protocol)} {range_text(*destination)}"
+    text = _port_text(protocol, *destination)
     if source != (1, PORT_MAX):
         text += f" from {range_text(*source)}"
-    return Service(text, protocol, source[0], destination[0], None, None)
+    return Service(text, protocol, source[0], destination[0], None, None, destination[1])
+
+
+def _port_text(protocol: int, first: int, last: int) -> str:
+    ports = "" if (first, last) == (1, PORT_MAX) else f" {range_text(first, last)}"
+    return protocol_name(protocol) + ports
+
+
+def merged_texts(pieces: Sequence[Service]) -> list[str]:
+    """What the pieces are called, neighbouring ranges of ports as one."""
+    texts: list[str] = []
+    first: int | None = None
+    for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
+        if piece.last_port is None or piece.destination_port is None:
+            texts.append(piece.text)
+            continue
+        first = piece.destination_port if first is None else first
+        if (
+            following is not None
+            and following.destination_port == piece.last_port + 1
+            and (following.protocol, following.source_port) == (piece.protocol, piece.source_port)
+        ):
+            continue
+        _, _, source = piece.text.partition(" from ")
+        text = _port_text(piece.protocol, first, piece.last_port)
+        texts.append(f"{text} from {source}" if source else text)
+        first = None
+    return texts
 
 
 def range_text(first: int, last: int) -> str:

@@ -9,6 +9,7 @@ from tortie.lab import cluster, description, workloads
 from tortie.lab.description import Lab
 from tortie.lib.arguments import Parser
 from tortie.lib.errors import InvalidInput, NotFound
+from tortie.lib.table import aligned
 
 DEFAULT_NAME = "lab"
 
@@ -136,7 +137,7 @@ def _status(arguments: argparse.Namespace) -> int:
         ready = ready and found.ready
         state = "ready" if found.ready else "not ready"
         rows.append((host.name, host.ipv4.address_text, state, found.detail))
-    print(workloads.table(rows))
+    print(aligned(rows))
     if lab.workloads:
         print()
         print(workloads.listing(lab))

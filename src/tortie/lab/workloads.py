@@ -20,6 +20,7 @@ from tortie.lab.description import Lab, Workload
 from tortie.lab.probe import Port, Probe
 from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound, TortieError
 from tortie.lib.ip import Network, parse_address
+from tortie.lib.table import aligned
 from tortie.model import names
 from tortie.model.endpoint import WorkloadEndpoint, WorkloadEndpointSpec
 from tortie.model.keys import ResourceKey
@@ -239,7 +240,7 @@ def listing(lab: Lab) -> str:
                 ",".join(workload.listen),
             )
         )
-    return table(rows)
+    return aligned(rows)
 
 
 def listing_json(lab: Lab) -> str:
@@ -248,15 +249,6 @@ def listing_json(lab: Lab) -> str:
 
 def labels_text(labels: Mapping[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = (
-        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-    return "\n".join(lines)
 
 
 def _check_names(name: str, namespace: str) -> None:

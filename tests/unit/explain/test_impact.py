@@ -7,7 +7,12 @@ from tests.oracle.clusters import changed_world, make_world
 
 from tortie.explain.impact import Change, impact
 from tortie.explain.oracle import Packet, State, decide
-from tortie.explain.packet_space import Service, address_classes, services
+from tortie.explain.packet_space import (
+    Service,
+    address_classes,
+    merged_texts,
+    services,
+)
 from tortie.lib.ip import Network
 
 PACKETS = 300
@@ -71,3 +76,13 @@ def _packet(source: Network, destination: Network, piece: Service) -> Packet:
         piece.icmp_type,
         piece.icmp_code,
     )
+
+
+def test_neighbouring_ranges_are_told_as_one() -> None:
+    before = make_world(1)
+    pieces = [piece for piece in services(before, before)[4] if piece.protocol == 6]
+    by_source = [piece for piece in pieces if piece.source_port == pieces[0].source_port]
+    assert len(by_source) > 1
+    (text,) = merged_texts(by_source)
+    assert text.startswith("TCP")
+    assert "," not in text
