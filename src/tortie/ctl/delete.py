@@ -7,6 +7,7 @@ from tortie.ctl.grammar import Given
 from tortie.ctl.screen import Screen
 from tortie.ctl.writing import READ_ONLY, in_order
 from tortie.datastore.resources import Resources
+from tortie.ipam import deletion
 from tortie.lib.errors import Denied, InvalidInput, NotFound, TortieError, Unavailable
 from tortie.model.keys import ResourceKey
 
@@ -58,7 +59,7 @@ async def delete(
     progress = screen.progress("deleting", len(keys))
     for key in keys:
         try:
-            await resources.delete(key)
+            await deletion.delete(resources, key)
         except TortieError as error:
             if not (skip_missing and isinstance(error, NotFound)):
                 quoted = f"'{kind}' " if kind else ""

@@ -35,6 +35,7 @@ from tortie.model.keys import (
     Key,
     ResourceKey,
 )
+from tortie.model.limits import limits_of
 from tortie.model.metadata import API_VERSION, Metadata, Resource
 from tortie.model.node import IPPool
 from tortie.model.policy import DEFAULT_TIER, NetworkPolicySpec
@@ -344,13 +345,16 @@ def _fields_of(kind: type[msgspec.Struct]) -> tuple[_Field, ...]:
 
 def _rule_of(kind: type[msgspec.Struct], field: msgspec.structs.FieldInfo) -> Callable[[Any], bool]:
     """When to leave a field out: where nothing there reads back as the same value."""
-    if field.encode_name in _OPTIONAL_IN_BLOCK:
+    if kind is Block and field.encode_name in _OPTIONAL_IN_BLOCK:
         return _is_empty
     is_sparse = kind.__struct_config__.omit_defaults and not field.required
     if not is_sparse or (issubclass(kind, Resource) and field.encode_name in _ALWAYS):
         return _never
     if field.default is None:
         return _is_none
+    limits = limits_of(field.type)
+    if limits.written or limits.present or limits.required:
+        return _never
     has_default = field.default is not msgspec.NODEFAULT
     return _is_empty if not has_default or _is_empty(field.default) else _never
 

@@ -17,12 +17,11 @@ from tortie.lib.errors import InvalidInput
 from tortie.model.catalogue import TYPES
 from tortie.model.codec import Target, struct_in
 from tortie.model.keys import NAMESPACED, PLURALS, ResourceKey
-from tortie.model.limits import Limits
+from tortie.model.limits import Limits, limits_of
 from tortie.model.metadata import API_VERSION, Resource
 from tortie.model.positions import Place, Positioned, TextSyntax, read_documents
-from tortie.model.validation import validate, with_defaults
+from tortie.model.validation import terms, validate, with_defaults
 from tortie.model.validation.entry import titled
-from tortie.model.validation.limits import limits_of
 
 DEFAULT_NAMESPACE = "default"
 
@@ -149,7 +148,7 @@ class _Reader(NamedTuple):
     def at(self, path: str, message: str, *, key: bool = False) -> str:
         full = self.full(path)
         place = self.tree.key_place(full) if key else self.tree.place(full)
-        return f"{self.where(place)}: {message}"
+        return f"{self.where(place)}: {terms.printable(message)}"
 
 
 def _read(

@@ -7,7 +7,9 @@ and `explain` print them. Rules about several fields are functions of `validatio
 Source: the limits in Calico's resource schemas (api/config/crd).
 """
 
-from typing import Annotated, NamedTuple, TypeAlias
+import types
+from collections.abc import Iterable
+from typing import Annotated, Any, NamedTuple, TypeAlias, Union, get_args, get_origin
 
 
 class Limits(NamedTuple):
@@ -34,6 +36,8 @@ class Limits(NamedTuple):
     """No two entries have the same value of this attribute."""
     required: bool = False
     """Not empty either."""
+    written: bool = False
+    """Always stored, even as its default. What is required or present is, too."""
     present: bool = False
     """Said by the user, if only that it is empty; what is required is to be present too."""
 
@@ -59,3 +63,27 @@ Time: TypeAlias = Annotated[str, Limits(form="time")]
 OnOff: TypeAlias = Annotated[str, Limits(choices=("Enabled", "Disabled"))]
 Priority: TypeAlias = Annotated[int, Limits(low=1, high=2147483646)]
 """Of a route, in the kernel's 32 bits without its ends."""
+
+
+def limits_of(annotation: Any) -> Limits:
+    """The limits that a field's type says for the value itself, not for its entries."""
+    if get_origin(annotation) is Annotated:
+        own = [extra for extra in annotation.__metadata__ if isinstance(extra, Limits)]
+        inner = limits_of(get_args(annotation)[0])
+        return _merged([inner, *own])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return _merged([limits_of(argument) for argument in get_args(annotation)])
+    return Limits()
+
+
+def _merged(several: Iterable[Limits]) -> Limits:
+    """All of them together; of two that say the same thing differently, the last one."""
+    merged = Limits()
+    for limits in several:
+        changes = {
+            name: value
+            for name, value in limits._asdict().items()
+            if value != Limits._field_defaults[name]
+        }
+        merged = merged._replace(**changes)
+    return merged

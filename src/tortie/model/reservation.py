@@ -11,6 +11,8 @@ import msgspec
 from tortie.model.limits import PRESENT, REQUIRED, Limits, NetworkText, OnOff
 from tortie.model.metadata import Resource, Spec
 
+_Flag = Annotated[bool, Limits(written=True)]
+
 
 class IPReservationSpec(Spec, frozen=True, kw_only=True):
     reserved_cidrs: Annotated[tuple[NetworkText, ...], Limits(unique=True)] = msgspec.field(
@@ -24,9 +26,9 @@ class IPReservation(Resource, frozen=True, kw_only=True):
 
 
 class IPAMConfigurationSpec(Spec, frozen=True, kw_only=True):
-    strict_affinity: bool = msgspec.field(default=False)
+    strict_affinity: _Flag = False
     """No borrowing from blocks of other hosts."""
-    auto_allocate_blocks: bool = True
+    auto_allocate_blocks: _Flag = True
     max_blocks_per_host: Annotated[int, Limits(low=0, high=1000000)] = 0
     """0 means the built-in limit."""
     ip_cooldown_seconds: Annotated[int | None, Limits(low=0, high=1200)] = None
@@ -46,7 +48,7 @@ class BlockAffinitySpec(Spec, frozen=True, kw_only=True):
     type: str = ""
     """`host` or `virtual`; empty means host."""
     cidr: Annotated[NetworkText, REQUIRED] = ""
-    deleted: bool = False
+    deleted: _Flag = False
 
 
 class BlockAffinity(Resource, frozen=True, kw_only=True):

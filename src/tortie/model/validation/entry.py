@@ -62,7 +62,8 @@ def titled(resource: Resource) -> str:
     """Kind and name, as users write them."""
     metadata = resource.metadata
     scope = f"{metadata.namespace}/" if metadata.namespace else ""
-    return f"{resource.kind or type(resource).__name__}({scope}{metadata.name})"
+    kind = resource.kind or type(resource).__name__
+    return terms.printable(f"{kind}({scope}{metadata.name})")
 
 
 def summary(problems: list[Problem]) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 import msgspec
 
-from tortie.model.limits import Limits
+from tortie.model.limits import Limits, limits_of
 from tortie.model.validation import terms
 from tortie.model.validation.terms import Problem
 
@@ -35,30 +35,6 @@ def limit_problems(path: str, value: msgspec.Struct) -> Iterator[Problem]:
     prefix = f"{path}." if path else ""
     for attribute, name, check in _checked_fields(type(value)):
         yield from check(prefix + name, getattr(value, attribute))
-
-
-def limits_of(annotation: Any) -> Limits:
-    """The limits that a field's type says for the value itself, not for its entries."""
-    if get_origin(annotation) is Annotated:
-        own = [extra for extra in annotation.__metadata__ if isinstance(extra, Limits)]
-        inner = limits_of(get_args(annotation)[0])
-        return _merged([inner, *own])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return _merged([limits_of(argument) for argument in get_args(annotation)])
-    return Limits()
-
-
-def _merged(several: list[Limits]) -> Limits:
-    """All of them together; of two that say the same thing differently, the last one."""
-    merged = Limits()
-    for limits in several:
-        changes = {
-            name: value
-            for name, value in limits._asdict().items()
-            if value != Limits._field_defaults[name]
-        }
-        merged = merged._replace(**changes)
-    return merged
 
 
 @cache

@@ -36,7 +36,12 @@ class Problem(NamedTuple):
     """What the value should have been."""
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.rule} (it is {_shown(self.value)})"
+        return f"{printable(self.path)}: {self.rule} (it is {_shown(self.value)})"
+
+
+def printable(text: str) -> str:
+    """Text of a user for a message of one line: control characters are spelled out."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def _shown(value: Any) -> str:
