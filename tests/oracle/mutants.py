@@ -80,10 +80,10 @@ def _denying(order: TierOrder, _: str) -> TierSettings:
 
 
 def _without_missing_tiers(
-    original: Any, direction: str, policies: Iterable[Any], tiers: Any, profiles: Any
+    original: Any, direction: str, policies: Iterable[Any], tiers: Any, profiles: Any, **named: Any
 ) -> Any:
     known = [one for one in policies if one.tier in tiers]
-    return original(direction, known, tiers, profiles)
+    return original(direction, known, tiers, profiles, **named)
 
 
 # calc: what rules mean.
@@ -126,6 +126,14 @@ def _in_set_without(*first_letters: str) -> Patch:
         return original(load, name, negate=negate)
 
     return _wrap(match, "in_set", in_set)
+
+
+def _without_not_ports(patcher: pytest.MonkeyPatch) -> None:
+    def rule_port(original: Any, *arguments: Any, negate: bool = False) -> Any:
+        return () if negate else original(*arguments)
+
+    _in_set_without("q")(patcher)
+    _wrap(match, "rule_port", rule_port)(patcher)
 
 
 def _action(action: str, *expressions: Any) -> Patch:
@@ -244,7 +252,7 @@ MUTANTS = (
     Mutant("Log denies", _action("Log", Counter(), DROP)),
     Mutant("notNets is lost", _in_set_without("n4", "n6"), "not_nets"),
     Mutant("notSelector is lost", _in_set_without("i4", "i6", "s4", "s6"), "not_selector"),
-    Mutant("notPorts is lost", _in_set_without("q"), "not_ports"),
+    Mutant("notPorts is lost", _without_not_ports, "not_ports"),
     Mutant(
         "named notPorts is lost", _wrap(policy, "_named_port", _positive_named_port), "named ports"
     ),

@@ -132,6 +132,14 @@ class Dataplane:
         self._next_cut = 0.0
         """On the monotonic clock: denied connections are not looked for before."""
 
+    def remote_destinations(self) -> frozenset[Network]:
+        """Destinations that lead to other hosts."""
+        return self._route_manager.remote_destinations()
+
+    def stop_remote_routes(self) -> None:
+        """The next `apply` removes our routes to other hosts: somebody else has them now."""
+        self._route_manager.stop_remote()
+
     # Taking note.
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:

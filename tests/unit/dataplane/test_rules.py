@@ -81,13 +81,47 @@ def test_every_rule_counts() -> None:
         assert chain.rules[0].expressions[0] == Counter()
 
 
-def test_ports_are_a_set_of_ranges_that_do_not_touch() -> None:
-    ports = (PortRange(80, 80), PortRange(81, 90), PortRange(85, 95), PortRange(443, 443))
+def listed_ports(content: Content) -> list[int]:
+    """Ports in the shared set, whatever rule they are of."""
+    return sorted(int.from_bytes(key[16:18], "big") for key in content.shared[names.RULE_PORTS])
+
+
+def test_few_ports_are_elements_that_carry_the_rule() -> None:
+    ports = (PortRange(80, 82), PortRange(81, 83), PortRange(443, 443))
+    content = rendered(Rule("Allow", protocol=TCP, destination=Side(ports=ports)))
+    assert not content.sets
+    assert listed_ports(content) == [80, 81, 82, 83, 443]
+    (text,) = texts(content)
+    assert text.endswith(f". th dport @{names.RULE_PORTS} accept")
+
+
+def test_an_edit_of_few_ports_leaves_the_rule_as_it_is() -> None:
+    one, other = (
+        rendered(Rule("Allow", protocol=TCP, destination=Side(ports=(PortRange(port, port),))))
+        for port in (80, 81)
+    )
+    assert one.chains == other.chains
+    assert one.shared != other.shared
+
+
+def test_the_most_ports_that_are_elements() -> None:
+    most, more = (
+        rendered(Rule("Deny", protocol=TCP, source=Side(ports=(PortRange(1, last),))))
+        for last in (policy.PORTS_LISTED, policy.PORTS_LISTED + 1)
+    )
+    assert len(listed_ports(most)) == policy.PORTS_LISTED
+    assert not most.sets
+    assert len(more.sets) == 1
+    assert not listed_ports(more)
+
+
+def test_many_ports_are_a_set_of_ranges_that_do_not_touch() -> None:
+    ports = (PortRange(80, 80), PortRange(81, 190), PortRange(85, 195), PortRange(443, 443))
     content = rendered(Rule("Allow", protocol=TCP, destination=Side(ports=ports)))
     (name,) = content.sets
     assert texts(content) == [f"meta l4proto tcp th dport @{name} accept"]
     assert content.sets[name].interval
-    assert members(content, "q-") == ["0050-005f", "01bb-01bb"]
+    assert members(content, "q-") == ["0050-00c3", "01bb-01bb"]
 
 
 def test_disjoint_ranges_reach_the_last_port() -> None:
@@ -165,15 +199,18 @@ def test_names_of_value_sets_outlive_edits_of_values_and_rules_above() -> None:
         Rule("Deny", protocol=UDP, source=Side(ports=(PortRange(1, 1),))), rule(80, "10.0.0.0/8")
     )
     assert below.sets.items() >= before.sets.items()
+    assert below.shared[names.RULE_PORTS] >= before.shared[names.RULE_PORTS]
     # Two rules of one shape must not share a set.
     twice = rendered(rule(80, "10.0.0.0/8"), rule(81, "10.0.0.0/8"))
     assert len(twice.sets) == 2 * len(before.sets)
+    assert len(twice.shared[names.RULE_PORTS]) == 2 * len(before.shared[names.RULE_PORTS])
 
 
 def test_source_and_destination_values_have_sets_of_their_own() -> None:
     side = Side(ports=(PortRange(80, 80),), not_ports=(PortRange(80, 80),))
     content = rendered(Rule("Allow", protocol=TCP, source=side, destination=side))
-    assert len(content.sets) == 4
+    assert not content.sets
+    assert len({key[:16] for key in content.shared[names.RULE_PORTS]}) == 4
 
 
 def test_an_unknown_policy_drops() -> None:

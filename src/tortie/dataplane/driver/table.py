@@ -67,11 +67,17 @@ class TableState:
                 self.want_element(name, key, None)
             for key in members:
                 self.want_element(name, key, NO_DATA)
+        for name, members in content.shared.items():
+            for key in members:
+                self.want_element(name, key, NO_DATA)
         for chain, rules in content.chains.items():
             self.want_chain(chain, rules)
 
     def drop_content(self, content: Content) -> None:
-        """The chains and sets of `content` are not wanted any more."""
+        """The chains, sets and shared elements of `content` are not wanted any more."""
+        for name, members in content.shared.items():
+            for key in members:
+                self.want_element(name, key, None)
         for name in content.chains:
             self.want_chain(name, None)
         for name in content.sets:

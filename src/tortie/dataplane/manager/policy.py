@@ -29,6 +29,7 @@ _Half = tuple[PolicyId, Direction]
 _DIRECTIONS: tuple[Direction, ...] = ("ingress", "egress")
 _NOTHING = Content()
 _NO_SETS = set_use(())
+_NO_KEYS: frozenset[bytes] = frozenset()
 
 
 class PolicyManager:
@@ -142,7 +143,10 @@ class PolicyManager:
         old = self._written.get(half, _NOTHING)
         self._written[half] = content
         gone = {name: found for name, found in old.sets.items() if name not in content.sets}
-        self._table.drop_content(Content(sets=gone))
+        shared = {
+            name: keys - content.shared.get(name, _NO_KEYS) for name, keys in old.shared.items()
+        }
+        self._table.drop_content(Content(sets=gone, shared=shared))
         self._table.want_content(content)
         self._note_sets(half, policy.rules_of(known, direction) if known else ())
 

@@ -22,6 +22,7 @@ class RouteManager:
         self._driver = driver
         self._links = links
         self._settings = settings
+        self._installs_remote = settings.install_remote_routes
         self._routes: dict[Network, Route] = {}
         self._by_interface: defaultdict[str, set[Network]] = defaultdict(set)
         self._index: dict[str, int] = {}
@@ -60,6 +61,20 @@ class RouteManager:
                 self._driver.forget(destination)
             self._driver.want(destination, self._kernel_route(destination))
 
+    def remote_destinations(self) -> frozenset[Network]:
+        """Destinations that lead to other hosts, as far as those have addresses."""
+        return frozenset(
+            destination
+            for destination, route in self._routes.items()
+            if route.type is RouteType.REMOTE and route.gateway is not None
+        )
+
+    def stop_remote(self) -> None:
+        """From now on somebody else installs the routes to other hosts."""
+        self._installs_remote = False
+        for destination in self.remote_destinations():
+            self._driver.want(destination, None)
+
     def _kernel_route(self, destination: Network) -> kernel.Route | None:
         """None: no such route now."""
         route = self._routes.get(destination)
@@ -80,6 +95,6 @@ class RouteManager:
                 protocol=protocol,
                 scope=kernel.SCOPE_LINK if destination.family == 4 else kernel.SCOPE_UNIVERSE,
             )
-        if route.gateway is None or not self._settings.install_remote_routes:
+        if route.gateway is None or not self._installs_remote:
             return None
         return kernel.Route(destination=destination, gateway=route.gateway, protocol=protocol)

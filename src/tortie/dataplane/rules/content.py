@@ -35,12 +35,14 @@ class ChainContent(NamedTuple):
 
 
 class Content(msgspec.Struct, frozen=True):
-    """Part of a table. Elements may only name sets of the same content."""
+    """Part of a table. Elements, but for shared ones, may only name sets of the same content."""
 
     chains: dict[str, ChainContent] = {}
     sets: dict[str, Set] = {}
     elements: dict[str, frozenset[bytes]] = {}
     """By set; sets without data only."""
+    shared: dict[str, frozenset[bytes]] = {}
+    """Elements added to sets that hold those of others too; no two contents have one in common."""
 
 
 def interval_set(name: str, family: int) -> Set:

@@ -4,6 +4,7 @@ Every phrase loads what it compares, from register 0 up, and leaves nothing
 behind that another one needs; so phrases can be put together in any order.
 """
 
+from tortie.dataplane.rules import names
 from tortie.kernel.nft import keys
 from tortie.kernel.nft.constants import CmpOp, CtKey, CtState, MetaKey, PayloadBase
 from tortie.kernel.nft.expressions import (
@@ -13,6 +14,7 @@ from tortie.kernel.nft.expressions import (
     Counter,
     Ct,
     Expression,
+    Immediate,
     Lookup,
     Meta,
     MetaSet,
@@ -31,6 +33,7 @@ SOURCE_PORT_OFFSET, DESTINATION_PORT_OFFSET = 0, 2
 
 _IFNAME_WORDS = 4
 _LIST_ID_WORD = _IFNAME_WORDS + 1
+_PORTS_ID_WORDS = names.PORTS_ID_BYTES // 4
 
 
 def family(number: int) -> Expressions:
@@ -82,6 +85,15 @@ def transport(offset: int, value: bytes, *, negate: bool = False) -> Expressions
 
 def transport_port(offset: int, register: int = 0) -> Payload:
     return Payload(PayloadBase.TRANSPORT, offset, 2, register)
+
+
+def rule_port(identity: bytes, offset: int, *, negate: bool = False) -> Expressions:
+    """The port at `offset` is one of those that stand behind `identity` in the shared set."""
+    return (
+        Immediate(identity),
+        transport_port(offset, _PORTS_ID_WORDS),
+        Lookup(names.RULE_PORTS, invert=negate),
+    )
 
 
 def connection(state: CtState) -> Expressions:

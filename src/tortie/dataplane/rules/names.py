@@ -17,6 +17,7 @@ from tortie.desired.policy import PolicyId, PolicyList
 Direction = Literal["ingress", "egress"]
 
 LIST_ID_BYTES = 16
+PORTS_ID_BYTES = 16
 
 # Chains and sets that are always there.
 
@@ -26,6 +27,8 @@ LISTS: dict[Direction, str] = {"ingress": "ingress-lists", "egress": "egress-lis
 """interface → list id; plain data, so an endpoint's change is cheap."""
 CHAINS: dict[Direction, str] = {"ingress": "ingress-chains", "egress": "egress-chains"}
 """list id → chain."""
+RULE_PORTS = "rule-ports"
+"""side of a rule · port: the ports that rules name one by one, of all rules."""
 POOLS = {4: "pools4", 6: "pools6"}
 MASQUERADE = {4: "masquerade4", 6: "masquerade6"}
 HOSTS = {4: "hosts4", 6: "hosts6"}
@@ -44,6 +47,11 @@ def digest(*parts: Hashable) -> str:
 def list_id(policies: PolicyList) -> bytes:
     """What equal policy lists share, 16 bytes: the key to their chain."""
     return hashlib.blake2b(msgspec.json.encode(policies), digest_size=LIST_ID_BYTES).digest()
+
+
+def ports_id(*parts: Hashable) -> bytes:
+    """What tells the ports of one side of one rule from all others, 16 bytes."""
+    return hashlib.blake2b(repr(parts).encode(), digest_size=PORTS_ID_BYTES).digest()
 
 
 def list_data(identity: bytes) -> bytes:

@@ -3,11 +3,16 @@
 Several where the families need different matches, and where a side gives both
 port numbers and named ports: nft has no "or" over different sets.
 
-Values are never in a rule but in sets of its own, named after the rule's
-*shape* (all of it but its networks and ports) and how many rules of that shape
-came before. So an edit of CIDRs or ports changes elements only, and a rule
-inserted above leaves the names, the rules and the counters below as they are,
-unless it has their very shape.
+Values are never in a rule but in sets, under a name made of the rule's *shape*
+(all of it but its networks and ports) and how many rules of that shape came
+before. So an edit of CIDRs or ports changes elements only, and a rule inserted
+above leaves the names, the rules and the counters below as they are, unless it
+has their very shape.
+
+Networks are a set of the rule's own. Ports are elements `name · port` of one
+hash that all rules share, since the kernel walks the list of all sets for each
+message about one; only a side with more than `PORTS_LISTED` ports has a set of
+its own, of intervals. So a side that comes to have more changes its rule.
 
 A side that gives networks but none of a family matches nothing there: no rule
 is written for that family. An empty set from desired state is a set like any
@@ -52,6 +57,9 @@ from tortie.kernel.nft.expressions import (
     Payload,
 )
 from tortie.lib.ip import Network
+
+PORTS_LISTED = 32
+"""An element takes some 100 bytes and 2 µs, an interval set 600 bytes and a walk at each use."""
 
 _ICMP_OF_FAMILY = {4: ICMP, 6: ICMPV6}
 _WORDS = {4: 1, 6: 4}
@@ -107,6 +115,7 @@ class _Renderer:
         self._shapes: Tally[str] = Tally()
         self._sets: dict[str, objects.Set] = {}
         self._elements: dict[str, frozenset[bytes]] = {}
+        self._rule_ports: set[bytes] = set()
 
     def render(self, rules: tuple[Rule, ...]) -> Content:
         rendered = tuple(
@@ -115,7 +124,8 @@ class _Renderer:
             for expressions in self._rule(rule)
         )
         chains = {self._chain: ChainContent(None, rendered)}
-        return Content(chains=chains, sets=self._sets, elements=self._elements)
+        shared = {names.RULE_PORTS: frozenset(self._rule_ports)}
+        return Content(chains, self._sets, self._elements, shared)
 
     def _rule(self, rule: Rule) -> Iterator[Expressions]:
         shape = _shape(rule)
@@ -157,14 +167,13 @@ class _Renderer:
             if addresses is None:
                 return None
             always = addresses
-        port = match.transport_port(offset)
         if side.not_ports:
-            always += match.in_set(port, self._ports(stem, side.not_ports, "not"), negate=True)
+            always += self._ports(stem, side.not_ports, offset, negate=True)
         for set_id in side.not_named_ports:
             always += _named_port(set_id, _known(family), source=source, negate=True)
         alternatives: list[Expressions] = []
         if side.ports:
-            alternatives.append(match.in_set(port, self._ports(stem, side.ports, "")))
+            alternatives.append(self._ports(stem, side.ports, offset))
         for set_id in side.named_ports:
             alternatives.append(_named_port(set_id, _known(family), source=source))
         return always, alternatives or [()]
@@ -202,13 +211,24 @@ class _Renderer:
         self._elements[name] = frozenset(map(network_key, members))
         return name
 
-    def _ports(self, stem: str, ranges: tuple[PortRange, ...], use: str) -> str:
-        name = f"q-{names.digest(stem, use)}"
-        self._sets[name] = objects.Set(name, (objects.INET_SERVICE,), interval=True)
-        self._elements[name] = frozenset(
-            keys.port(first) + keys.port(last) for first, last in disjoint(ranges)
+    def _ports(
+        self, stem: str, ranges: tuple[PortRange, ...], offset: int, *, negate: bool = False
+    ) -> Expressions:
+        found = disjoint(ranges)
+        if sum(last - first + 1 for first, last in found) > PORTS_LISTED:
+            name = f"q-{names.digest(stem, negate)}"
+            self._sets[name] = objects.Set(name, (objects.INET_SERVICE,), interval=True)
+            self._elements[name] = frozenset(
+                keys.port(first) + keys.port(last) for first, last in found
+            )
+            return match.in_set(match.transport_port(offset), name, negate=negate)
+        identity = names.ports_id(stem, negate)
+        self._rule_ports.update(
+            keys.concatenate(identity, keys.port(port))
+            for first, last in found
+            for port in range(first, last + 1)
         )
-        return name
+        return match.rule_port(identity, offset, negate=negate)
 
 
 def disjoint(ranges: tuple[PortRange, ...]) -> list[PortRange]:

@@ -47,6 +47,7 @@ from tortie.kernel.nft.expressions import (
 from tortie.kernel.nft.objects import (
     ETHER_ADDR,
     IFNAME,
+    INET_SERVICE,
     IPV4_ADDR,
     IPV6_ADDR,
     MARK,
@@ -75,7 +76,7 @@ _LINK_LOCAL_SOURCE = "link-local-source"
 _WORKLOAD_INPUT = "workload-input"
 
 LIST_ID = IPV6_ADDR
-"""Data type of a list id: nft has no type of 16 bytes that means nothing."""
+"""Data type of our ids: nft has no type of 16 bytes that means nothing."""
 
 
 def inet_table(settings: Settings) -> Content:
@@ -123,6 +124,7 @@ def _sets(settings: Settings) -> list[Set]:
         Set(names.SOURCES[4], (IFNAME, IPV4_ADDR)),
         Set(names.SOURCES[6], (IFNAME, IPV6_ADDR)),
     ]
+    found.append(Set(names.RULE_PORTS, (LIST_ID, INET_SERVICE)))
     for direction in ("egress", "ingress"):
         found.append(Set(names.LISTS[direction], (IFNAME,), data=(MARK, LIST_ID)))
         found.append(Set(names.CHAINS[direction], (LIST_ID,), data=(VERDICT,)))

@@ -255,8 +255,8 @@ class _RuleText:
             case ex.Exthdr():
                 self.load(expression.register, f"exthdr {expression.type}", _NUMBER)
             case ex.Immediate(data, register):
-                kind = _NUMBER if len(data) != 4 else MARK
-                self.registers[register] = _Loaded(value(kind, data), kind)
+                kind = _IMMEDIATES.get(len(data), _NUMBER)
+                self.load(register, value(kind, data), kind)
             case ex.Bitwise(mask, xor, source, destination):
                 self.bitwise(mask, xor, source, destination)
             case ex.Lookup():
@@ -341,6 +341,9 @@ class _RuleText:
             target += f":{self.held(nat.port).text}"
         return f"{nat.kind.name.lower()} {family} to {target}{_nat_flags(nat.flags)}"
 
+
+_IMMEDIATES = {4: MARK, 16: IPV6_ADDR}
+"""What a constant of so many bytes is printed as."""
 
 _BARE_META = frozenset({MetaKey.IIFNAME, MetaKey.OIFNAME, MetaKey.IIF, MetaKey.OIF})
 
