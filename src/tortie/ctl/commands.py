@@ -200,6 +200,7 @@ COMMANDS = (
     Command(
         "datastore migrate export", "tortie.ctl.datastore_export",
         "print what is in the datastore, for import",
+        flags=(Flag("all", "workload endpoints and profiles, too"),),
     ),
     Command(
         "datastore migrate import", "tortie.ctl.datastore_import",

@@ -1,0 +1,135 @@
+"""`tortie ipam show`: how much of the pools is used, and by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from tortie.ctl import access
+from tortie.ctl.boxed import boxed
+from tortie.ctl.grammar import Given
+from tortie.ctl.ipam_records import address, network, records
+from tortie.ctl.screen import Screen
+from tortie.datastore.client import Client
+from tortie.datastore.resources import Resources
+from tortie.ipam.report import Held, Usage, held, usage
+from tortie.lib.errors import InvalidInput
+from tortie.model.codec import decode
+from tortie.model.ipam import IPAMConfig
+from tortie.model.keys import IPAMConfigKey
+from tortie.model.node import IPPool
+from tortie.model.reservation import IPReservation
+
+_TITLES = ("GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS RESERVED", "IPS FREE")
+_NUMBERS = frozenset({2, 3, 4, 5})
+
+_SETTINGS = {
+    "strict_affinity": "StrictAffinity",
+    "auto_allocate_blocks": "AutoAllocateBlocks",
+    "max_blocks_per_host": "MaxBlocksPerHost",
+    "ip_cooldown_seconds": "IPCooldownSeconds",
+}
+
+
+def main(given: Given, screen: Screen) -> int:
+    wanted = ("ip", "show-blocks", "show-borrowed", "show-configuration")
+    if sum(given.has(name) for name in wanted) > 1:
+        raise InvalidInput("give one of --ip, --show-blocks, --show-borrowed, --show-configuration")
+
+    async def act(client: Client) -> None:
+        if given.has("show-configuration"):
+            screen.print(await _configuration(client))
+            return
+        found = await records(client)
+        for problem in found.unreadable:
+            screen.warn(f"left out, because it is not valid: {problem}")
+        everything = [one for block in found.blocks for one in held(block)]
+        if given.has("ip"):
+            screen.print(_address(given.text("ip"), everything))
+        elif given.has("show-borrowed"):
+            screen.print(_borrowed(everything))
+        else:
+            resources = Resources(client)
+            pools = [network(p.spec.cidr) for p in await resources.all_of(IPPool)]
+            reservations = await resources.all_of(IPReservation)
+            kept = [network(text) for r in reservations for text in r.spec.reserved_cidrs]
+            used = usage([p for p in pools if p], found.blocks, [k for k in kept if k])
+            rows = [
+                row
+                for pool in used
+                for row in _rows(pool.pool, pool.blocks if given.has("show-blocks") else ())
+            ]
+            screen.print(boxed(_TITLES, rows, right=_NUMBERS))
+
+    access.with_client(access.config_file(given), act)
+    return 0
+
+
+def _rows(pool: Usage | None, blocks: tuple[Usage, ...]) -> Iterator[list[str]]:
+    if pool is not None:
+        yield _row("IP Pool", pool)
+    for block in blocks:
+        yield _row("Block", block)
+
+
+def _row(grouping: str, use: Usage) -> list[str]:
+    def share(count: int) -> str:
+        return f"{_number(count)} ({100 * count / use.total:.0f}%)"
+
+    numbers = (share(use.in_use), share(use.reserved), share(use.free))
+    return [grouping, str(use.cidr), _number(use.total), *numbers]
+
+
+def _number(count: int) -> str:
+    """Five digits of it; `7.3787e+19` of a large one."""
+    return f"{float(count):.5g}"
+
+
+def _address(text: str, everything: list[Held]) -> str:
+    wanted = address(text)
+    shown = wanted.address_text
+    one = next((h for h in everything if h.address == wanted and not h.is_cooling), None)
+    if one is None:
+        return f"{shown} is not assigned"
+    lines = [f"IP {shown} is in use", f"Handle ID: {one.attribute.handle_id or '<none>'}"]
+    owners = (
+        ("Active Owner Attributes", one.attribute.secondary),
+        ("Alternate Owner Attributes", one.attribute.alternate_owner_attrs),
+    )
+    for title, attributes in owners:
+        if attributes:
+            lines += [f"{title}:", *(f"  {n}: {v}" for n, v in sorted(attributes.items()))]
+    if not one.attribute.secondary:
+        lines.append("No Active Owner attributes defined")
+    return "\n".join(lines)
+
+
+def _borrowed(everything: list[Held]) -> str:
+    titles = ("IP", "BORROWING-NODE", "BLOCK", "BLOCK OWNER", "TYPE", "ALLOCATED-TO")
+    rows = []
+    for one in everything:
+        if not one.is_borrowed:
+            continue
+        attributes = one.attribute.secondary or {}
+        kind, who = attributes.get("type", ""), ""
+        if "pod" in attributes:
+            kind, who = "pod", f"{attributes.get('namespace', '')}/{attributes['pod']}"
+        shown = one.address.address_text
+        rows.append([shown, one.node or "", str(one.block), one.owner, kind, who])
+    table = boxed(titles, rows)
+    nameless = sum(one.node is None and not one.is_cooling for one in everything)
+    if not nameless:
+        return table
+    return (
+        f"{table}\n\n{nameless} addresses have no node in their record: "
+        "whether they are borrowed is not known"
+    )
+
+
+async def _configuration(client: Client) -> str:
+    entry = await client.get(IPAMConfigKey().path)
+    config = decode(IPAMConfigKey(), entry.value) if entry else IPAMConfig()
+    values = msgspec.structs.asdict(config)
+    rows = [[title, str(values[name]).lower()] for name, title in _SETTINGS.items()]
+    return boxed(("PROPERTY", "VALUE"), rows)
