@@ -41,6 +41,7 @@ from tortie.attach.requests import (
 from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources
 from tortie.ipam.allocator import Allocator
+from tortie.ipam.ownership import Collector, release_empty_blocks
 from tortie.lib.errors import (
     AlreadyExists,
     InvalidInput,
@@ -74,6 +75,9 @@ Raises `Unavailable` when it is not in time.
 
 UNDO_SECONDS = 10.0
 """For undoing a failed Add while its caller waits; the rest is left to `replay`."""
+
+TIDY_SECONDS = 300.0
+"""Between looks for leaks; what the second of two in a row still sees is released."""
 
 REPLAY_SECONDS = (1.0, 60.0)
 """Pause between attempts to finish what is pending: the first, and the longest."""
@@ -275,6 +279,21 @@ class Attacher:
             await asyncio.sleep(pause)
             pause = min(pause * 2, REPLAY_SECONDS[1])
             self._pending.set()
+
+    async def tidy(self) -> None:
+        """Give back what nobody here uses (empty blocks, leaked addresses), for ever."""
+        collector = Collector(self._client, self._allocator)
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            try:
+                for leak in await collector.collect_attached(self._settings.host, self._handles):
+                    log.warning("handle %s had leaked (%s); released", leak.handle_id, leak.reason)
+                await release_empty_blocks(self._client, self._settings.host)
+            except TortieError as error:
+                log.warning("tidying up IPAM goes on later: %s", error)
+
+    def _handles(self) -> frozenset[str]:
+        return frozenset(entry.handle_id for entry in self._journal.entries)
 
     async def recover(self) -> bool:
         """One attempt at everything half-done; False if some of it is still to do."""

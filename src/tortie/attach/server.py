@@ -69,6 +69,7 @@ class Server:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._attacher.replay(), name="replay")
+                tasks.create_task(self._attacher.tidy(), name="tidy")
                 if self._cni is not None:
                     tasks.create_task(self._cni.run(), name="spool")
         finally:

@@ -23,16 +23,16 @@ Source: Calico, libcalico-go/lib/ipam/ipam.go, design/ipam.
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
 from tortie.datastore.client import Client
 from tortie.ipam import block as blocks
-from tortie.ipam.choice import Choice, Request
+from tortie.ipam.choice import Choice, PoolExhausted, Request
 from tortie.ipam.stored import Change, Stored, list_blocks, read, read_kind, stored
-from tortie.lib.errors import AlreadyExists, Conflict, InvalidInput, Unavailable
+from tortie.lib.errors import AlreadyExists, Conflict, InvalidInput, TortieError, Unavailable
 from tortie.lib.ip import Network, parse_network
 from tortie.model.ipam import Attribute, Block, Handle, IPAMConfig
 from tortie.model.keys import BlockKey, HandleKey, IPAMConfigKey
@@ -49,6 +49,11 @@ HANDLE_MAX_BYTES = 512
 BLOCKS_PER_RELEASE = 60
 """Blocks in one transaction, of etcd's 128 operations and 1.5 MiB."""
 
+BATCH_SIZE = 32
+"""Assignments in one transaction."""
+_COMPARES_BEFORE_LAST = 100
+"""One more assignment adds at most 12 (two families: block, affinity, pool; handle, mark)."""
+
 _LONGEST_PAUSE_SECONDS = 0.05
 
 
@@ -57,6 +62,7 @@ class Allocator:
 
     Calls of one allocator wait for one another, so a host does not lose
     compares to itself; other processes on the host may have their own.
+    Assignments that queue meanwhile are served together, in one transaction.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Allocator:
         self._host = host
         self._now_ns = now_ns
         self._turn = asyncio.Lock()
+        self._waiting: list[_Assignment] = []
 
     async def assign(
         self,
@@ -111,7 +118,15 @@ class Allocator:
         )
         if not wanted.families or not wanted.families <= {4, 6}:
             raise InvalidInput(f"families are 4, 6 or both, not {sorted(wanted.families)}")
-        return await self._in_turn(lambda: self._try_assign(handle_id, wanted))
+        mine = _Assignment(handle_id, wanted, asyncio.get_running_loop().create_future())
+        self._waiting.append(mine)
+        try:
+            # Whoever has the turn serves everybody who waits.
+            while not mine.outcome.done():
+                await self._in_turn(self._serve)
+            return mine.outcome.result()
+        finally:
+            self._waiting.remove(mine)
 
     async def addresses_of(self, handle_id: str) -> list[Network]:
         """What a handle holds, IPv4 first; empty if nothing."""
@@ -179,59 +194,117 @@ class Allocator:
             raise _LostCompare(str(error)) from error
 
     async def _held(self, handle_id: str) -> "_Held":
-        handle_entry, config_entry = await read(
-            self._client, [HandleKey(handle_id), IPAMConfigKey()]
-        )
-        handle = stored(HandleKey(handle_id), Handle, handle_entry)
-        if handle.problem:
-            raise InvalidInput(handle.problem)
-        config = stored(IPAMConfigKey(), IPAMConfig, config_entry)
-        if config.problem:
-            raise InvalidInput(config.problem)
-        cidrs = handle.value.block if handle.value else {}
-        keys = [BlockKey(parse_network(cidr, strict=True)) for cidr in cidrs]
-        found = await read_kind(self._client, keys, Block)
-        return _Held(handle, config, found)
+        [held] = await self._held_by([handle_id])
+        for found in (held.handle, held.config):
+            if found.problem:
+                raise InvalidInput(found.problem)
+        return held
 
-    async def _try_assign(self, handle_id: str, wanted: Request) -> list[Network]:
-        held = await self._held(handle_id)
-        for found in held.blocks:
-            _refuse_damaged(found)
+    async def _held_by(self, handle_ids: Sequence[str]) -> "list[_Held]":
+        """What each of them names, as read at one moment or nearly."""
+        keys = [HandleKey(handle_id) for handle_id in handle_ids]
+        config_entry, *entries = await read(self._client, [IPAMConfigKey(), *keys])
+        config = stored(IPAMConfigKey(), IPAMConfig, config_entry)
+        handles = [stored(key, Handle, entry) for key, entry in zip(keys, entries, strict=True)]
+        wanted = {key for handle in handles for key in _block_keys(handle)}
+        ordered = sorted(wanted)
+        found = await read_kind(self._client, ordered, Block) if ordered else []
+        by_key = dict(zip(ordered, found, strict=True))
+        return [
+            _Held(handle, config, [by_key[key] for key in _block_keys(handle)])
+            for handle in handles
+        ]
+
+    async def _serve(self) -> None:
+        """Assign to those who wait, as many as fit into one transaction.
+
+        What one of them gets depends on what those before it get; so nobody is told anything,
+        not even a failure, before all of it is written.
+        """
+        batch = _first_of_each_handle(self._waiting)
+        if not batch:
+            return
+        several = await self._held_by([item.handle_id for item in batch])
+        config = several[0].config
+        choice = await Choice.read(self._client, self._host, config, self._now_ns())
+        change = Change()
+        change.rest_on(config)
+        decided: list[tuple[_Assignment, list[Network] | TortieError]] = []
+        for item, held in zip(batch, several, strict=True):
+            if change.size > _COMPARES_BEFORE_LAST:
+                break
+            try:
+                decided.append((item, await self._decide(item, held, choice, change)))
+            except Unavailable as error:
+                if not isinstance(error, PoolExhausted):
+                    raise
+                decided.append((item, error))
+            except (InvalidInput, AlreadyExists) as error:
+                decided.append((item, error))
+        if change.writes:
+            await self._commit(change)
+        for item, outcome in decided:
+            if item.outcome.done():
+                continue
+            if isinstance(outcome, TortieError):
+                item.outcome.set_exception(outcome)
+                item.outcome.exception()  # its caller may be gone; nobody has to ask
+            else:
+                item.outcome.set_result(outcome)
+
+    async def _decide(
+        self, item: "_Assignment", held: "_Held", choice: Choice, change: Change
+    ) -> list[Network]:
+        """What one gets, added to the transaction; nothing is added when this raises."""
+        handle_id, wanted = item.handle_id, item.wanted
+        for found in (held.handle, held.config):
+            if found.problem:
+                raise InvalidInput(found.problem)
+        for block in held.blocks:
+            _refuse_damaged(block)
         mine = {address: found for found in held.blocks for address in held_in(found, handle_id)}
         missing = _missing(wanted, mine.keys(), handle_id)
         if not missing.families:
-            await self._rehome(held, mine, wanted.attribute)
+            self._rehome(held, mine, wanted.attribute, choice, change)
             return sorted(mine)
-        choice = await Choice.read(self._client, self._host, held.config, self._now_ns())
-        change = Change()
-        change.rest_on(held.config)
         counts = dict(held.handle.value.block) if held.handle.value else {}
         taken = []
+        parts = []
         for source in await choice.sources(missing):
             after, addresses = source.taken(wanted.attribute)
-            source.write(change, after)
+            parts.append((source, after))
             counts[after.cidr] = counts.get(after.cidr, 0) + len(addresses)
             taken += addresses
+        for source, after in parts:
+            source.write(change, after)
+            choice.took(source, after)
         change.write(held.handle, replace(held.handle.value or Handle(), block=counts))
-        await self._commit(change)
         return sorted([*mine, *taken])
 
-    async def _rehome(
-        self, held: "_Held", mine: Mapping[Network, Stored[Block]], attribute: Attribute
+    def _rehome(
+        self,
+        held: "_Held",
+        mine: Mapping[Network, Stored[Block]],
+        attribute: Attribute,
+        choice: Choice,
+        change: Change,
     ) -> None:
         """Same addresses, other host: change only who the attributes say holds them."""
-        change = Change()
         moved = False
         for found in held.blocks:
             if found.value is None:
                 continue
             here = [address for address, where in mine.items() if where is found]
             if any(_node(found.value, address) != self._host for address in here):
-                change.write(found, blocks.reattribute(found.value, here, attribute))
+                known = choice.known(found)
+                if known.value is None:
+                    continue
+                after = blocks.reattribute(choice.current(known), here, attribute)
+                change.write(known, after)
+                choice.changed(known, after)
                 moved = True
         if moved:
             change.rest_on(held.handle)
-            await self._commit(change)
 
     async def _try_release(self, handle_id: str, only_host: bool, freed: list[Network]) -> bool:
         """One transaction's worth; True if there is more to release."""
@@ -309,6 +382,14 @@ class Allocator:
         return block is not None and _node(block, address) in (self._host, None)
 
 
+class _Assignment(NamedTuple):
+    """One call that waits for its addresses."""
+
+    handle_id: str
+    wanted: Request
+    outcome: "asyncio.Future[list[Network]]"
+
+
 class _LostCompare(Exception):
     """A compare of our transaction failed; unlike `Conflict`, never the caller's business."""
 
@@ -333,6 +414,20 @@ def check_handle(handle_id: str) -> None:
             f"{handle_id[:80]!r} cannot be an IPAM handle: 1 to {HANDLE_MAX_BYTES} "
             "printable characters are needed"
         )
+
+
+def _first_of_each_handle(waiting: Iterable[_Assignment]) -> list[_Assignment]:
+    """Whom one transaction may serve; a handle twice would write its record twice."""
+    found: dict[str, _Assignment] = {}
+    for item in waiting:
+        if not item.outcome.done() and len(found) < BATCH_SIZE:
+            found.setdefault(item.handle_id, item)
+    return list(found.values())
+
+
+def _block_keys(handle: Stored[Handle]) -> list[BlockKey]:
+    cidrs = handle.value.block if handle.value else {}
+    return [BlockKey(parse_network(cidr, strict=True)) for cidr in cidrs]
 
 
 def held_in(found: Stored[Block], handle_id: str) -> list[Network]:

@@ -49,6 +49,30 @@ def new_block(cidr: Network, host: str, now_ns: int) -> Block:
     )
 
 
+def claimed(block: Block, host: str, now_ns: int) -> Block:
+    """The same block, another host's from now on."""
+    return replace(
+        block,
+        affinity=host_affinity(host),
+        affinity_claim_time=rfc3339(now_ns),
+        sequence_number=block.sequence_number + 1,
+    )
+
+
+def unclaimed(block: Block) -> Block:
+    """The same block, nobody's: who holds addresses of it keeps them."""
+    return replace(
+        block, affinity=None, affinity_claim_time=None, sequence_number=block.sequence_number + 1
+    )
+
+
+def claim_time_ns(block: Block) -> int | None:
+    """When its owner got it, Unix time; None where that is not recorded."""
+    if not block.affinity_claim_time:
+        return None
+    return int(_parse_time(block.affinity_claim_time).timestamp()) * 1_000_000_000
+
+
 def host_affinity(host: str) -> str:
     return f"host:{host}"
 

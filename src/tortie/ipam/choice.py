@@ -7,8 +7,10 @@ block that nobody has, claimed in the same transaction; else, unless
 This reads and decides; `allocator` writes.
 """
 
+import asyncio
+import contextlib
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from tortie.datastore.client import Client
@@ -26,13 +28,19 @@ from tortie.ipam.stored import (
     stored,
 )
 from tortie.lib.errors import AlreadyExists, InvalidInput, Unavailable
-from tortie.lib.ip import Network
+from tortie.lib.ip import Network, parse_network
 from tortie.model.ipam import Attribute, Block, BlockAffinity, IPAMConfig, IPAMHost
 from tortie.model.keys import AffinityKey, BlockKey, IPAMHostKey, ResourceKey
 from tortie.model.node import IPPool, Node
+from tortie.model.policy import Profile
+from tortie.model.reservation import IPReservation
 
 BLOCKS_PER_LOOK = 32
 """Foreign blocks read at a time in search of a free address."""
+
+
+TAKE_OVER_SECONDS = 60
+"""How long a block is its owner's, used or not. Source: Calico, lib/ipam, reclaiming blocks."""
 
 
 class PoolExhausted(Unavailable):
@@ -64,6 +72,9 @@ class Source(NamedTuple):
     """Ours, absent or not confirmed if the block is being claimed; None when borrowing."""
     mark: Stored[IPAMHost] | None
     """Written with each claim, so that two claims of one host exclude each other."""
+    reserved: tuple[Network, ...] = ()
+    displaced: Stored[BlockAffinity] | None = None
+    """Of the host whose empty block is taken over."""
 
     def taken(self, attribute: Attribute) -> tuple[Block, list[Network]]:
         """
@@ -80,7 +91,7 @@ class Source(NamedTuple):
                 ) from None
         if not self.anyhow:
             return after, list(self.addresses)
-        after, more = blocks.assign(after, self.anyhow, attribute)
+        after, more = blocks.assign(after, self.anyhow, attribute, self.reserved)
         return after, [*self.addresses, *more]
 
     def write(self, change: Change, after: Block) -> None:
@@ -93,6 +104,8 @@ class Source(NamedTuple):
         else:
             change.write(self.affinity, BlockAffinity(state="confirmed"))
             change.write(self.mark, IPAMHost())
+            if self.displaced is not None:
+                change.write(self.displaced, None)
 
 
 class _Seen(NamedTuple):
@@ -104,10 +117,15 @@ class _Seen(NamedTuple):
     affinities: list[Stored[BlockAffinity]]
     """Of this host, both families, in whatever state."""
     mark: Stored[IPAMHost]
+    reserved: tuple[Network, ...] = ()
 
 
 class Choice:
-    """One look at the datastore, good for one transaction."""
+    """One look at the datastore, good for one transaction.
+
+    Several assignments may go into that transaction: each tells what it `took`, and the next
+    one decides on top of that.
+    """
 
     def __init__(self, client: Client, host: str, now_ns: int, seen: _Seen) -> None:
         self._client = client
@@ -122,22 +140,32 @@ class Choice:
         unreadable = (found.problem for found in seen.pools if found.problem)
         self._problems = (*unreadable, *parsed.problems)
         self._existing: dict[int, list[Network]] = {}
+        self._reserved = seen.reserved
+        self._read: dict[BlockKey, Stored[Block]] = {}
+        self._after: dict[BlockKey, Block] = {}
+        """Blocks as they will be when the transaction is written."""
+        self._namespaces: dict[str, dict[str, str]] = {}
 
     @classmethod
     async def read(
         cls, client: Client, host: str, config: Stored[IPAMConfig], now_ns: int
     ) -> "Choice":
-        pools = await list_resources(client, IPPool, "IPPool")
         node_key, mark_key = ResourceKey("Node", host), IPAMHostKey(host)
-        node_entry, mark_entry = await read(client, [node_key, mark_key])
+        # At the same time: on etcd each is a round trip.
+        pools, reservations, (node_entry, mark_entry), affinities = await asyncio.gather(
+            list_resources(client, IPPool, "IPPool"),
+            list_resources(client, IPReservation, "IPReservation"),
+            read(client, [node_key, mark_key]),
+            list_affinities(client, host),
+        )
         node = stored(node_key, Node, node_entry)
-        affinities = await list_affinities(client, host)
         seen = _Seen(
             config.value or IPAMConfig(),
             pools,
             node.value.metadata.labels if node.value else {},
             [stored(key, BlockAffinity, entry) for key, entry in affinities],
             stored(mark_key, IPAMHost, mark_entry),
+            reserved_networks(reservations),
         )
         return cls(client, host, now_ns, seen)
 
@@ -162,9 +190,48 @@ class Choice:
             found[blocks.network(source.before)] = source
         return list(found.values())
 
+    def took(self, source: Source, after: Block) -> None:
+        """The transaction will write that; what comes next counts on it."""
+        cidr = blocks.network(after)
+        self.changed(source.found, after)
+        if source.mark is not None and source.affinity is not None:
+            confirmed = source.affinity._replace(value=BlockAffinity(state="confirmed"), problem="")
+            others = [found for found in self._affinities if found.key != confirmed.key]
+            self._affinities = [*others, confirmed]
+            known = self._existing.get(cidr.family)  # None: not listed yet
+            if known is not None and cidr not in known:
+                known.append(cidr)
+
+    def changed(self, found: Stored[Block], after: Block) -> None:
+        assert isinstance(found.key, BlockKey)
+        self._read.setdefault(found.key, found)
+        self._after[found.key] = after
+
+    def known(self, found: Stored[Block]) -> Stored[Block]:
+        """A block as first read for this transaction."""
+        assert isinstance(found.key, BlockKey)
+        return self._read.setdefault(found.key, found)
+
+    def current(self, found: Stored[Block]) -> Block:
+        assert isinstance(found.key, BlockKey)
+        block = self._after.get(found.key, found.value)
+        assert block is not None, "who asks has seen it"
+        return block
+
+    async def _blocks(self, keys: Sequence[BlockKey]) -> list[Stored[Block]]:
+        missing = [key for key in keys if key not in self._read]
+        for found in await read_kind(self._client, missing, Block) if missing else ():
+            self.known(found)
+        return [self._read[key] for key in keys]
+
     async def _any(self, family: int, wanted: Request) -> Source:
         pools = serving(
-            self._pools, family, self._seen.node_labels, use=wanted.use, names=wanted.pools
+            self._pools,
+            family,
+            self._seen.node_labels,
+            use=wanted.use,
+            names=wanted.pools,
+            namespace_labels=await self._namespace_labels(wanted),
         )
         if not pools:
             raise InvalidInput(self._no_pool(family, wanted))
@@ -175,7 +242,26 @@ class Choice:
             source = await self._borrow(family, pools)
         if source is None:
             raise PoolExhausted(self._exhausted(family, pools))
-        return source._replace(anyhow=1)
+        return source._replace(anyhow=1, reserved=self._reserved)
+
+    async def _namespace_labels(self, wanted: Request) -> dict[str, str]:
+        """Of the namespace that the addresses are for, where some pool asks.
+
+        Source: Calico keeps them in the profile `kns.<namespace>`, with `pcns.` before each key.
+        """
+        name = (wanted.attribute.secondary or {}).get("namespace", "")
+        if not name or all(pool.namespace_selector is None for pool in self._pools):
+            return {}
+        if name not in self._namespaces:
+            key = ResourceKey("Profile", f"kns.{name}")
+            [profile] = await read_kind(self._client, [key], Profile)
+            applied = profile.value.spec.labels_to_apply if profile.value else {}
+            self._namespaces[name] = {
+                label.removeprefix("pcns."): value
+                for label, value in applied.items()
+                if label.startswith("pcns.")
+            }
+        return self._namespaces[name]
 
     async def _own(self, family: int, pools: Collection[Pool]) -> Source | None:
         confirmed = [
@@ -185,10 +271,10 @@ class Choice:
         ]
         confirmed = [found for found in confirmed if pool_of(pools, _cidr(found))]
         keys = [BlockKey(_cidr(found)) for found in confirmed]
-        read_blocks = await read_kind(self._client, keys, Block)
+        read_blocks = await self._blocks(keys)
         for mine, found in zip(confirmed, read_blocks, strict=True):
             block = self._usable(found)
-            if block and self._is_ours(block) and blocks.free_count(block):
+            if block and self._is_ours(block) and self._has_free(block):
                 return self._source(found, block, mine)
         return None
 
@@ -203,10 +289,40 @@ class Choice:
         existing = await self._existing_blocks(family)
         for pool in pools:
             free = affinity.free_blocks(pool.cidr, pool.block_length, self._host, existing)
-            cidr = next(free, None)
+            cidr = next((block for block in free if not self._is_reserved(block)), None)
             if cidr is not None:
                 return self._new(cidr)
+        return await self._take_over(family, pools)
+
+    async def _take_over(self, family: int, pools: Collection[Pool]) -> Source | None:
+        """An empty block of a host that has more than it uses, or of nobody.
+
+        Not before it has been theirs for a while: they may be about to use it.
+        """
+        inside = [c for c in await self._existing_blocks(family) if pool_of(pools, c)]
+        for found in await self._look_through(affinity.host_order(inside, self._host)):
+            block = self._usable(found)
+            if block is None or self._is_ours(block) or not blocks.is_empty(block):
+                continue
+            if not self._has_free(block) or not self._is_settled(block):
+                continue
+            cidr = blocks.network(block)
+            owner = (block.affinity or "").partition("host:")[2]
+            if block.affinity and not owner:
+                continue  # held by something that is not a host
+            displaced = None
+            if owner:
+                key = AffinityKey(owner, cidr)
+                [displaced] = await read_kind(self._client, [key], BlockAffinity)
+            ours = blocks.claimed(block, self._host, self._now_ns)
+            source = self._source(found, ours, self._affinity(cidr), claim=True)
+            return source._replace(displaced=displaced)
         return None
+
+    def _is_settled(self, block: Block) -> bool:
+        """Claimed long ago, or by nobody knows when."""
+        claimed = blocks.claim_time_ns(block)
+        return claimed is None or self._now_ns - claimed >= TAKE_OVER_SECONDS * 1_000_000_000
 
     async def _resume(self, mine: Stored[BlockAffinity], pools: Collection[Pool]) -> Source | None:
         """Take up a block whose affinity an interrupted claim or release left unconfirmed."""
@@ -214,25 +330,42 @@ class Choice:
         pool = pool_of(pools, cidr)
         if pool is None or pool.block_length != cidr.length:
             return None
-        [found] = await read_kind(self._client, [BlockKey(cidr)], Block)
+        [found] = await self._blocks([BlockKey(cidr)])
         if found.entry is None:
             others = await self._existing_blocks(cidr.family)
-            return None if any(cidr.overlaps(other) for other in others) else self._new(cidr)
+            taken = any(cidr.overlaps(other) for other in others) or self._is_reserved(cidr)
+            return None if taken else self._new(cidr)
         block = self._usable(found)
-        if block is None or not self._is_ours(block) or not blocks.free_count(block):
+        if block is None or not self._is_ours(block) or not self._has_free(block):
             return None
         return self._source(found, block, mine, claim=True)
 
     async def _borrow(self, family: int, pools: Collection[Pool]) -> Source | None:
         inside = [c for c in await self._existing_blocks(family) if pool_of(pools, c)]
-        order = affinity.host_order(inside, self._host)
-        for start in range(0, len(order), BLOCKS_PER_LOOK):
-            keys = [BlockKey(cidr) for cidr in order[start : start + BLOCKS_PER_LOOK]]
-            for found in await read_kind(self._client, keys, Block):
-                block = self._usable(found)
-                if block and not self._is_ours(block) and blocks.free_count(block):
-                    return self._source(found, block, None)
+        for found in await self._look_through(affinity.host_order(inside, self._host)):
+            block = self._usable(found)
+            if block and not self._is_ours(block) and self._has_free(block):
+                return self._source(found, block, None)
         return None
+
+    async def _look_through(self, cidrs: Sequence[Network]) -> list[Stored[Block]]:
+        """Blocks with a free address, in this order; the first look that finds some is all."""
+        for start in range(0, len(cidrs), BLOCKS_PER_LOOK):
+            keys = [BlockKey(cidr) for cidr in cidrs[start : start + BLOCKS_PER_LOOK]]
+            found = await self._blocks(keys)
+            if any((block := self._usable(each)) and self._has_free(block) for each in found):
+                return found
+        return []
+
+    def _is_reserved(self, cidr: Network) -> bool:
+        """Is there nothing in it that may be handed out?"""
+        around = [kept for kept in self._reserved if kept.overlaps(cidr)]
+        if not around:
+            return False
+        return not blocks.free_count(blocks.new_block(cidr, self._host, self._now_ns), around)
+
+    def _has_free(self, block: Block) -> bool:
+        return blocks.free_count(block, self._reserved) > 0
 
     async def _holding(self, address: Network, use: str) -> Source:
         """The block of an address that was asked for by name."""
@@ -248,7 +381,7 @@ class Choice:
             if any(cidr.overlaps(other) for other in existing):
                 raise InvalidInput(f"block {cidr} would overlap blocks of another size")
             return self._new(cidr)
-        [found] = await read_kind(self._client, [BlockKey(cidr)], Block)
+        [found] = await self._blocks([BlockKey(cidr)])
         block = self._usable(found)
         if block is None:
             raise InvalidInput(f"block {cidr} is damaged or being deleted; run an IPAM check")
@@ -264,7 +397,7 @@ class Choice:
 
     def _new(self, cidr: Network) -> Source:
         block = blocks.new_block(cidr, self._host, self._now_ns)
-        absent: Stored[Block] = Stored(BlockKey(cidr), None, None)
+        absent: Stored[Block] = self.known(Stored(BlockKey(cidr), None, None))
         return self._source(absent, block, self._affinity(cidr), claim=True)
 
     def _source(
@@ -285,9 +418,11 @@ class Choice:
         return next((a for a in self._affinities if a.key == key), Stored(key, None, None))
 
     def _usable(self, found: Stored[Block]) -> Block | None:
-        if found.value is None or found.value.deleted or blocks.problems(found.value):
+        assert isinstance(found.key, BlockKey)
+        block = self._after.get(found.key, found.value)
+        if block is None or block.deleted or blocks.problems(block):
             return None
-        return blocks.collect_cooled(found.value, self._now_ns, self._config.ip_cooldown_seconds)
+        return blocks.collect_cooled(block, self._now_ns, self._config.ip_cooldown_seconds)
 
     def _is_ours(self, block: Block) -> bool:
         return block.affinity == blocks.host_affinity(self._host)
@@ -333,6 +468,16 @@ class Choice:
 
     def _trouble(self) -> str:
         return f" (ignored: {'; '.join(self._problems)})" if self._problems else ""
+
+
+def reserved_networks(reservations: Iterable[Stored[IPReservation]]) -> tuple[Network, ...]:
+    """What is never handed out by our choice. One that cannot be read reserves nothing."""
+    found: list[Network] = []
+    for reservation in reservations:
+        for text in reservation.value.spec.reserved_cidrs if reservation.value else ():
+            with contextlib.suppress(InvalidInput):
+                found.append(parse_network(text))
+    return tuple(found)
 
 
 def _cidr(found: Stored[BlockAffinity]) -> Network:

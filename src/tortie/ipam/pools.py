@@ -31,6 +31,8 @@ class Pool(NamedTuple):
     uses: frozenset[str]
     automatic: bool
     """False: only who names this pool, or an address in it, gets one."""
+    namespace_selector: Selector | None = None
+    """None: for every namespace."""
 
 
 class Pools(NamedTuple):
@@ -64,6 +66,7 @@ def serving(
     *,
     use: str = "Workload",
     names: frozenset[str] = frozenset(),
+    namespace_labels: Mapping[str, str] = {},
 ) -> list[Pool]:
     """The pools from which a host may take addresses of its own choice.
 
@@ -72,6 +75,7 @@ def serving(
         use: `Workload`, `Tunnel` or `LoadBalancer`.
         names: only these; a pool with manual assignment must be named. Empty
             means every automatic one.
+        namespace_labels: of the namespace that the address is for.
     """
     return [
         pool
@@ -81,6 +85,7 @@ def serving(
         and use in pool.uses
         and (pool.name in names if names else pool.automatic)
         and pool.node_selector.matches(node_labels)
+        and (pool.namespace_selector is None or pool.namespace_selector.matches(namespace_labels))
     ]
 
 
@@ -93,6 +98,14 @@ def block_of(pool: Pool, address: Network) -> Network:
     """The block of `pool` that an address belongs to."""
     shift = address.bits - pool.block_length
     return Network(address.family, address.value >> shift << shift, pool.block_length)
+
+
+def _is_refused(resource: IPPool) -> bool:
+    """A controller says that nothing may be taken from it, as while it is being deleted."""
+    return any(
+        condition.type == "Allocatable" and condition.status == "False"
+        for condition in resource.status.conditions
+    )
 
 
 def _parse_pool(resource: IPPool) -> Pool:
@@ -108,8 +121,9 @@ def _parse_pool(resource: IPPool) -> Pool:
         resource.metadata.name,
         cidr,
         length,
-        spec.disabled or length < cidr.length,
+        spec.disabled or length < cidr.length or _is_refused(resource),
         parse(spec.node_selector),
         frozenset(spec.allowed_uses) or DEFAULT_USES,
         spec.assignment_mode == "Automatic",
+        parse(spec.namespace_selector) if spec.namespace_selector.strip() else None,
     )

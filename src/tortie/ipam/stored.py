@@ -107,6 +107,15 @@ class Change:
             previous = read.entry.value if read.entry else None
             self._writes[path] = Put(path, encode(read.key, value, previous))
 
+    @property
+    def size(self) -> int:
+        """How many compares; there are never more writes."""
+        return len(self._revisions)
+
+    @property
+    def writes(self) -> int:
+        return len(self._writes)
+
     async def commit(self, client: Client) -> None:
         """
         Raises:

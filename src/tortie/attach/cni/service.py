@@ -41,6 +41,7 @@ from tortie.attach.requests import (
 )
 from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources
+from tortie.ipam.audit import FOREIGN
 from tortie.ipam.stored import list_resources
 from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound, TortieError, Unavailable
 from tortie.lib.ip import parse_network
@@ -281,7 +282,11 @@ class CniService:
             found = await allocator.assign(
                 request.families,
                 handle,
-                {"namespace": request.namespace, "pod": request.pod or request.workload},
+                {
+                    "namespace": request.namespace,
+                    "pod": request.pod or request.workload,
+                    "attachment": FOREIGN,
+                },
                 requested=request.requested,
                 pools=await self._pool_names(request.pools),
             )
