@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from tortie.calc.validation import (
     Labelled,
     parse_host_endpoint,
@@ -19,12 +21,10 @@ from tortie.lib.errors import InvalidInput, TortieError
 from tortie.model.documents import Document
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.policy import GlobalNetworkPolicy, NetworkPolicy, Profile
+from tortie.selector.normal import canonical
 
 LINES_MAX = 10
 """Policies named one by one; of more there is a summary."""
-
-_MATCHES_MAX = 2_000_000
-"""Policies times endpoints; beyond, some seconds of work, nothing is said."""
 
 
 class Count(NamedTuple):
@@ -46,9 +46,8 @@ async def report(resources: Resources, documents: Sequence[Document], screen: Sc
     except TortieError as error:
         screen.warn(f"how many endpoints they select is not known: {error}")
         return
-    if len(policies) * len(endpoints) > _MATCHES_MAX:
-        return
-    for line in lines([_count(policy, endpoints) for policy in policies]):
+    counter = _Counter(endpoints)
+    for line in lines([counter.count(policy) for policy in policies]):
         screen.warn(line)
 
 
@@ -69,16 +68,26 @@ def lines(counts: Sequence[Count]) -> Iterator[str]:
         yield f"warning: no endpoint is selected by {shown}{more}"
 
 
-def _count(
-    policy: NetworkPolicy | GlobalNetworkPolicy, endpoints: Sequence[Mapping[str, str]]
-) -> Count:
-    key = key_of(policy)
-    identity = PolicyId(key.kind, key.name, key.namespace)
-    try:
-        selector = parse_policy(identity, policy.spec).selector
-    except InvalidInput:  # what validation takes and calc does not
-        return Count(str(key), 0)
-    return Count(str(key), sum(selector.matches(labels) for labels in endpoints))
+class _Counter:
+    """Policies with the same selector are counted once."""
+
+    def __init__(self, endpoints: Sequence[Mapping[str, str]]) -> None:
+        self._endpoints = endpoints
+        self._known: dict[str, int] = {}
+
+    def count(self, policy: NetworkPolicy | GlobalNetworkPolicy) -> Count:
+        key = key_of(policy)
+        identity = PolicyId(key.kind, key.name, key.namespace)
+        # Without its rules, which say nothing about whom it applies to.
+        spec = msgspec.structs.replace(policy.spec, ingress=(), egress=())
+        try:
+            selector = parse_policy(identity, spec).selector
+        except InvalidInput:  # what validation takes and calc does not
+            return Count(str(key), 0)
+        text = canonical(selector)
+        if text not in self._known:
+            self._known[text] = sum(selector.matches(labels) for labels in self._endpoints)
+        return Count(str(key), self._known[text])
 
 
 async def _endpoints(resources: Resources) -> list[Mapping[str, str]]:

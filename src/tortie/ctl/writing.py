@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tortie.ctl import access
 from tortie.ctl.grammar import Given
 from tortie.ctl.screen import Screen
-from tortie.datastore.resources import Resources, Stored
+from tortie.datastore.resources import Resources, Stored, key_of
 from tortie.lib.errors import (
     AlreadyExists,
     Denied,
@@ -122,6 +122,8 @@ async def write(
     await initialize(resources)
     await resources.check_together([document.resource for document in documents])
     one = _writer(resources, way)
+    if way is Way.APPLY and len(documents) > _TOGETHER:
+        one = await _informed(resources, documents)
     done = 0
     errors: list[str] = []
     progress = screen.progress("writing", len(documents))
@@ -180,6 +182,25 @@ def _writer(resources: Resources, way: Way) -> Callable[[Resource], Awaitable[St
     if way is Way.CREATE:
         return resources.create
     return resources.update if way is Way.REPLACE else resources.apply
+
+
+async def _informed(
+    resources: Resources, documents: Sequence[Document]
+) -> Callable[[Resource], Awaitable[Stored[Resource]]]:
+    """`apply` that does not ask for each name whether it is there."""
+    there: set[ResourceKey] = set()
+    for kind in {document.key.kind for document in documents}:
+        there |= {key_of(stored.resource) for stored in (await resources.list(kind)).items}
+
+    async def one(resource: Resource) -> Stored[Resource]:
+        if key_of(resource) in there or resource.metadata.resource_version:
+            return await resources.apply(resource)
+        try:
+            return await resources.create(resource)
+        except AlreadyExists:
+            return await resources.apply(resource)
+
+    return one
 
 
 async def initialize(resources: Resources) -> None:

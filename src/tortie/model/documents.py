@@ -6,6 +6,7 @@ close something silently. Every message says file, line and column.
 """
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -220,12 +221,18 @@ def _kind(reader: _Reader, item: Any) -> str:
 # --- unknown fields and wrong values ----------------------------------------------
 
 
+@functools.cache
+def _fields_of(struct: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """By their names in YAML; remembered, because looking at types is slow."""
+    return {field.encode_name: field for field in msgspec.structs.fields(struct)}
+
+
 def _unknown_fields(
     struct: type[msgspec.Struct], value: Any, path: str
 ) -> Iterator[tuple[str, str]]:
     if not isinstance(value, dict):
         return  # the wrong type, which the conversion reports
-    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    fields = _fields_of(struct)
     for name, inner in value.items():
         place = f"{path}.{name}" if path else name
         if name not in fields:
