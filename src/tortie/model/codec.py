@@ -120,7 +120,7 @@ def encode(key: Key, value: Value, previous: bytes | None = None) -> bytes:
     if previous:
         try:
             before = msgspec.json.decode(previous)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             before = None  # nothing to keep from what nobody can read
         document = _overlay(type(value), document, before)
     return msgspec.json.encode(document)
@@ -238,7 +238,7 @@ def _finish_policy(key: ResourceKey, resource: Resource) -> Resource:
 def _annotated_name(text: str) -> str | None:
     try:
         name = msgspec.json.decode(text).get("name")
-    except (msgspec.DecodeError, AttributeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeError, AttributeError, RecursionError):
         return None
     return name if isinstance(name, str) else None
 
