@@ -163,7 +163,11 @@ class TestHost(Namespace):
 
     @property
     def pid(self) -> int:
-        return int((self.run_directory / "bird.pid").read_text())
+        """0 while it does not run."""
+        try:
+            return int((self.run_directory / "bird.pid").read_text())
+        except FileNotFoundError:
+            return 0
 
     async def established(self) -> set[str]:
         try:
@@ -320,8 +324,9 @@ class Site:
     async def close(self) -> None:
         for host in self.hosts.values():
             await host.manager.close()
-            with suppress(FileNotFoundError, ProcessLookupError):
-                os.kill(host.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                if host.pid:
+                    os.kill(host.pid, signal.SIGKILL)
             shutil.rmtree(host.run_directory, ignore_errors=True)
         for process in self.processes:
             with suppress(ProcessLookupError):

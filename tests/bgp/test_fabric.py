@@ -1,6 +1,7 @@
 """Sessions to switches of other makes: what they receive, and what is taken from them."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ async def with_gobgp(made: Site, ttl: int = 8, **more: Any) -> GoBGP:
     return switch
 
 
-ADVERTISED = {
+ADVERTISED: dict[str, object] = {
     "communities": [{"name": "blocks", "value": "64512:100"}],
     "prefixAdvertisements": [
         {"cidr": "10.65.0.0/16", "communities": ["blocks", "64512:7:8"]},
@@ -81,7 +82,7 @@ def test_frr_with_password_bfd_and_several_paths(tmp_path: Path) -> None:
             switch = FRR(made)
             await switch.start()
             password = write_secret(made, PASSWORD.replace(" ", ""))
-            peer = {"asNumber": FRR_AS, "password": password}
+            peer: dict[str, object] = {"asNumber": FRR_AS, "password": password}
             for name, address in (("tor4", switch.router.ipv4), ("tor6", switch.router.ipv6)):
                 annotations = {"bgp.tortie.io/bfd": "Enabled"}
                 made.put("BGPPeer", name, peer | {"peerIP": address}, annotations=annotations)
@@ -128,7 +129,7 @@ def test_ttl_security(tmp_path: Path, ttl: int, hops: int, is_up: bool) -> None:
     asyncio.run(scenario())
 
 
-RULES = [
+RULES: list[tuple[dict[str, Any], set[str]]] = [
     ({"matchOperator": "Equal", "cidr": "10.65.1.0/24"}, {"10.65.1.0/24"}),
     ({"matchOperator": "NotEqual", "cidr": "10.65.1.0/24"}, {"10.65.1.64/26", "10.65.2.0/24"}),
     ({"matchOperator": "In", "cidr": "10.65.1.0/24"}, {"10.65.1.0/24", "10.65.1.64/26"}),
@@ -163,7 +164,7 @@ RULES = [
 ]
 """What a rule matches of three routes that a switch sends."""
 
-REST = {"action": "Reject"}
+REST: dict[str, Any] = {"action": "Reject"}
 
 
 def test_filters_on_what_is_taken(tmp_path: Path) -> None:
@@ -185,9 +186,8 @@ def test_filters_on_what_is_taken(tmp_path: Path) -> None:
             for rule, expected in [*RULES[4:5], *RULES]:
                 made.put("BGPFilter", "f", {"importV4": [rule | {"action": "Accept"}, REST]})
                 await made.apply()
-                await eventually(
-                    lambda e=expected: taken() == e, f"{rule} takes {expected}", 10.0, 0.02
-                )
+                holds = partial(lambda wanted: taken() == wanted, expected)
+                await eventually(holds, f"{rule} takes {expected}", 10.0, 0.02)
             # The last one: a rejected route and the rest by the pools.
             made.put("BGPFilter", "f", {"importV4": [RULES[0][0] | REST]})
             await made.apply()
@@ -212,7 +212,7 @@ def test_filters_on_what_is_given(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with site(tmp_path, 2) as made:
-            rules = [
+            rules: list[dict[str, Any]] = [
                 {"action": "Reject", "matchOperator": "Equal", "cidr": "10.65.2.0/26"},
                 {
                     "action": "Accept",

@@ -38,7 +38,7 @@ def test_kill_9_loses_no_packet(tmp_path: Path) -> None:
             await asyncio.sleep(0.5)
             killed = made["h2"].pid
             os.kill(killed, signal.SIGKILL)
-            await eventually(lambda: made["h2"].pid != killed, "BIRD comes back")
+            await eventually(lambda: made["h2"].pid not in (0, killed), "BIRD comes back")
             for _ in range(100):
                 if len(await made["h2"].established()) == 4:
                     break
@@ -93,5 +93,52 @@ def test_a_refused_configuration_leaves_the_last_good_one(tmp_path: Path) -> Non
             assert (host.run_directory / "bird.conf").read_text() == good
             assert len(await host.established()) == 4
             assert not await host.bird.configure(good)
+
+    asyncio.run(scenario())
+
+
+def test_routes_to_other_hosts_are_not_announced(tmp_path: Path) -> None:
+    """While routing moves from the agent to BIRD, both have routes."""
+
+    async def scenario() -> None:
+        async with site(tmp_path, 3) as made:
+            await made.meshed()
+            via = ["via", "172.30.0.2", "proto", "80"]
+            made["h1"].ip("route", "add", "10.65.2.0/26", *via)
+            made["h1"].ip("route", "add", "10.65.99.0/26", *via)
+            via6 = ["via", "fd00:30::2", "proto", "80"]
+            made["h1"].ip("-6", "route", "add", "fd65::2:0/122", *via6)
+            made["h1"].add_workload("10.65.2.9")
+            await eventually(partial(made["h3"].has, "10.65.2.9"), "a borrowed address is")
+            assert not made["h3"].has("10.65.99.0/26")
+            assert "via 172.30.0.2" in made["h3"].gateway("10.65.2.0/26")
+            assert made["h1"].has("10.65.2.0/26"), "and stand beside BIRD's"
+            assert made["h1"].has("fd65::2:0/122")
+
+    asyncio.run(scenario())
+
+
+def test_graceful_restart_by_hand_and_retirement(tmp_path: Path) -> None:
+    """An upgrade of BIRD loses nothing; retiring it takes its routes along."""
+
+    async def scenario() -> None:
+        async with site(tmp_path, 2) as made:
+            await made.meshed()
+            one = made["h1"].add_workload("10.65.1.2")
+            made["h2"].add_workload("10.65.2.2").answers()
+            sender = one.sends("10.65.2.2", 4.0)
+            await asyncio.sleep(0.3)
+            before = made["h2"].pid
+            await made["h2"].bird.ask("graceful restart")
+            await eventually(
+                lambda: made["h2"].pid not in (0, before), "the manager starts it again"
+            )
+            await eventually(partial(made["h1"].has, "10.65.2.0/26"), "it is announced")
+            assert await asyncio.to_thread(lost, sender) == 0
+            await made["h1"].bird.retire()
+            assert not made["h1"].routes(4)
+            assert not made["h1"].routes(6)
+            await eventually(partial(lacks, made["h2"], "10.65.1.0/26"), "withdrawn")
+            await made["h1"].bird.retire()
 
     asyncio.run(scenario())

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 from tests.bgp.site import Site, eventually, lost, site
@@ -122,7 +123,11 @@ def test_a_workload_that_peers_with_its_host(tmp_path: Path) -> None:
                 "router",
                 {"localWorkloadSelector": "all()", "asNumber": 65111, "filters": ["service"]},
             )
-            endpoint = {"node": "h1", "ipNetworks": ["10.65.1.7/32"], "interfaceName": "cali0"}
+            endpoint: dict[str, object] = {
+                "node": "h1",
+                "ipNetworks": ["10.65.1.7/32"],
+                "interfaceName": "cali0",
+            }
             made.put("WorkloadEndpoint", "router", endpoint)
             await made.apply()
             await made.meshed()
@@ -132,7 +137,7 @@ def test_a_workload_that_peers_with_its_host(tmp_path: Path) -> None:
                 workload.daemon("bird", "-f", "-c", str(configuration), "-s", f"{tmp_path}/w.ctl")
             )
             for name in ("h1", "h2"):
-                await eventually(lambda n=name: made[n].has("10.65.200.0/26"), "the service")
+                await eventually(partial(made[name].has, "10.65.200.0/26"), "the service")
                 assert not made[name].has("10.65.77.0/26")
             assert "via 172.30.0.1" in made["h2"].gateway("10.65.200.0/26")
 

@@ -7,6 +7,7 @@ import os
 
 from tortie.agent import wiring
 from tortie.agent.effective import Effective, StoredSettings
+from tortie.agent.handover import ToBIRD, has_remote_routes, retire
 from tortie.agent.health_server import HealthServer
 from tortie.agent.ingest import PREFIXES, AgentInbox, Ingest
 from tortie.agent.loop import Consumer, Loop
@@ -47,12 +48,20 @@ async def serve(
         stack.callback(kernel.close)
         # Now that no other agent runs here; for people and scripts.
         paths.run.joinpath("agent.pid").write_text(f"{os.getpid()}\n")
-        dataplane = wiring.build_dataplane(config, kernel, routing)
-        bgp = wiring.build_bgp(config, paths) if routing is Routing.BGP else None
+        by_bgp = routing is Routing.BGP
+        # Former routes of ours stay until BIRD has them.
+        moving = by_bgp and has_remote_routes(kernel.rtnl, config["DeviceRouteProtocol"])
+        remote_routes = moving or routing is Routing.DIRECT
+        dataplane = wiring.build_dataplane(config, kernel, remote_routes=remote_routes)
+        bird = wiring.build_bird(paths)
+        bgp = wiring.build_bgp(config, bird) if by_bgp else None
+        to_bird = ToBIRD(kernel.rtnl, dataplane) if moving else None
         if bgp is not None:
             stack.push_async_callback(bgp.close)
         endpoint_status = wiring.build_endpoint_status(config, client, dataplane)
-        others: tuple[Consumer, ...] = tuple(part for part in (bgp, endpoint_status) if part)
+        others: tuple[Consumer, ...] = tuple(
+            part for part in (bgp, to_bird, endpoint_status) if part
+        )
         graph = Graph(config.host, wiring.fan_out((dataplane, *others)))
         settings = SettingsWatch(stored, running, bgp)
         loop = Loop(inbox, graph, dataplane, others, progress, health.reporter("loop"), settings)
@@ -73,6 +82,8 @@ async def serve(
             tasks.create_task(status.run(), name="status")
             if endpoint_status is not None:
                 tasks.create_task(endpoint_status.run(), name="endpoint status")
+            if not by_bgp:
+                tasks.create_task(retire(bird, progress), name="retire BIRD")
             tasks.create_task(attach.run(), name="attach")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Hashable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,6 @@ from tortie.agent.endpoint_status import EndpointReporter
 from tortie.agent.ingest import AUDIT, AgentInbox
 from tortie.agent.loop import Consumer
 from tortie.agent.ownership import Ownership, obtain
-from tortie.agent.routing import Routing
 from tortie.agent.status import Progress, StatusReporter
 from tortie.attach.attacher import Attacher
 from tortie.attach.attacher import Settings as AttachSettings
@@ -21,7 +21,7 @@ from tortie.attach.namespaces import Namespaces
 from tortie.attach.plumbing import Veths
 from tortie.attach.server import Server
 from tortie.bgp.bird import Bird
-from tortie.bgp.manager import BGPManager
+from tortie.bgp.manager import SECRETS_DIRECTORY, BGPManager
 from tortie.calc.rule_scanner import parse_protocol
 from tortie.dataplane.dataplane import Dataplane
 from tortie.dataplane.driver.nftables import ARP, INET
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 INBOX_LIMIT = 10_000
 AUDIT_SECONDS = 60.0
+SECRETS_ENVIRONMENT = "TORTIE_BGP_SECRETS"
+"""Names the directory of the passwords of BGP sessions."""
 
 
 class Paths(NamedTuple):
@@ -90,7 +92,11 @@ def open_kernel(paths: Paths, inbox: AgentInbox) -> Kernel:
     )
 
 
-def build_dataplane(config: Config, kernel: Kernel, routing: Routing) -> Dataplane:
+def build_dataplane(config: Config, kernel: Kernel, *, remote_routes: bool) -> Dataplane:
+    """
+    Args:
+        remote_routes: install those to other hosts, too.
+    """
     settings = Settings(
         host=config.host,
         interface_prefix=config["InterfacePrefix"],
@@ -105,7 +111,7 @@ def build_dataplane(config: Config, kernel: Kernel, routing: Routing) -> Datapla
         failsafe_outbound=_ports(config["FailsafeOutboundHostPorts"]),
         nat_exclusions=config["NATOutgoingExclusions"],
         route_protocol=config["DeviceRouteProtocol"],
-        install_remote_routes=routing is Routing.DIRECT,
+        install_remote_routes=remote_routes,
     )
     return Dataplane(
         settings,
@@ -120,9 +126,17 @@ def _ports(ports: tuple[tuple[str, int], ...]) -> tuple[ProtoPort, ...]:
     return tuple(ProtoPort(parse_protocol(protocol), port) for protocol, port in ports)
 
 
-def build_bgp(config: Config, paths: Paths) -> BGPManager:
+def build_bird(paths: Paths) -> Bird:
+    return Bird(paths.run / "bird")
+
+
+def build_bgp(config: Config, bird: Bird) -> BGPManager:
+    directory = os.environ.get(SECRETS_ENVIRONMENT)
     return BGPManager(
-        config.host, Bird(paths.run / "bird"), route_protocol=config["DeviceRouteProtocol"]
+        config.host,
+        bird,
+        route_protocol=config["DeviceRouteProtocol"],
+        secrets=Path(directory) if directory else SECRETS_DIRECTORY,
     )
 
 

@@ -71,10 +71,7 @@ class Bird:
             return False
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         candidate = self._configuration.with_suffix(".new")
-        # It holds passwords: nobody else may read it, not even for a moment.
-        candidate.unlink(missing_ok=True)
-        with open(os.open(candidate, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
+        _write_private(candidate, text)
         await self._check(candidate)
         os.replace(candidate, self._configuration)
         if running:
@@ -238,6 +235,13 @@ class Bird:
         finally:
             loop.remove_reader(descriptor)
             os.close(descriptor)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """It holds passwords: nobody else may read it, not even for a moment."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
 
 
 async def _answer(reader: asyncio.StreamReader) -> list[tuple[int, str]]:

@@ -88,7 +88,8 @@ def _family(snapshot: Snapshot, family: int, own: Network) -> Iterator[str]:
     pools = _within(snapshot.pools, family)
     services = _within((*snapshot.services, *snapshot.foreign_services), family)
     yield f"filter from_kernel{family} {{"
-    yield f"  if krt_source = {snapshot.route_protocol} && {pools} then {{"
+    # Without a gateway: its routes to other hosts, if there are any, are not ours to announce.
+    yield f"  if krt_source = {snapshot.route_protocol} && gw = :: && {pools} then {{"
     yield f"    preference = {LOCAL_PREFERENCE};"
     yield "    accept;"
     yield "  }"

@@ -1,0 +1,87 @@
+"""Routing moves from the agents to BIRD and back while packets flow, with everything real."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.bgp.site import TRAFFIC
+from tests.e2e.live import LiveLab, need_root
+
+from tortie.agent.handover import BIRD_PROTOCOL
+from tortie.kernel import netns
+
+SWITCH = """
+apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {name: default}
+spec: {programClusterRoutes: %s, healthEnabled: true, healthPort: 9099, ipv6Support: true}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {programClusterRoutes: %s}
+"""
+BY_BGP, DIRECT = SWITCH % ("Disabled", "Enabled"), SWITCH % ("Enabled", "Disabled")
+
+
+@pytest.fixture
+def live() -> Iterator[LiveLab]:
+    need_root()
+    made = LiveLab(f"switch{os.getpid()}", "embedded", "direct", hosts=2)
+    made.up()
+    try:
+        yield made
+    finally:
+        made.down()
+
+
+def test_direct_to_bgp_and_back_without_losing_a_packet(live: LiveLab, tmp_path: Path) -> None:
+    one, two = live.add("one", "h1"), live.add("two", "h2")
+    target = [address.partition("/")[0] for address in two.addresses]
+
+    def protocols(host: str) -> set[int]:
+        return {route.protocol for route in live.routes(host) if route.gateway is not None}
+
+    def start(where: str, *words: str) -> "subprocess.Popen[str]":
+        return netns.run_in(
+            where,
+            lambda: subprocess.Popen(
+                [sys.executable, "-S", TRAFFIC, *words], stdout=subprocess.PIPE, text=True
+            ),
+        )
+
+    def result(sender: "subprocess.Popen[str]") -> tuple[int, int]:
+        out, _ = sender.communicate(timeout=60)
+        sent, missing = map(int, out.split())
+        return sent, missing
+
+    servers = [start(live.path(two), "echo", address) for address in target]
+    try:
+        for server in servers:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+        assert protocols("h1") == {80}
+        senders = [start(live.path(one), "send", address, "12") for address in target]
+        live.apply(BY_BGP, tmp_path)
+        live.eventually(lambda: protocols("h1") == {BIRD_PROTOCOL}, "BIRD's routes alone")
+        live.eventually(lambda: protocols("h2") == {BIRD_PROTOCOL}, "on both hosts")
+        for sender in senders:
+            sent, missing = result(sender)
+            assert sent > 1000
+            assert missing == 0
+        senders = [start(live.path(one), "send", address, "25") for address in target]
+        live.apply(DIRECT, tmp_path)
+        live.eventually(lambda: 80 in protocols("h1"), "the agent's routes are back")
+        for sender in senders:
+            sent, missing = result(sender)
+            assert sent > 1000
+            assert missing == 0
+        live.eventually(lambda: protocols("h1") == {80}, "BIRD's routes are gone")
+        live.eventually(lambda: protocols("h2") == {80}, "on both hosts")
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
