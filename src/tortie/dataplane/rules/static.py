@@ -62,7 +62,7 @@ RAW_PRIORITY, FILTER_PRIORITY, SOURCE_NAT_PRIORITY = -300, 0, 100
 FROM_PRIORITY = FILTER_PRIORITY - 1
 """Just before: what the sender's side says comes first."""
 
-UDP, IPIP, ICMP, ICMPV6 = 17, 4, 1, 58
+UDP, IPIP, IPV6_IN_IP, GRE, ICMP, ICMPV6 = 17, 4, 41, 47, 1, 58
 
 ROUTER_ADVERTISEMENT, REDIRECT = 134, 137
 TO_HOST_ICMPV6 = (133, 135, 136, 131, 132, 143)
@@ -217,13 +217,28 @@ def _egress() -> Expressions:
 
 
 def _from_workload(settings: Settings) -> tuple[str, ChainContent]:
-    rules = [(*match.connection(CtState.INVALID), *match.counted(DROP))]
+    return _chain(
+        _FROM_WORKLOAD,
+        (*match.connection(CtState.INVALID), *match.counted(DROP)),
+        *_never_from_workload(settings),
+        _egress(),
+        match.counted(DROP),
+    )
+
+
+def _never_from_workload(settings: Settings) -> list[Expressions]:
+    """What a workload is not: the end of a tunnel, a DHCP server. The host may be
+    the tunnel's other end, and would unpack what nothing has checked."""
+    rules: list[Expressions] = []
     if not settings.allow_vxlan_from_workloads:
         port = match.transport(2, keys.port(settings.vxlan_port))
         rules.append((*match.protocol(UDP), *port, *match.counted(DROP)))
     if not settings.allow_ipip_from_workloads:
-        rules.append((*match.protocol(IPIP), *match.counted(DROP)))
-    return _chain(_FROM_WORKLOAD, *rules, _egress(), match.counted(DROP))
+        for protocol in (IPIP, IPV6_IN_IP, GRE):
+            rules.append((*match.protocol(protocol), *match.counted(DROP)))
+    rules.append((*match.family(4), *_udp(67, 68), *match.counted(DROP)))
+    rules.append((*match.family(6), *_udp(547, 546), *match.counted(DROP)))
+    return rules
 
 
 def _to_workload(settings: Settings) -> tuple[str, ChainContent]:
@@ -249,6 +264,7 @@ def _workload_input(settings: Settings) -> tuple[str, ChainContent]:
         _WORKLOAD_INPUT,
         *_to_host_always(settings),
         (*match.connection(CtState.INVALID), *match.counted(DROP)),
+        *_never_from_workload(settings),
         _egress(),
         match.counted(DROP),
     )
