@@ -227,7 +227,7 @@ class Attacher:
                 raise NotFound(f"{request.key} is not attached to host {self._settings.host}")
             addresses = tuple(map(parse_address, entry.addresses))
             wanted = Wanted(
-                entry.netns,
+                request.netns or entry.netns,
                 entry.inside,
                 entry.interface,
                 addresses,

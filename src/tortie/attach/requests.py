@@ -154,6 +154,9 @@ class List(_Call, frozen=True, kw_only=True, tag="list"):
 class Check(_Workload, frozen=True, kw_only=True, tag="check"):
     """Is everything in place that Add made?"""
 
+    netns: str = ""
+    """Where its namespace is by now; empty: where Add found it."""
+
 
 class Cni(_Call, frozen=True, kw_only=True, tag="cni"):
     """A container runtime's request, as the plugin got it.

@@ -92,8 +92,9 @@ class Server:
             if len(self._connections) > CONNECTIONS_MAX:
                 raise Unavailable(f"more than {CONNECTIONS_MAX} connections; try again")
             check_peer(writer.get_extra_info("socket"))
+            pid = peer_pid(writer.get_extra_info("socket"))
             while (line := await self._read(reader)) is not None:
-                await self._answer(line, writer)
+                await self._answer(line, writer, pid)
         except TortieError as error:
             with contextlib.suppress(ConnectionError):
                 writer.write(encode_error(error))
@@ -114,9 +115,9 @@ class Server:
         except asyncio.LimitOverrunError:
             raise InvalidInput(f"a request of more than {REQUEST_MAX_BYTES} bytes") from None
 
-    async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, line: bytes, writer: asyncio.StreamWriter, pid: int) -> None:
         try:
-            call = asyncio.create_task(self._call(decode_request(line)))
+            call = asyncio.create_task(self._call(decode_request(line), pid))
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
             answer = await asyncio.shield(call)
@@ -128,12 +129,12 @@ class Server:
         writer.write(answer)
         await writer.drain()
 
-    async def _call(self, request: Request) -> bytes:
+    async def _call(self, request: Request, pid: int) -> bytes:
         if not isinstance(request, Cni):
             return encode_result(await self._result(request))
         if self._cni is None:
             raise InvalidInput("this service does not speak CNI")
-        return await self._cni.answer(request)
+        return await self._cni.answer(request, pid)
 
     async def _result(self, request: Add | Remove | List | Check) -> Result:
         if isinstance(request, List):
@@ -184,6 +185,13 @@ def check_peer(sock: socket.socket) -> None:
     _, uid, _ = _PEER_CREDENTIALS.unpack(raw)
     if uid not in (0, os.geteuid()):
         raise Denied(f"user {uid} may not attach workloads; root may")
+
+
+def peer_pid(sock: socket.socket) -> int:
+    """Of who connected; 0 if that process is not in our PID namespace."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+    pid: int = _PEER_CREDENTIALS.unpack(raw)[0]
+    return pid
 
 
 def _remove_stale(path: Path) -> None:

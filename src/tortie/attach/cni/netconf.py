@@ -158,6 +158,8 @@ class Call(NamedTuple):
     config: NetConf
     delegated: str | None
     """What the IPAM plugin that the configuration names has said."""
+    netns_here: str = ""
+    """The path of `netns` for us."""
 
     @property
     def pod(self) -> tuple[str, str] | None:

@@ -25,7 +25,11 @@ _OLD = ("0.1.0", "0.2.0")
 _WITH_FAMILY = ("0.3.0", "0.3.1", "0.4.0")
 
 
-def attached_result(attached: Attached, version: str) -> bytes:
+def attached_result(attached: Attached, version: str, netns: str) -> bytes:
+    """
+    Args:
+        netns: as the runtime knows it.
+    """
     addresses = [parse_network(text) for text in attached.addresses]
     if version in _OLD:
         return msgspec.json.encode(_old(addresses, version))
@@ -34,7 +38,7 @@ def attached_result(attached: Attached, version: str) -> bytes:
             "cniVersion": version,
             "interfaces": [
                 {"name": attached.interface, "mac": mac_text(HOST_MAC)},
-                {"name": attached.inside, "mac": attached.mac, "sandbox": attached.netns},
+                {"name": attached.inside, "mac": attached.mac, "sandbox": netns},
             ],
             "ips": [{**_ip(address, version), "interface": 1} for address in addresses],
             "dns": {},

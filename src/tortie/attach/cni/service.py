@@ -71,10 +71,15 @@ class CniService:
         self._profiles: set[str] = set()
         """Known to exist. One that is deleted by hand is made again after a restart."""
 
-    async def answer(self, request: Cni) -> bytes:
-        """One line: `{"result":…}`, `{"error":…}` or `{"delegate":…}`."""
+    async def answer(self, request: Cni, pid: int = 0) -> bytes:
+        """One line: `{"result":…}`, `{"error":…}` or `{"delegate":…}`.
+
+        Args:
+            pid: of the plugin that asks, and waits for the answer.
+        """
         try:
             call = parse_call(request)
+            call = call._replace(netns_here=seen_by(pid, call.netns))
             if wants_delegate(call):
                 return await self._delegate(call)
             result = await self._act(call)
@@ -156,7 +161,7 @@ class CniService:
         else:
             await self._ensure_profiles(call, request.profiles)
             attached = await self._attacher.add(request)
-        return attached_result(attached, call.config.version)
+        return attached_result(attached, call.config.version, call.netns)
 
     async def _delete(self, call: Call) -> None:
         request = identity.remove_of(call)
@@ -179,6 +184,7 @@ class CniService:
                 workload=key.workload,
                 orchestrator=key.orchestrator,
                 endpoint=key.endpoint,
+                netns=call.netns_here,
             )
         )
         problems = list(found.problems)
@@ -311,6 +317,20 @@ class CniService:
                 continue
             if key.handle_id.removeprefix(prefix) not in valid:
                 await self._attacher.allocator.release(key.handle_id, only_host=True)
+
+
+def seen_by(pid: int, path: str) -> str:
+    """A path of a process, from where we are: a runtime may have mounts of its own.
+
+    Its namespaces are mounts, so in ours there is an empty file of that name, or nothing.
+    """
+    try:
+        theirs, ours = os.stat(f"/proc/{pid}/ns/mnt"), os.stat("/proc/self/ns/mnt")
+    except OSError:
+        return path  # gone, or in another PID namespace
+    same = not path or (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
+    # /proc/self is the agent's own, wherever it is looked up.
+    return path if same or path.startswith("/proc/") else f"/proc/{pid}/root{path}"
 
 
 def wants_delegate(call: Call) -> bool:
