@@ -232,7 +232,7 @@ class Workload:
 def lost(sender: "subprocess.Popen[str]") -> int:
     """Wait for the sender to end; packets without an answer."""
     out, _ = sender.communicate(timeout=60)
-    sent, missing = map(int, out.split())
+    sent, missing = map(int, out.split()[:2])
     assert sent > 100
     return missing
 

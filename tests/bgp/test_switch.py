@@ -53,10 +53,11 @@ def test_direct_to_bgp_and_back_without_losing_a_packet(live: LiveLab, tmp_path:
             ),
         )
 
-    def result(sender: "subprocess.Popen[str]") -> tuple[int, int]:
+    def check(sender: "subprocess.Popen[str]") -> None:
         out, _ = sender.communicate(timeout=60)
-        sent, missing = map(int, out.split())
-        return sent, missing
+        sent, missing, *when = out.split()
+        assert int(sent) > 1000
+        assert int(missing) == 0, f"lost at seconds {when}"
 
     servers = [start(live.path(two), "echo", address) for address in target]
     try:
@@ -69,16 +70,12 @@ def test_direct_to_bgp_and_back_without_losing_a_packet(live: LiveLab, tmp_path:
         live.eventually(lambda: protocols("h1") == {BIRD_PROTOCOL}, "BIRD's routes alone")
         live.eventually(lambda: protocols("h2") == {BIRD_PROTOCOL}, "on both hosts")
         for sender in senders:
-            sent, missing = result(sender)
-            assert sent > 1000
-            assert missing == 0
+            check(sender)
         senders = [start(live.path(one), "send", address, "25") for address in target]
         live.apply(DIRECT, tmp_path)
         live.eventually(lambda: 80 in protocols("h1"), "the agent's routes are back")
         for sender in senders:
-            sent, missing = result(sender)
-            assert sent > 1000
-            assert missing == 0
+            check(sender)
         live.eventually(lambda: protocols("h1") == {80}, "BIRD's routes are gone")
         live.eventually(lambda: protocols("h2") == {80}, "on both hosts")
     finally:

@@ -44,7 +44,8 @@ def send(address: str, seconds: float) -> None:
             except (TimeoutError, BlockingIOError, ConnectionError):
                 if client.gettimeout() == 0.0:
                     time.sleep(INTERVAL_SECONDS)
-        print(sent, len(missing))
+        when = sorted(round(int.from_bytes(data, "big") * seconds / sent, 2) for data in missing)
+        print(sent, len(missing), *when[:20])
 
 
 if __name__ == "__main__":

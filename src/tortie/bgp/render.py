@@ -21,8 +21,8 @@ from tortie.bgp.render_session import (
     Audience,
     Learnt,
     router_id,
-    session,
     session_name,
+    sessions,
 )
 from tortie.bgp.snapshot import PRIORITY_BASE, Snapshot
 from tortie.lib.ip import Network
@@ -69,8 +69,7 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
     for family, own in ((4, snapshot.ipv4), (6, snapshot.ipv6)):
         if own is not None:
             yield from _family(snapshot, family, own)
-    for peer in snapshot.peers:
-        yield from session(snapshot, peer)
+    yield from sessions(snapshot)
 
 
 def _bfd() -> Iterator[str]:

@@ -69,18 +69,31 @@ def folded_id(ipv4: Network | None, ipv6: Network | None) -> str:
     return Network(4, folded or 1, 32).address_text
 
 
-def session(snapshot: Snapshot, peer: Peer) -> Iterator[str]:
+def sessions(snapshot: Snapshot) -> Iterator[str]:
+    """All of them; what several have in common is written once, as a template."""
+    templates: dict[tuple[str, ...], str] = {}
+    for peer in snapshot.peers:
+        body = tuple(_body(snapshot, peer))
+        if body not in templates:
+            templates[body] = f"session{len(templates) + 1}"
+            yield f"template bgp {templates[body]} {{"
+            yield from body
+            yield "}"
+        yield f"protocol bgp {session_name(peer)} from {templates[body]} {{"
+        neighbor = f"neighbor {peer.address.address_text} port {peer.port} as {peer.as_number};"
+        yield f"  {neighbor}"
+        yield "}"
+
+
+def _body(snapshot: Snapshot, peer: Peer) -> Iterator[str]:
     family = peer.address.family
-    own = snapshot.ipv4 if family == 4 else snapshot.ipv6
-    assert own is not None, "there are only sessions of families that we have"
+    own = _own(snapshot, family)
     own_as = peer.local_as or snapshot.as_number
     internal = own_as == peer.as_number
-    yield f"protocol bgp {session_name(peer)} {{"
     yield f'  description "{peer.kind.value}";'
     local = own if peer.use_own_address else peer.local_address
     address = f"{local.address_text} " if local is not None else ""
     yield f"  local {address}port {snapshot.listen_port} as {own_as};"
-    yield f"  neighbor {peer.address.address_text} port {peer.port} as {peer.as_number};"
     yield from _reach(snapshot, peer, internal=internal)
     yield from _timers(peer)
     if snapshot.bind_to_address and local is not None:
@@ -103,7 +116,6 @@ def session(snapshot: Snapshot, peer: Peer) -> Iterator[str]:
     yield f"  ipv{family} {{"
     yield from _channel(snapshot, peer, internal=internal)
     yield "  };"
-    yield "}"
 
 
 def _reach(snapshot: Snapshot, peer: Peer, *, internal: bool) -> Iterator[str]:
@@ -171,7 +183,7 @@ def _channel(snapshot: Snapshot, peer: Peer, *, internal: bool) -> Iterator[str]
 
 def _own(snapshot: Snapshot, family: int) -> Network:
     own = snapshot.ipv4 if family == 4 else snapshot.ipv6
-    assert own is not None
+    assert own is not None, "there are only sessions of families that we have"
     return own
 
 
