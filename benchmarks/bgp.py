@@ -1,0 +1,90 @@
+"""BGP at scale: rendering, BIRD's check and reconfiguration, convergence, memory."""
+
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from tortie.bgp.bird import Bird
+from tortie.bgp.render import render_bird
+from tortie.bgp.snapshot import Peer, Snapshot
+from tortie.lib.ip import Network, parse_network
+
+SIZES = (500, 5000)
+POOL = parse_network("10.0.0.0/8")
+FIRST_BLOCK = parse_network("10.64.0.0/26")
+FIRST_PEER = parse_network("127.1.0.0/32")
+
+T = TypeVar("T")
+
+
+def snapshot(peers: int, blocks: int) -> Snapshot:
+    return Snapshot(
+        ipv4=parse_network("127.0.0.1"),
+        ipv6=None,
+        listen_port=17900,
+        peers=tuple(
+            Peer(address=Network(4, FIRST_PEER.value + n, 32), as_number=64512, port=17900)
+            for n in range(1, peers + 1)
+        ),
+        pools=(POOL,),
+        exported_pools=(POOL,),
+        own_blocks=tuple(Network(4, FIRST_BLOCK.value + n * 64, 26) for n in range(blocks)),
+    )
+
+
+def timed(act: Callable[[], T]) -> tuple[float, T]:
+    began = time.perf_counter()
+    result = act()
+    return (time.perf_counter() - began) * 1000, result
+
+
+def rendering() -> None:
+    for peers, blocks in [(n, 10) for n in SIZES] + [(10, n) for n in SIZES]:
+        made = snapshot(peers, blocks)
+        cost, text = timed(lambda made=made: render_bird(made))  # type: ignore[misc]
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "bird.conf"
+            path.write_text(text)
+            check, _ = timed(
+                lambda path=path: subprocess.run(["bird", "-p", "-c", path], check=True)  # type: ignore[misc]
+            )
+        kilobytes = len(text) // 1024
+        print(f"render {peers:5} peers {blocks:5} blocks: {cost:7.1f} ms, {kilobytes:5} KiB, "
+              f"bird -p {check:7.1f} ms")  # fmt: skip
+
+
+async def reconfiguration() -> None:
+    """One block more, on a running BIRD whose peers do not answer."""
+    for peers, blocks in [(n, 10) for n in SIZES] + [(10, n) for n in SIZES]:
+        with tempfile.TemporaryDirectory(dir="/run") as directory:
+            bird = Bird(Path(directory) / "b")
+            await bird.configure(render_bird(snapshot(peers, blocks)))
+            pid = int((Path(directory) / "b" / "bird.pid").read_text())
+            began = time.perf_counter()
+            await bird.configure(render_bird(snapshot(peers, blocks + 1)))
+            cost = (time.perf_counter() - began) * 1000
+            status = Path(f"/proc/{pid}/status").read_text()
+            memory = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+            print(f"reconfigure {peers:5} peers {blocks:5} blocks: {cost:7.1f} ms, {memory}")
+            await bird.close()
+            os.kill(pid, signal.SIGKILL)
+
+
+def main() -> None:
+    """Needs root and a network namespace of its own: `unshare -n python -m benchmarks.bgp`."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    rendering()
+    asyncio.run(reconfiguration())
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"this process: {used} MiB at most")
+
+
+if __name__ == "__main__":
+    main()
