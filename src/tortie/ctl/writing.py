@@ -31,7 +31,7 @@ from tortie.model.metadata import Resource
 READ_ONLY = frozenset({"ClusterInformation"})
 """Kinds that only the cluster itself writes."""
 
-_FIRST = ("Tier", "IPPool", "Node", "Profile")
+_FIRST = ("Tier", "IPPool", "Node", "Profile", "BGPFilter")
 """Kinds that others rest on, so they are written before and deleted after them."""
 
 _TOGETHER = 32

@@ -11,7 +11,7 @@ Source: Calico, libcalico-go/lib/clientv3.
 
 import contextlib
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Generic, NamedTuple, TypeVar, cast
 
@@ -21,6 +21,7 @@ from tortie.datastore.client import Client, Compare, Delete, Entry, Put, Txn, pr
 from tortie.lib.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from tortie.lib.ip import parse_network
 from tortie.model import codec
+from tortie.model.bgp_peer import BGPPeer
 from tortie.model.catalogue import TYPES
 from tortie.model.keys import IPAM, PLURALS, RESOURCES, BlockKey, ResourceKey, parse_key
 from tortie.model.metadata import Metadata, Resource
@@ -232,11 +233,14 @@ class Resources:
                 raise InvalidInput(f"{key} is there twice")
             seen.add(key)
         tiers = {key.name for key in seen if key.kind == "Tier"}
+        filters = {key.name for key in seen if key.kind == "BGPFilter"}
         for resource in resources:
             if isinstance(resource, TieredPolicy):
                 if resource.spec.tier not in tiers:
                     await self._check_tier(resource)
                     tiers.add(resource.spec.tier)
+            elif isinstance(resource, BGPPeer):
+                await self._check_filters(resource, filters)
             elif isinstance(resource, IPPool):
                 _check_disjoint(resource, pools)
                 pools.append(resource)
@@ -355,6 +359,7 @@ class Resources:
         if result.succeeded:
             return Stored(_with_version(resource, result.revision), result.revision, path, raw)
         await self._check_tier(resource)
+        await self._check_filters(resource)
         if previous:
             raise Conflict(f"{key} was changed by another writer; read it again")
         raise AlreadyExists(f"{key} already exists")
@@ -363,6 +368,9 @@ class Resources:
         """What else must hold for the write: compared in the transaction, else checked now."""
         if isinstance(resource, TieredPolicy):
             return [present(ResourceKey("Tier", resource.spec.tier).path)]
+        if isinstance(resource, BGPPeer):
+            names = dict.fromkeys(resource.spec.filters)
+            return [present(ResourceKey("BGPFilter", name).path) for name in names]
         if isinstance(resource, IPPool):
             await self._check_pool(resource)
         return []
@@ -378,6 +386,23 @@ class Resources:
                 f"{key_of(resource)}: spec.tier: there is no tier {tier!r}; create it first "
                 f"(there are: {names})"
             )
+
+    async def _check_filters(self, resource: Resource, coming: Collection[str] = ()) -> None:
+        """
+        Args:
+            coming: filters that are written before it.
+        """
+        if not isinstance(resource, BGPPeer):
+            return
+        for index, name in enumerate(resource.spec.filters):
+            if name not in coming and not await self._exists(ResourceKey("BGPFilter", name)):
+                raise InvalidInput(
+                    f"{key_of(resource)}: spec.filters[{index}]: there is no BGPFilter {name!r}; "
+                    "create it first"
+                )
+
+    async def _exists(self, key: ResourceKey) -> bool:
+        return await self._client.get(key.path) is not None
 
     async def _check_tier_unused(self, key: ResourceKey) -> None:
         if key.name in FIXED_TIERS:

@@ -1,6 +1,6 @@
 """Workload and host endpoints."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -28,6 +28,47 @@ class IPNAT(Spec, frozen=True, kw_only=True):
     external_ip: str = msgspec.field(default="", name="externalIP")
 
 
+class QoSControls(Spec, frozen=True, kw_only=True):
+    """Limits of traffic, towards the workload (ingress) and from it; 0 means none.
+
+    Source: Calico, libcalico-go/lib/apis/internalapi/workloadendpoint.go.
+    """
+
+    ingress_bandwidth: int = 0
+    """Bits per second."""
+    ingress_burst: int = 0
+    """Bits; 0 means 4 Gi."""
+    ingress_peakrate: int = 0
+    """Bits per second; 0 means that bursts go at line rate."""
+    ingress_minburst: int = 0
+    """Bytes; 0 means the interface's MTU."""
+    egress_bandwidth: int = 0
+    egress_burst: int = 0
+    egress_peakrate: int = 0
+    egress_minburst: int = 0
+    ingress_packet_rate: int = 0
+    """Packets per second."""
+    ingress_packet_burst: int = 0
+    egress_packet_rate: int = 0
+    egress_packet_burst: int = 0
+    ingress_max_connections: int = 0
+    egress_max_connections: int = 0
+    dscp: int | str | None = msgspec.field(default=None, name="dscp")
+    """The mark of packets that leave: 0 to 63, or a name such as EF."""
+
+
+QOS_RANGES = {
+    "Bandwidth": (1000, 10**15),
+    "Burst": (1000, 34359738360),
+    "Peakrate": (1010, 1010 * 10**12),
+    "Minburst": (1000, 10**8),
+    "PacketRate": (1, 10**4),
+    "PacketBurst": (1, 10**4),
+    "MaxConnections": (1, 2**32 - 1),
+}
+"""Lowest and highest value of those that are given, for both directions."""
+
+
 class WorkloadEndpointSpec(Spec, frozen=True, kw_only=True):
     orchestrator: str = ""
     workload: str = ""
@@ -48,7 +89,7 @@ class WorkloadEndpointSpec(Spec, frozen=True, kw_only=True):
     """Of the workload's side; empty means any."""
     ports: tuple[WorkloadEndpointPort, ...] = ()
     allow_spoofed_source_prefixes: tuple[str, ...] = ()
-    qos_controls: dict[str, Any] | None = None
+    qos_controls: QoSControls | None = msgspec.field(default=None, name="qosControls")
 
 
 class WorkloadEndpoint(Resource, frozen=True, kw_only=True):

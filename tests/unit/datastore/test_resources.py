@@ -12,6 +12,8 @@ from tortie.datastore.client import Delete, Put, Txn
 from tortie.datastore.memory import MemoryClient, MemoryStore
 from tortie.datastore.resources import Resources
 from tortie.lib.errors import AlreadyExists, Conflict, InvalidInput, NotFound
+from tortie.model.bgp_filter import BGPFilter
+from tortie.model.bgp_peer import BGPPeer, BGPPeerSpec
 from tortie.model.endpoint import WorkloadEndpoint, WorkloadEndpointSpec
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Metadata, Resource
@@ -402,5 +404,29 @@ def test_staged_policies_are_in_tiers_too(
         found = cast(StagedNetworkPolicy, (await resources.get(key)).resource)
         assert found.metadata.annotations == {}
         assert (found.spec.tier, found.spec.staged_action) == ("sec", "Delete")
+
+    _run(act)
+
+
+def test_filters_of_a_peer_must_exist() -> None:
+    async def act(resources: Resources, client: MemoryClient) -> None:
+        spec = BGPPeerSpec(peer_ip="10.0.0.1", as_number=64512, filters=("a", "b"))
+        peer = BGPPeer(kind="BGPPeer", metadata=Metadata(name="p"), spec=spec)
+        first, second = (
+            BGPFilter(kind="BGPFilter", metadata=Metadata(name=name)) for name in ("a", "b")
+        )
+        await resources.create(first)
+        message = r"BGPPeer\(p\): spec\.filters\[1\]: there is no BGPFilter 'b'"
+        with pytest.raises(InvalidInput, match=message):
+            await resources.create(peer)
+        with pytest.raises(InvalidInput, match=message):
+            await resources.check_together([peer])
+        await resources.check_together([second, peer])
+        await resources.create(second)
+        await resources.create(peer)
+        await resources.delete(ResourceKey("BGPFilter", "a"))
+        spec = msgspec.structs.replace(spec, as_number=1)
+        with pytest.raises(InvalidInput, match=r"spec\.filters\[0\]"):
+            await resources.update(msgspec.structs.replace(peer, spec=spec))
 
     _run(act)

@@ -12,6 +12,7 @@ from tortie.lib.ip import parse_network
 from tortie.model import codec
 from tortie.model.endpoint import (
     IPNAT,
+    QoSControls,
     WorkloadEndpoint,
     WorkloadEndpointPort,
     WorkloadEndpointSpec,
@@ -286,7 +287,7 @@ _endpoints = st.builds(
         node=_texts, ip_networks=_many, mac=_texts,
         ports=st.lists(_endpoint_ports, max_size=2).map(tuple),
         ip_nats=st.lists(st.builds(IPNAT, internal_ip=_texts), max_size=2).map(tuple),
-        qos_controls=st.none() | st.just({"ingressBandwidth": 5}),
+        qos_controls=st.none() | st.just(QoSControls(ingress_bandwidth=5000)),
     ),
 )  # fmt: skip
 

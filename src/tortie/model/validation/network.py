@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 
+import msgspec
+
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network, parse_network
 from tortie.model import names
 from tortie.model.endpoint import (
     IPNAT,
     NAMESPACE_LABEL,
+    QOS_RANGES,
     EndpointPort,
     HostEndpoint,
+    QoSControls,
     WorkloadEndpoint,
     WorkloadEndpointPort,
 )
@@ -182,6 +186,8 @@ def workload_endpoint_problems(endpoint: WorkloadEndpoint) -> Iterator[Problem]:
     for family, gateway in ((4, spec.ipv4_gateway), (6, spec.ipv6_gateway)):
         if gateway:
             yield from terms.address_problems(f"spec.ipv{family}Gateway", gateway, family)
+    if spec.qos_controls is not None:
+        yield from _qos_problems("spec.qosControls", spec.qos_controls)
     path = "spec.allowSpoofedSourcePrefixes"
     yield from terms.networks_problems(path, spec.allow_spoofed_source_prefixes, strict=False)
     for index, port in enumerate(spec.ports):
@@ -189,6 +195,18 @@ def workload_endpoint_problems(endpoint: WorkloadEndpoint) -> Iterator[Problem]:
         if not port.name and not port.host_port:
             yield Problem(f"spec.ports[{index}].name", "", "is needed, or hostPort")
         yield from terms.range_problems(f"spec.ports[{index}].hostPort", port.host_port, 0, 65535)
+        if port.host_ip:
+            yield from terms.address_problems(f"spec.ports[{index}].hostIP", port.host_ip)
+
+
+def _qos_problems(path: str, controls: QoSControls) -> Iterator[Problem]:
+    for field in msgspec.structs.fields(controls):
+        value = getattr(controls, field.name)
+        limits = QOS_RANGES.get(field.encode_name.removeprefix("ingress").removeprefix("egress"))
+        if limits and value:
+            yield from terms.range_problems(f"{path}.{field.encode_name}", value, *limits)
+    if isinstance(controls.dscp, int):
+        yield from terms.range_problems(f"{path}.dscp", controls.dscp, 0, 63)
 
 
 def _nat_problems(path: str, nat: IPNAT, owned: set[Network | None]) -> Iterator[Problem]:
