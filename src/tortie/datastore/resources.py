@@ -17,6 +17,7 @@ from typing import Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 
+from tortie.datastore import pool_rules
 from tortie.datastore.client import Client, Compare, Delete, Entry, Put, Txn, present, unchanged
 from tortie.lib.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from tortie.lib.ip import parse_network
@@ -40,7 +41,6 @@ from tortie.model.policy import (
 from tortie.model.staged_policy import StagedGlobalNetworkPolicy, StagedNetworkPolicy
 from tortie.model.validation import check, with_defaults
 from tortie.model.validation.policy import FIXED_TIERS
-from tortie.model.validation.terms import parsed_network
 
 ATTEMPTS = 10
 """Tries of a write without a resourceVersion against other writers."""
@@ -242,7 +242,7 @@ class Resources:
             elif isinstance(resource, BGPPeer):
                 await self._check_filters(resource, filters)
             elif isinstance(resource, IPPool):
-                _check_disjoint(resource, pools)
+                pool_rules.check_disjoint(resource, pools)
                 pools.append(resource)
                 await self._check_pool(resource)
 
@@ -419,9 +419,9 @@ class Resources:
         pools = [cast(IPPool, stored.resource) for stored in (await self.list("IPPool")).items]
         before = [other for other in pools if other.metadata.name == pool.metadata.name]
         if before:
-            _check_pool_change(pool, before[0])
+            pool_rules.check_change(pool, before[0])
             return
-        _check_disjoint(pool, pools)
+        pool_rules.check_disjoint(pool, pools)
         network = parse_network(pool.spec.cidr)
         prefix = f"{IPAM}assignment/ipv{network.family}/block/"
         for entry in (await self._client.list(prefix, keys_only=True)).entries:
@@ -480,27 +480,3 @@ def _continued(resource: R, before: Resource) -> R:
     if status and not getattr(resource, "status", None):
         resource = msgspec.structs.replace(resource, status=status)
     return resource
-
-
-def _check_disjoint(pool: IPPool, others: Sequence[IPPool]) -> None:
-    network = parse_network(pool.spec.cidr)
-    for other in others:
-        theirs = parsed_network(other.spec.cidr)  # None: an invalid pool holds nothing
-        if theirs is not None and theirs.overlaps(network):
-            raise InvalidInput(
-                f"{key_of(pool)}: spec.cidr: {pool.spec.cidr} overlaps the pool "
-                f"{other.metadata.name!r}, {other.spec.cidr}"
-            )
-
-
-def _check_pool_change(pool: IPPool, before: IPPool) -> None:
-    key = key_of(pool)
-    if parse_network(pool.spec.cidr) != parsed_network(before.spec.cidr):
-        raise InvalidInput(
-            f"{key}: spec.cidr: cannot change, it is {before.spec.cidr}; create another pool"
-        )
-    if pool.spec.block_size != before.spec.block_size:
-        raise InvalidInput(f"{key}: spec.blockSize: cannot change, it is {before.spec.block_size}")
-    was, now = ("LoadBalancer" in p.spec.allowed_uses for p in (before, pool))
-    if was and not now:
-        raise InvalidInput(f"{key}: spec.allowedUses: cannot change away from LoadBalancer")
