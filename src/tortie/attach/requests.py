@@ -170,6 +170,8 @@ class Cni(_Call, frozen=True, kw_only=True, tag="cni"):
     command: str
     environment: dict[str, str] = {}
     """CNI_*."""
+    handle: int = -1
+    """Of CNI_NETNS, open in the plugin; -1: it is not there."""
     config: str = ""
     delegated: str | None = None
     """What the IPAM plugin of `delegate` has said."""

@@ -16,6 +16,7 @@ What it is depends on the name it is started by: `tortie-ipam` and `calico-ipam`
 """
 
 import _socket
+import posix
 import sys
 from _json import encode_basestring_ascii as quoted
 from posix import environ, read, write
@@ -74,10 +75,15 @@ def request(command: str, config: str, more: str = "") -> str:
         for name in NAMES
         if name in environ and name != b"CNI_COMMAND"
     )
+    # The agent may not see the runtime's mounts; it finds the namespace through us.
+    try:
+        handle = posix.open(environ.get(b"CNI_NETNS", b""), posix.O_PATH | posix.O_CLOEXEC)
+    except OSError:
+        handle = -1
     plugin = sys.argv[0].rpartition("/")[2]
     return (
         f'{{"call":"cni","plugin":{quoted(plugin)},"command":{quoted(command)},'
-        f'"environment":{{{pairs}}},"config":{quoted(config)}{more}}}\n'
+        f'"environment":{{{pairs}}},"handle":{handle},"config":{quoted(config)}{more}}}\n'
     )
 
 

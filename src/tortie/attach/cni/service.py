@@ -79,7 +79,7 @@ class CniService:
         """
         try:
             call = parse_call(request)
-            call = call._replace(netns_here=seen_by(pid, call.netns))
+            call = call._replace(netns_here=seen_by(pid, call.netns, request.handle))
             if wants_delegate(call):
                 return await self._delegate(call)
             result = await self._act(call)
@@ -319,18 +319,20 @@ class CniService:
                 await self._attacher.allocator.release(key.handle_id, only_host=True)
 
 
-def seen_by(pid: int, path: str) -> str:
-    """A path of a process, from where we are: a runtime may have mounts of its own.
+def seen_by(pid: int, path: str, handle: int) -> str:
+    """A namespace of a process, from where we are: a runtime may have mounts of its own.
 
     Its namespaces are mounts, so in ours there is an empty file of that name, or nothing.
+
+    Args:
+        handle: the process has it open as that.
     """
     try:
         theirs, ours = os.stat(f"/proc/{pid}/ns/mnt"), os.stat("/proc/self/ns/mnt")
     except OSError:
         return path  # gone, or in another PID namespace
-    same = not path or (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
-    # /proc/self is the agent's own, wherever it is looked up.
-    return path if same or path.startswith("/proc/") else f"/proc/{pid}/root{path}"
+    same = (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
+    return path if same or handle < 0 else f"/proc/{pid}/fd/{handle}"
 
 
 def wants_delegate(call: Call) -> bool:

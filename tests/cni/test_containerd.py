@@ -1,0 +1,148 @@
+"""containerd through CRI on two lab hosts: pods, policy, restarts, fifty at once."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.cni.containerd import Containerd, Pod
+from tests.e2e.live import LiveLab
+
+from tortie.kernel.rtnl.connection import Rtnl
+
+PODS_AT_ONCE = 50
+
+PROFILE = """
+apiVersion: projectcalico.org/v3
+kind: Profile
+metadata: {name: kns.prod}
+spec:
+  ingress: [{action: Allow}]
+  egress: [{action: Allow}]
+  labelsToApply: {pcns.projectcalico.org/name: prod}
+"""
+POLICY = """
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: default.only-b, namespace: prod}
+spec:
+  selector: app == 'a'
+  types: [Ingress]
+  ingress:
+  - {action: Allow, protocol: TCP, source: {selector: app == 'b'}, destination: {ports: [80]}}
+"""
+
+
+class Cluster:
+    def __init__(self, live: LiveLab, directory: Path) -> None:
+        self.live = live
+        lab = live.lab
+        self.runtimes = {
+            host.name: Containerd(lab, host, directory / host.name) for host in lab.hosts
+        }
+
+    def label(self, host: str, pod: str, **labels: str) -> None:
+        """What follows a pod's labels in a cluster: here by hand."""
+        name = f"{host}-k8s-{pod.replace('-', '--')}-eth0"
+        key = f"/calico/resources/v3/projectcalico.org/workloadendpoints/prod/{name}"
+        value = json.loads(self.live.entries(key)[key].value)
+        value["metadata"]["labels"].update(labels)
+        self.live.write_raw({key: json.dumps(value).encode()})
+
+    def left_overs(self, host: str) -> list[str]:
+        def links() -> list[str]:
+            with Rtnl.open() as rtnl:
+                return [link.name for link in rtnl.links() if link.name.startswith("cali")]
+
+        stored = [key for key in self.live.entries() if f"/{host}-k8s-" in key or "/handle/" in key]
+        return self.live.in_host(host, links) + stored
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    # Short names: a socket.s path has at most 107 characters.
+    live = LiveLab(f"cri{os.getpid()}", "embedded", "direct", hosts=2)
+    live.lab_ok("up", "--hosts", "2")
+    try:
+        made = Cluster(live, tmp_path_factory.mktemp("c"))
+        for runtime in made.runtimes.values():
+            runtime.start()
+            runtime.import_image()
+        live.apply(PROFILE, tmp_path_factory.mktemp("r"))
+        yield made
+        for runtime in made.runtimes.values():
+            runtime.stop()
+    finally:
+        live.down()
+
+
+def eventually(true: Callable[[], bool], seconds: float = 10.0) -> bool:
+    give_up = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_pods_reach_each_other_as_policy_says_and_through_restarts(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    h1, h2 = cluster.runtimes["h1"], cluster.runtimes["h2"]
+    annotations = {"cni.projectcalico.org/hwAddr": "1c:0c:0a:c0:ff:ee"}
+    a = h1.run_pod("a", annotations=annotations)
+    b, c = h2.run_pod("b"), h2.run_pod("c")
+    assert len({a.address, b.address, c.address}) == 3
+    assert "1c:0c:0a:c0:ff:ee" in h1.execute(a, "ip", "link", "show", "eth0")[1]
+    assert eventually(lambda: h2.reaches(b, a.address)), "across hosts"
+    assert eventually(lambda: h1.reaches(a, c.address))
+    for host, pod in (("h1", "a"), ("h2", "b"), ("h2", "c")):
+        cluster.label(host, pod, app=pod)
+    cluster.live.apply(POLICY, tmp_path)
+    expect(h2, {b: True, c: False}, a)
+
+    h2.stop()  # the containers go on
+    h2.start()
+    expect(h2, {b: True, c: False}, a)
+    cluster.live.stop_agent("h1", signal.SIGKILL)
+    expect(h2, {b: True, c: False}, a)
+    cluster.live.start_agent("h1")
+    expect(h2, {b: True, c: False}, a)
+
+    cluster.live.stop_agent("h2", signal.SIGKILL)
+    h2.remove(b.sandbox)  # written down
+    assert cluster.left_overs("h2") != []
+    cluster.live.start_agent("h2")
+    h2.remove(c.sandbox)
+    h1.remove(a.sandbox)
+    assert eventually(lambda: cluster.left_overs("h2") == cluster.left_overs("h1") == [])
+
+
+def expect(runtime: Containerd, sources: dict[Pod, bool], target: Pod) -> None:
+    for source, allowed in sources.items():
+        if allowed:
+            assert eventually(lambda: runtime.reaches(source, target.address))  # noqa: B023
+        else:
+            assert not runtime.reaches(source, target.address)
+
+
+def test_fifty_pods_at_once(cluster: Cluster) -> None:
+    runtime = cluster.runtimes["h1"]
+    started = time.monotonic()
+    sandboxes = runtime.run_sandboxes([f"p{number}" for number in range(PODS_AT_ONCE)])
+    print(f"{PODS_AT_ONCE} pods in {time.monotonic() - started:.1f} s")
+    addresses = {runtime.address(sandbox) for sandbox in sandboxes}
+    assert len(addresses) == PODS_AT_ONCE
+    runtime.remove_all(sandboxes)
+    assert cluster.left_overs("h1") == []
+
+
+def test_a_pod_that_cannot_be_attached_is_told_why(cluster: Cluster) -> None:
+    runtime = cluster.runtimes["h1"]
+    annotations = {"cni.projectcalico.org/ipAddrs": '["192.0.2.1"]'}
+    with pytest.raises(Exception, match="is in no IPPool"):
+        runtime.run_pod("outside", annotations=annotations)
+    assert cluster.left_overs("h1") == []
