@@ -152,7 +152,7 @@ class PlainModel:
         here += self.interfaces.values()
         for local in here:
             for policy, parsed in self._selecting(local.labelled).items():
-                active[policy] = parsed.active
+                active[policy] = parsed.rules.active()
             for name in local.profiles:
                 active[PolicyId("Profile", name)] = self._profile(name)
         return active
@@ -161,7 +161,7 @@ class PlainModel:
         if name == "projectcalico-default-allow":
             return ActivePolicy(Policy((Rule("Allow"),), (Rule("Allow"),)), {})
         if name in self.profiles:
-            return self.profiles[name].active
+            return self.profiles[name].rules.active()
         return ActivePolicy(Policy((Rule("Deny"),), (Rule("Deny"),)), {})
 
     def _members(self, spec: SetSpec) -> Iterator[Network | AddressPort]:

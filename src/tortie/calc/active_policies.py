@@ -82,7 +82,7 @@ class ActivePolicies:
             self._index.remove_selector(policy)
             self._rules.on_rules(policy, None)
             return
-        self._rules.on_rules(policy, parsed.active)
+        self._rules.on_rules(policy, parsed.rules)
         if before is not None and _place(before) != _place(parsed):
             self._tell_endpoints_of(policy)
         self._index.set_selector(policy, parsed.selector)

@@ -220,7 +220,7 @@ class Graph:
         labels = parsed.labels if parsed else {}
         self._ip_sets.on_profile_labels(key.name, labels)
         self._policies.on_profile_labels(key.name, labels)
-        self._rules.on_rules(PolicyId(PROFILE_KIND, key.name), parsed.active if parsed else None)
+        self._rules.on_rules(PolicyId(PROFILE_KIND, key.name), parsed.rules if parsed else None)
         return parsed.problems if parsed else ()
 
     def _on_tier(self, key: ResourceKey, value: object | None) -> _Problems:

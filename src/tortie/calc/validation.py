@@ -46,6 +46,7 @@ from tortie.model.policy import (
     GlobalNetworkPolicySpec,
     NetworkPolicySpec,
     Profile,
+    Rule,
     policy_types,
 )
 from tortie.selector.normal import conjunction, in_namespace
@@ -139,7 +140,7 @@ class ParsedPolicy(msgspec.Struct, frozen=True):
     directions: tuple[Direction, ...]
     passes: tuple[Direction, ...]
     """In which of them a packet can leave for the next tier."""
-    active: "ActivePolicy"
+    rules: "KeptRules"
     problems: tuple[str, ...] = ()
     place: Place = "normal"
     on_forward: bool = False
@@ -153,9 +154,43 @@ class ActivePolicy(msgspec.Struct, frozen=True):
     sets: dict[str, SetSpec]
 
 
+_Rules = tuple[tuple[Rule, ...], tuple[Rule, ...]]
+"""Ingress, egress."""
+
+_rules_decoder = msgspec.msgpack.Decoder(_Rules)
+
+
+class KeptRules(msgspec.Struct, frozen=True):
+    """Rules that can be had when an endpoint here needs them; most policies of a cluster wait.
+
+    A tenth of what they are as `ActivePolicy`.
+    """
+
+    kept: bytes | _Rules
+    """Encoded, unless they hold text that is not Unicode."""
+    tier: str
+    """Empty for a profile."""
+    namespace: str
+
+    def active(self) -> ActivePolicy:
+        """Worked out anew; never fails, as they were once before."""
+        kept = self.kept
+        ingress, egress = _rules_decoder.decode(kept) if isinstance(kept, bytes) else kept
+        return _activatable(
+            scan_rules(ingress, self.namespace), scan_rules(egress, self.namespace), self.tier
+        )
+
+
+def _kept(ingress: tuple[Rule, ...], egress: tuple[Rule, ...], tier: str, space: str) -> KeptRules:
+    try:
+        return KeptRules(msgspec.msgpack.encode((ingress, egress)), tier, space)
+    except UnicodeEncodeError:
+        return KeptRules((ingress, egress), tier, space)
+
+
 class ParsedProfile(msgspec.Struct, frozen=True):
     labels: dict[str, str]
-    active: ActivePolicy
+    rules: KeptRules
     problems: tuple[str, ...] = ()
 
 
@@ -235,10 +270,9 @@ def parse_policy(
     namespace = "" if isinstance(spec, GlobalNetworkPolicySpec) else check_name(policy.namespace)
     place = _place(spec)
     directions = policy_types(spec)
-    scanned = {
-        "Ingress": scan_rules(spec.ingress if "Ingress" in directions else (), namespace),
-        "Egress": scan_rules(spec.egress if "Egress" in directions else (), namespace),
-    }
+    ingress = spec.ingress if "Ingress" in directions else ()
+    egress = spec.egress if "Egress" in directions else ()
+    scanned = {"Ingress": scan_rules(ingress, namespace), "Egress": scan_rules(egress, namespace)}
     tier = spec.tier or DEFAULT_TIER
     return ParsedPolicy(
         policy=policy,
@@ -247,7 +281,7 @@ def parse_policy(
         order=policy_order(enforced or policy, spec.order),
         directions=directions,
         passes=tuple(direction for direction in directions if scanned[direction].passes),
-        active=_activatable(scanned["Ingress"], scanned["Egress"], tier),
+        rules=_kept(ingress, egress, tier, namespace),
         problems=_problems(scanned["Ingress"], scanned["Egress"]),
         place=place,
         on_forward=isinstance(spec, GlobalNetworkPolicySpec) and spec.apply_on_forward,
@@ -287,7 +321,7 @@ def parse_profile(resource: Profile) -> ParsedProfile:
     egress = scan_rules(resource.spec.egress, "")
     return ParsedProfile(
         labels=_labels_outside_namespaces(resource.spec.labels_to_apply),
-        active=_activatable(ingress, egress, tier=""),
+        rules=_kept(resource.spec.ingress, resource.spec.egress, tier="", space=""),
         problems=_problems(ingress, egress),
     )
 
