@@ -15,17 +15,16 @@ def main(given: Given, screen: Screen) -> int:
     kind_text, *steps = given.words[0].split(".")
     kind = kind_named(kind_text)
     found = follow(kind, steps)
-    screen.print(f"KIND:     {kind}\nVERSION:  projectcalico.org/v3\n")
+    parts = [f"KIND:     {kind}\nVERSION:  projectcalico.org/v3"]
     if steps:
-        screen.print(f"FIELD:    {'.'.join(steps)} <{found.shape}>\n")
+        parts.append(f"FIELD:    {'.'.join(steps)} <{found.shape}>")
     if found.text:
-        screen.print(f"{found.text}\n")
+        parts.append(found.text)
     if found.limits:
-        screen.print(f"RULES:    {found.limits}\n")
+        parts.append(f"RULES:    {found.limits}")
     if found.fields:
-        screen.print("FIELDS:")
-        for line in field_lines(found, deep=given.has("recursive")):
-            screen.print(line)
+        parts.append("\n".join(["FIELDS:", *field_lines(found, deep=given.has("recursive"))]))
+    screen.print("\n\n".join(parts))
     return 0
 
 
