@@ -1,6 +1,7 @@
 """containerd on a lab host, and a kubelet's calls to it (CRI runtime.v1)."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import time
@@ -22,6 +23,7 @@ from tortie.lab.description import Host, Lab
 IMAGE = "docker.io/tortie/busybox:1"
 START_SECONDS = 20.0
 CALL_SECONDS = 60.0
+CGROUP = f"tortie-{os.getpid()}"
 
 # Source: kubernetes/cri-api, pkg/apis/runtime/v1/api.proto; numbers of the fields used here.
 _SERVICE = "/runtime.v1.RuntimeService/"
@@ -191,6 +193,14 @@ class Containerd:
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def remove_cgroups() -> None:
+    """What the pods' parent leaves behind in each hierarchy."""
+    for parent in Path("/sys/fs/cgroup").glob(f"**/{CGROUP}"):
+        for directory, _, _ in os.walk(parent, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+
+
 def _pod_config(
     name: str, namespace: str, annotations: Mapping[str, str], directory: Path
 ) -> bytes:
@@ -201,7 +211,7 @@ def _pod_config(
     for key, value in annotations.items():
         pair = bytes_field(1, key.encode()) + bytes_field(2, value.encode())
         config += bytes_field(7, pair)
-    return config + bytes_field(8, bytes_field(1, f"/tortie-{os.getpid()}".encode()))
+    return config + bytes_field(8, bytes_field(1, f"/{CGROUP}".encode()))
 
 
 def _texts(message: bytes) -> dict[int, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.cni.containerd import Containerd, Pod
+from tests.cni.containerd import Containerd, Pod, remove_cgroups
 from tests.e2e.live import LiveLab
 
 from tortie.kernel.rtnl.connection import Rtnl
@@ -77,6 +77,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             runtime.stop()
     finally:
         live.down()
+        remove_cgroups()
 
 
 def eventually(true: Callable[[], bool], seconds: float = 10.0) -> bool:
