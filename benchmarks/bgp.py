@@ -11,14 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from tests.bgp.site import AGENT, eventually, site
+
 from tortie.bgp.bird import Bird
 from tortie.bgp.render import render_bird
 from tortie.bgp.snapshot import Peer, Snapshot
+from tortie.desired.endpoint import Route, RouteType
+from tortie.desired.kinds import Kind
 from tortie.lib.ip import Network, parse_network
 
 SIZES = (500, 5000)
 POOL = parse_network("10.0.0.0/8")
 FIRST_BLOCK = parse_network("10.64.0.0/26")
+FIRST_SPREAD = parse_network("10.65.32.0/26")
 FIRST_PEER = parse_network("127.1.0.0/32")
 
 T = TypeVar("T")
@@ -77,11 +82,61 @@ async def reconfiguration() -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+async def mesh(hosts: int) -> None:
+    """From nothing to every block at every host, over sessions of both families."""
+    with tempfile.TemporaryDirectory() as directory:
+        began = time.perf_counter()
+        async with site(Path(directory), hosts) as made:
+            configured = time.perf_counter() - began
+            seconds = await made.meshed(120.0)
+            print(f"mesh of {hosts} hosts: {configured:.1f} s to set up, then {seconds:.1f} s")
+
+
+async def reflector(hosts: int, blocks: int) -> None:
+    """Two clients of one reflector, the first with the blocks of `hosts` hosts."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with site(Path(directory), 3) as made:
+            made.put("BGPConfiguration", "default", {"nodeToNodeMeshEnabled": False})
+            made.put("BGPPeer", "rr", {"peerSelector": "has(rr)"})
+            made.put_node("h1", {"rr": ""}, routeReflectorClusterID="244.0.0.1")
+            await made.apply()
+            await made.meshed()
+            count = hosts * blocks
+            first = FIRST_SPREAD.value
+            routes = [
+                f"route add blackhole {Network(4, first + n * 64, 26)} proto {AGENT}"
+                for n in range(count)
+            ]
+            for network in (Network(4, first + n * 64, 26) for n in range(count)):
+                made["h2"].manager.on_update(Kind.ROUTE, network, Route(RouteType.LOCAL_BLOCK))
+            await made.apply()
+            began = time.perf_counter()
+            subprocess.run(
+                ["ip", "-n", made["h2"].netns, "-batch", "-"],
+                input="\n".join(routes),
+                text=True,
+                check=True,
+            )
+            written = time.perf_counter() - began
+            await eventually(
+                lambda: made["h3"].routes().count("/26 ") == count + 2, "all of them", 60.0
+            )
+            took = time.perf_counter() - began
+            status = Path(f"/proc/{made['h1'].pid}/status").read_text()
+            memory = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+            print(
+                f"{count} routes through a reflector: {took:.1f} s from the first to the last in "
+                f"the other client's kernel ({written:.1f} s of it to write them); "
+                f"the reflector's {memory}"
+            )
+
+
 def main() -> None:
-    """Needs root and a network namespace of its own: `unshare -n python -m benchmarks.bgp`."""
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    """Needs root."""
     rendering()
     asyncio.run(reconfiguration())
+    asyncio.run(mesh(20))
+    asyncio.run(reflector(200, 10))
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"this process: {used} MiB at most")
 

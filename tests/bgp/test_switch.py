@@ -1,5 +1,6 @@
 """Routing moves from the agents to BIRD and back while packets flow, with everything real."""
 
+import json
 import os
 import subprocess
 import sys
@@ -25,6 +26,25 @@ metadata: {name: default}
 spec: {programClusterRoutes: %s}
 """
 BY_BGP, DIRECT = SWITCH % ("Disabled", "Enabled"), SWITCH % ("Enabled", "Disabled")
+
+
+NODE_STATUS = """
+apiVersion: projectcalico.org/v3
+kind: CalicoNodeStatus
+metadata: {name: h1}
+spec: {node: h1, classes: [Agent, BGP, Routes], updatePeriodSeconds: 1}
+"""
+
+
+def reported(live: LiveLab) -> tuple[str, int, int]:
+    """State of BIRD, established sessions of IPv4 and IPv6."""
+    found = json.loads(live.ok("get", "caliconodestatus", "h1", "-o", "json")).get("status", {})
+    bgp = found.get("bgp", {})
+    return (
+        found.get("agent", {}).get("birdV4", {}).get("state", ""),
+        bgp.get("numberEstablishedV4", 0),
+        bgp.get("numberEstablishedV6", 0),
+    )
 
 
 @pytest.fixture
@@ -71,6 +91,8 @@ def test_direct_to_bgp_and_back_without_losing_a_packet(live: LiveLab, tmp_path:
         live.eventually(lambda: protocols("h2") == {BIRD_PROTOCOL}, "on both hosts")
         for sender in senders:
             check(sender)
+        live.apply(NODE_STATUS, tmp_path)
+        live.eventually(lambda: reported(live) == ("Ready", 1, 1), "CalicoNodeStatus is current")
         senders = [start(live.path(one), "send", address, "25") for address in target]
         live.apply(DIRECT, tmp_path)
         live.eventually(lambda: 80 in protocols("h1"), "the agent's routes are back")

@@ -11,6 +11,7 @@ from tortie.agent.handover import ToBIRD, has_remote_routes, retire
 from tortie.agent.health_server import HealthServer
 from tortie.agent.ingest import PREFIXES, AgentInbox, Ingest
 from tortie.agent.loop import Consumer, Loop
+from tortie.agent.node_status import NodeStatusReporter
 from tortie.agent.routing import Routing
 from tortie.agent.settings_watch import SettingsWatch
 from tortie.agent.status import Progress
@@ -18,6 +19,7 @@ from tortie.agent.wiring import Paths
 from tortie.attach.namespaces import Namespaces
 from tortie.calc.graph import Graph
 from tortie.datastore.client import Client
+from tortie.datastore.resources import Resources
 from tortie.datastore.syncer import Syncer
 from tortie.lib.health import Health
 from tortie.lib.inbox import Inbox
@@ -63,7 +65,8 @@ async def serve(
             part for part in (bgp, to_bird, endpoint_status) if part
         )
         graph = Graph(config.host, wiring.fan_out((dataplane, *others)))
-        settings = SettingsWatch(stored, running, bgp)
+        node_status = NodeStatusReporter(config.host, Resources(client), bird)
+        settings = SettingsWatch(stored, running, bgp, node_status)
         loop = Loop(inbox, graph, dataplane, others, progress, health.reporter("loop"), settings)
         ingest = Ingest(inbox)
         syncer = Syncer(client, PREFIXES, ingest)
@@ -84,6 +87,7 @@ async def serve(
                 tasks.create_task(endpoint_status.run(), name="endpoint status")
             if not by_bgp:
                 tasks.create_task(retire(bird, progress), name="retire BIRD")
+            tasks.create_task(node_status.run(), name="node status")
             tasks.create_task(attach.run(), name="attach")
 
 

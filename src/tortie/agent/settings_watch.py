@@ -5,6 +5,7 @@ drops no packet; so nothing else here has to cope with settings that change.
 """
 
 from tortie.agent.effective import Effective, StoredSettings
+from tortie.agent.node_status import NodeStatusReporter
 from tortie.bgp.manager import BGPManager
 from tortie.model.keys import ResourceKey
 
@@ -19,12 +20,20 @@ class SettingsWatch:
         stored: empty; filled by what arrives.
         running: what the agent runs with.
         bgp: told of every resource; BGP's own are state to it and need no restart.
+        node_status: told of every resource, too.
     """
 
-    def __init__(self, stored: StoredSettings, running: Effective, bgp: BGPManager | None) -> None:
+    def __init__(
+        self,
+        stored: StoredSettings,
+        running: Effective,
+        bgp: BGPManager | None,
+        node_status: NodeStatusReporter | None = None,
+    ) -> None:
         self._stored = stored
         self._running = running
         self._bgp = bgp
+        self._node_status = node_status
         self._changed = False
 
     def on_resource(self, key: ResourceKey, value: object | None) -> None:
@@ -32,6 +41,8 @@ class SettingsWatch:
             self._changed = True
         if self._bgp is not None:
             self._bgp.on_resource(key, value)
+        if self._node_status is not None:
+            self._node_status.on_resource(key, value)
 
     def verify(self) -> None:
         """

@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from tortie.bgp.render_filter import function_name
 from tortie.bgp.snapshot import PRIORITY_BASE, Filter, NextHop, Peer, PeerKind, Snapshot
+from tortie.bgp.status import session_symbol
 from tortie.lib.ip import Network
 
 HOLD_SECONDS = 90
@@ -49,8 +50,8 @@ def session_name(peer: Peer) -> str:
 
     Not of the kind: BIRD would end a session whose name changes.
     """
-    address = peer.address.address_text.replace(".", "_").replace(":", "_")
-    return f"Peer_{address}_port_{peer.port}" if peer.port_given else f"Peer_{address}"
+    name = session_symbol(peer.address.address_text)
+    return f"{name}_port_{peer.port}" if peer.port_given else name
 
 
 def router_id(snapshot: Snapshot) -> str:

@@ -70,6 +70,11 @@ class LearntRoute(msgspec.Struct, frozen=True, kw_only=True):
     """Gateways and interfaces."""
 
 
+def session_symbol(address: str) -> str:
+    """What BIRD calls the session to an address, without the port that a name may have."""
+    return "Peer_" + address.replace(".", "_").replace(":", "_")
+
+
 def peers(lines: Lines) -> list[PeerStatus]:
     """All sessions of an answer to `show protocols all`."""
     found = []

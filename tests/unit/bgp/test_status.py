@@ -1,7 +1,9 @@
 """Answers of BIRD, as it gives them, read back."""
 
+from tortie.bgp.report import report
 from tortie.bgp.snapshot import PeerKind
 from tortie.bgp.status import LearntRoute, peers, routes
+from tortie.model.node_status import AgentStatus, RoutesStatus
 
 PROTOCOLS = [
     (2002, "Name       Proto      Table      State  Since         Info"),
@@ -64,3 +66,38 @@ def test_routes_with_all_their_paths() -> None:
             since="05:06:30.000", best=True,
         ),
     ]  # fmt: skip
+
+
+STATE = [
+    (1000, "BIRD 2.0.12"),
+    (1011, "Router ID is 10.0.0.1"),
+    (1011, "Last reboot on 2026-11-23 05:00:00.000"),
+    (1011, "Last reconfiguration on 2026-11-23 05:01:00.000"),
+    (13, "Daemon is up and running"),
+]
+
+
+def test_a_report_has_what_was_asked_for() -> None:
+    now = "2026-11-23T05:02:00Z"
+    made = report(("Agent", "BGP", "Routes"), STATE, PROTOCOLS, ROUTES, now)
+    assert made.last_updated == now
+    assert made.agent.bird_v4.state == "Ready"
+    assert made.agent.bird_v4.version == "2.0.12"
+    assert made.agent.bird_v6.router_id == "10.0.0.1"
+    assert made.bgp is not None
+    assert (made.bgp.number_established_v4, made.bgp.number_not_established_v4) == (1, 1)
+    assert (made.bgp.number_established_v6, made.bgp.number_not_established_v6) == (0, 1)
+    assert [(p.peer_ip, p.type, p.state) for p in made.bgp.peers_v4] == [
+        ("10.0.0.2", "NodeMesh", "Established"),
+        ("10.0.0.7", "GlobalPeer", "Connect"),
+    ]
+    first = made.routes.routes_v4[0]
+    assert (first.type, first.destination, first.gateway, first.interface) == (
+        "FIB", "10.65.2.0/26", "10.0.0.2", "eth0",
+    )  # fmt: skip
+    assert first.learned_from.source_type == "NodeMesh"
+    assert made.routes.routes_v4[2].learned_from.source_type == "Kernel"
+    empty = report(("BGP",), None, [], [], now)
+    assert empty.agent == AgentStatus()
+    assert empty.routes == RoutesStatus()
+    assert report(("Agent",), None, [], [], now).agent.bird_v4.state == "NotReady"
