@@ -257,3 +257,16 @@ def test_conntrack_tool_sees_the_same(pair: Pair, table: Conntrack) -> None:
         )
         reply = f"src={flow.reply.source.address_text} dst={flow.reply.destination.address_text}"
         assert any(words in line and reply in line for line in listed), words
+
+
+@pytest.mark.usefixtures("netns")
+def test_an_empty_table_is_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing walks the buckets of all namespaces, however few entries there are in this one."""
+
+    def no_dump(*_: object) -> None:
+        raise AssertionError("listed")
+
+    with Conntrack.open() as table:
+        monkeypatch.setattr(table._sock, "dump", no_dump)
+        assert table.flows_involving({parse_address("10.7.0.1")}) == []
+        assert table.delete_involving({parse_address("10.7.0.1")}) == 0

@@ -66,7 +66,7 @@ def test_the_table_of_another_owner_is_refused() -> None:
     second.close()
 
 
-@pytest.mark.parametrize("error", [KernelRefused("commit", 22), KernelBusy("commit")])
+@pytest.mark.parametrize("error", [KernelRefused("commit", 1), KernelBusy("commit")])
 def test_without_rules_there_are_no_routes(error: Exception) -> None:
     """A workload is not reachable before its policy is in force, whatever goes wrong."""
     host = Host()

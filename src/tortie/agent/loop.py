@@ -5,6 +5,7 @@ happens elsewhere (datastore, links, timers) comes as an entry of the inbox.
 """
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Hashable, Mapping
@@ -15,6 +16,7 @@ from tortie.agent.status import Progress
 from tortie.calc.graph import Graph
 from tortie.desired.kinds import Kind
 from tortie.kernel.rtnl.monitor import Event
+from tortie.lib import memory
 from tortie.lib.backoff import Backoff
 from tortie.lib.errors import TortieError
 from tortie.lib.health import Reporter
@@ -118,6 +120,8 @@ class Loop:
             TortieError: `FAILURES_BEFORE_GIVING_UP` applies in a row failed.
         """
         retry_seconds: float | None = None
+        settled = False
+        memory.begin_loading()
         while True:
             batch = await self._next_batch(retry_seconds)
             self._turns += 1
@@ -126,6 +130,9 @@ class Loop:
             if self._in_sync:
                 self._settings.verify()
                 retry_seconds = await self._apply()
+                if not settled:
+                    memory.settle()
+                    settled = True
             self._health.idle()
 
     def statistics(self) -> Statistics:
@@ -215,7 +222,16 @@ class Loop:
         self._applies += 1
         self._backoff.reset()
         self._health.ready(f"enforced up to revision {self._arrived_revision}")
+        if self._applies == 1:
+            _spare_collector()
         if log.isEnabledFor(logging.DEBUG):
             fields = {"revision": self._arrived_revision, "ms": round(self._last_apply_ms, 2)}
             log.debug("applied", extra={"fields": fields})
         return self._dataplane.retry_seconds
+
+
+def _spare_collector() -> None:
+    """What the first apply has left is here to stay: looking for garbage in it again and again
+    would cost tens of milliseconds in the middle of some later apply."""
+    gc.collect()
+    gc.freeze()

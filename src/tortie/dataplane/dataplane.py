@@ -31,6 +31,7 @@ from tortie.dataplane.manager.endpoint import EndpointManager
 from tortie.dataplane.manager.ipset import IPSetManager
 from tortie.dataplane.manager.masquerade import MasqueradeManager
 from tortie.dataplane.manager.policy import PolicyManager
+from tortie.dataplane.manager.refusal import Refusals
 from tortie.dataplane.manager.route import RouteManager
 from tortie.dataplane.rules import static
 from tortie.dataplane.settings import Settings
@@ -75,6 +76,8 @@ class Statistics(NamedTuple):
     """Routes, neighbours and sysctls that are not as they should be."""
     applies: int
     connections_cut: int
+    refused: int
+    """Objects that are closed because the kernel does not take them."""
 
 
 class Dataplane:
@@ -112,6 +115,7 @@ class Dataplane:
         masquerade = MasqueradeManager(inet, settings)
         ip_sets = IPSetManager(inet, policies, settings)
         self._connections = ConnectionManager(self._endpoints, policies, ip_sets)
+        self._refusals = Refusals(self._nft, policies, self._endpoints, ip_sets)
         self._managers: dict[Kind, Manager] = {
             Kind.POOL: masquerade,
             Kind.HOST: masquerade,
@@ -146,6 +150,7 @@ class Dataplane:
         """One object of desired state is new, differs, or (None) is gone."""
         manager = self._managers.get(kind)
         if manager is not None:  # there are kinds that this dataplane has no use for
+            self._refusals.on_update(kind, name)
             manager.on_update(kind, name, value)
 
     def on_link_event(self, event: Event) -> None:
@@ -172,6 +177,7 @@ class Dataplane:
     async def apply(self) -> None:
         """Write everything that is pending.
 
+        An object that the kernel does not take is closed: see `refused`.
         A single route, neighbour or sysctl that the kernel refuses is logged,
         counted as pending, and does not fail the rest.
 
@@ -180,7 +186,7 @@ class Dataplane:
         """
         if self._stale:
             self._read_back()
-        await self._nft.apply()
+        await self._refusals.apply()
         self._cut_departed()
         self._report(self._sysctls.apply())
         try:
@@ -196,7 +202,7 @@ class Dataplane:
         """Compare all of ours with the kernel, and write what differs. Raises as `apply`."""
         self._read_back()
         await self._sysctls.resync()
-        await self._nft.resync()
+        await self._refusals.resync()
         await self.apply()
 
     # Telling.
@@ -209,13 +215,27 @@ class Dataplane:
         found = {}
         for endpoint_id, endpoint in self._endpoints.endpoints.items():
             link = self._links.get(endpoint.interface)
-            found[endpoint_id] = link is not None and link.up
+            up = link is not None and link.up
+            found[endpoint_id] = up and not (
+                self._refusals and self._refusals.is_closed(endpoint_id)
+            )
         return found
 
     @property
     def in_sync(self) -> bool:
-        """Whether the last `apply` left nothing pending and nothing was noted since."""
+        """Whether the last `apply` left nothing pending and nothing was noted since.
+
+        What is `refused` does not count: it is closed, and waits for nothing.
+        """
         return not self._stale and self._nft.in_sync and not self._pending_count()
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Objects that are closed because the kernel does not take them, and what it said.
+
+        Each is tried again when it changes, and at a resync.
+        """
+        return self._refusals.refused
 
     @property
     def retry_seconds(self) -> float | None:
@@ -235,6 +255,7 @@ class Dataplane:
             pending=self._pending_count(),
             applies=self._applies,
             connections_cut=self._cut,
+            refused=len(self._refusals),
         )
 
     def _pending_count(self) -> int:

@@ -23,7 +23,7 @@ from tortie.kernel.nft.connection import Backend, WrittenRule
 from tortie.kernel.nft.constants import Family, TableFlag
 from tortie.kernel.nft.objects import Rule, Table, TableName
 from tortie.kernel.nft.transaction import Transaction
-from tortie.lib.errors import NotFound
+from tortie.lib.errors import KernelRefused, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +72,21 @@ class NftablesDriver:
         """Write every difference, all or nothing. Returns whether there was any.
 
         Raises:
-            KernelRefused: nothing changed; trying again without another
-                change of what is wanted will not help.
+            KernelRefused: nothing changed, and what we know of the kernel is true;
+                trying again without another change of what is wanted will not help.
             KernelBusy: nothing changed, or nobody knows; try again.
         """
+        fresh = self._stale
+        try:
+            return await self._write()
+        except KernelRefused:
+            # The difference may have been one to what is not there any more.
+            if fresh or await self._backend.generation() == self._generation:
+                raise
+        self._stale = True
+        return await self._write()
+
+    async def _write(self) -> bool:
         if self._stale:
             await self._read_back()
         transaction = Transaction()
@@ -160,8 +171,9 @@ class NftablesDriver:
         self._resyncs += 1
 
     def _has_flags(self, table: Table) -> bool:
-        """False for an orphan too: naming it in a transaction adopts it."""
-        if table.flags & OWNED != self._flags:
+        """False for an orphan too: naming it in a transaction adopts it; and for one
+        that somebody has put to sleep, which is as good as none."""
+        if table.flags & (OWNED | TableFlag.DORMANT) != self._flags:
             return False
         return not self._flags or table.owner == self._backend.port_id
 

@@ -54,6 +54,8 @@ class TableState:
         self._elements: dict[str, Delta[bytes, Data]] = {}
         self._dirty: dict[str, None] = {}
         """Sets with elements to write; so that an apply costs what changes."""
+        self._withheld: set[str] = set()
+        """Sets that are left as they are, whatever is wanted of them."""
 
     # What should be.
 
@@ -100,6 +102,14 @@ class TableState:
         self._elements[set_name].want(key, data)
         self._dirty[set_name] = None
 
+    def withhold(self, set_name: str, *, withheld: bool) -> None:
+        """Leave a set, and its elements, as it is, whatever is wanted; or no longer."""
+        if withheld:
+            self._withheld.add(set_name)
+        else:
+            self._withheld.discard(set_name)
+            self._dirty[set_name] = None
+
     def wants_element(self, set_name: str, key: bytes) -> bool:
         return self._elements[set_name].wanted(key) is not None
 
@@ -137,18 +147,31 @@ class TableState:
     def in_sync(self) -> bool:
         return (
             self._chains.in_sync
-            and self._sets.in_sync
-            and all(self._elements[name].in_sync for name in self._dirty)
+            and not any(self._set_updates())
+            and not any(self._sets.deletions())
+            and all(
+                self._elements[name].in_sync for name in self._dirty if name not in self._withheld
+            )
         )
+
+    def pending_chains(self) -> list[str]:
+        """Chains that are to be written."""
+        return [name for name, _ in self._chains.updates()]
+
+    def pending_elements(self) -> Iterator[tuple[str, bytes]]:
+        """Elements that are to be written, with their sets; slow."""
+        for name in self._dirty:
+            if name not in self._withheld:
+                yield from ((name, key) for key, _ in self._elements[name].updates())
 
     # The way between.
 
     def write(self, transaction: Transaction) -> None:
         """Add what has to be done."""
         self._plans.clear()
-        for _, wanted in self._sets.updates():
+        for _, wanted in self._set_updates():
             transaction.add_set(self.name, wanted)
-        for name in self._dirty:
+        for name in self._dirty.keys() - self._withheld if self._withheld else self._dirty:
             self._write_elements(transaction, name)
         for name, chain in self._chains.updates():
             self._write_chain(transaction, name, chain)
@@ -171,11 +194,13 @@ class TableState:
         for name in self._chains.deletions():
             self._chains.confirm(name)
             self._handles.pop(name, None)
+        withheld = self._withheld & self._dirty.keys()
         for name in self._dirty:
-            self._confirm_elements(name)
-        for name in (*(name for name, _ in self._sets.updates()), *self._sets.deletions()):
+            if name not in withheld:
+                self._confirm_elements(name)
+        for name in (*(name for name, _ in self._set_updates()), *self._sets.deletions()):
             self._sets.confirm(name)
-        self._dirty.clear()
+        self._dirty = dict.fromkeys(withheld)
 
     def forget(self) -> None:
         """The table is not there (any more)."""
@@ -185,6 +210,9 @@ class TableState:
         """How many chains, sets and elements are wanted."""
         elements = sum(delta.wanted_count for delta in self._elements.values())
         return self._chains.wanted_count, self._sets.wanted_count, elements
+
+    def _set_updates(self) -> Iterator[tuple[str, Set]]:
+        return (one for one in self._sets.updates() if one[0] not in self._withheld)
 
     def _element_delta(self, name: str) -> Delta[bytes, Data]:
         return self._elements.setdefault(name, Delta())

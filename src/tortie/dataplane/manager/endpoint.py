@@ -48,6 +48,8 @@ class EndpointManager:
         self._departed: dict[Network, EndpointId] = {}
         self._tightened: set[EndpointId] = set()
         self._is_first_batch = True
+        self._closed: set[EndpointId] = set()
+        """Those that the kernel refused: they have no elements (see `manager.refusal`)."""
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
         """`ENDPOINT`."""
@@ -94,6 +96,21 @@ class EndpointManager:
         self._is_first_batch = False
         return tightened
 
+    def close(self, name: Hashable, *, closed: bool) -> None:
+        """Take the endpoint out of all sets, so that its packets are dropped; or put it back."""
+        endpoint_id = cast(EndpointId, name)
+        endpoint = self._endpoints.get(endpoint_id)
+        if closed:
+            self._write_elements(endpoint_id, endpoint, None)
+            self._closed.add(endpoint_id)
+        else:
+            self._closed.discard(endpoint_id)
+            self._write_elements(endpoint_id, None, endpoint)
+
+    def owner_of(self, set_name: str, key: bytes, *, is_arp: bool) -> EndpointId | None:
+        """Whose element that is."""
+        return self._owners.get(_Claim(is_arp, set_name, key))
+
     @property
     def departed(self) -> frozenset[Network]:
         """Addresses that left an endpoint since `confirm_departed`: their connections
@@ -107,6 +124,8 @@ class EndpointManager:
     def _write_elements(
         self, endpoint_id: EndpointId, old: Endpoint | None, new: Endpoint | None
     ) -> None:
+        if endpoint_id in self._closed:
+            return
         wanted = dict(self._elements(new))
         for claim, data in wanted.items():
             self._owners[claim] = endpoint_id

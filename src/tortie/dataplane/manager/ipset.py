@@ -8,7 +8,7 @@ that name it are written anew, in the same transaction. Which one it is depends
 on the members alone, never on what they were before.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import cast
 
 from tortie.dataplane.driver.cover import Cover
@@ -42,6 +42,8 @@ class IPSetManager:
         """By set id and family."""
         self._port_sets: dict[tuple[str, int], str] = {}
         """Names of kernel sets, by set id and family."""
+        self._closed: set[str] = set()
+        """Those that the kernel refused: they are not written (see `manager.refusal`)."""
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
         """`IP_SET` and `IP_SET_MEMBER`."""
@@ -61,6 +63,8 @@ class IPSetManager:
             return
         if net_set.change(member, present=value is not None):
             self._policies.on_width(set_id, member.family, wide=net_set.wide)
+            if set_id in self._closed:
+                self._table.withhold(net_set.name, withheld=True)
         self._policies.on_member(set_id, added=value is not None)
 
     def contains(self, set_id: str, member: Network | AddressPort) -> bool:
@@ -70,6 +74,34 @@ class IPSetManager:
             return name is not None and self._table.wants_element(name, _address_port_key(member))
         net_set = self._net_sets.get((set_id, member.family))
         return net_set is not None and net_set.contains(member)
+
+    def close(self, name: Hashable, *, closed: bool) -> None:
+        """Write no more of the set, and have the policies that name it drop; or as before."""
+        set_id = cast(str, name)
+        if closed:
+            self._closed.add(set_id)
+        else:
+            self._closed.discard(set_id)
+        for family in self._families:
+            for kernel_name in self._kernel_names(set_id, family):
+                self._table.withhold(kernel_name, withheld=closed)
+        self._policies.close_set(set_id, closed=closed)
+
+    def id_of(self, name: str) -> str | None:
+        """The set that the kernel knows by this name."""
+        for set_id in self._types:
+            for family in self._families:
+                if name in self._kernel_names(set_id, family):
+                    return set_id
+        return None
+
+    def _kernel_names(self, set_id: str, family: int) -> Iterator[str]:
+        port_set = self._port_sets.get((set_id, family))
+        if port_set is not None:
+            yield port_set
+        net_set = self._net_sets.get((set_id, family))
+        if net_set is not None:
+            yield net_set.name
 
     def _on_set(self, set_id: str, set_type: IPSetType | None) -> None:
         if self._types.get(set_id) is set_type:
@@ -115,6 +147,11 @@ class _NetSet:
         """While there are such."""
         self._name = ""
         self._create()
+
+    @property
+    def name(self) -> str:
+        """The kernel's, as it is now."""
+        return self._name
 
     @property
     def wide(self) -> bool:

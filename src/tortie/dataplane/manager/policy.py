@@ -9,7 +9,7 @@ Also notes which lists may have come to allow less, for `manager.connection`.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from typing import cast
 
 from tortie.dataplane.driver.table import TableState
@@ -47,6 +47,8 @@ class PolicyManager:
         self._halves_by_set: defaultdict[str, set[_Half]] = defaultdict(set)
         self._wide_sets: set[tuple[str, int]] = set()
         self._tightened: set[_DirectedList] = set()
+        self._closed: set[Hashable] = set()
+        """Policies, lists and set ids that the kernel refused: see `manager.refusal`."""
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
         """`POLICY`."""
@@ -106,10 +108,7 @@ class PolicyManager:
             self._lists_by_half[half].add(one)
             if is_first:
                 self._write(half)
-        self._table.want_content(lists.list_chain(policies, direction, self._settings))
-        identity = names.list_id(policies)
-        verdict = goto(names.list_chain(identity, direction))
-        self._table.want_element(names.CHAINS[direction], identity, verdict)
+        self._write_list(one)
 
     def release(self, policies: PolicyList, direction: Direction, user: EndpointId) -> None:
         """The endpoint has this list no longer."""
@@ -120,9 +119,7 @@ class PolicyManager:
             return
         del self._list_users[one]
         self._tightened.discard(one)
-        identity = names.list_id(policies)
-        self._table.want_element(names.CHAINS[direction], identity, None)
-        self._table.want_chain(names.list_chain(identity, direction), None)
+        self._remove_list(one)
         for policy_id in lists.policies_of(policies):
             half = (policy_id, direction)
             self._lists_by_half[half].discard(one)
@@ -131,11 +128,85 @@ class PolicyManager:
                 self._table.drop_content(self._written.pop(half))
                 self._note_sets(half, ())
 
+    # What the kernel refused.
+
+    def close(self, policy_id: Hashable, *, closed: bool) -> None:
+        """Have the policy drop everything, or do what it says again."""
+        self._note_closed(policy_id, closed=closed)
+        for half in [half for half in self._lists_by_half if half[0] == policy_id]:
+            self._write(half)
+
+    def close_set(self, set_id: str, *, closed: bool) -> None:
+        """Have the policies that name the set drop everything, or do what they say again."""
+        self._note_closed(set_id, closed=closed)
+        for half in tuple(self._halves_by_set.get(set_id, ())):
+            self._write(half)
+
+    def close_list(self, one: Hashable, *, closed: bool) -> None:
+        """Have a list, with its direction, no chain: so it drops; or have it again."""
+        self._note_closed(one, closed=closed)
+        found = cast(_DirectedList, one)
+        if found not in self._list_users:
+            return
+        if closed:
+            self._remove_list(found)
+        else:
+            self._write_list(found)
+
+    def users(self, one: Hashable) -> Collection[EndpointId]:
+        """The endpoints with this list in this direction."""
+        return self._list_users.get(cast(_DirectedList, one), ())
+
+    def policy_of_chain(self, name: str) -> PolicyId | None:
+        """These searches are slow, and made only when the kernel has refused something."""
+        return next((half[0] for half, one in self._written.items() if name in one.chains), None)
+
+    def policy_of_set(self, name: str, key: bytes | None) -> PolicyId | None:
+        """The one that the set, or (in a shared set) the element is of."""
+        for half, content in self._written.items():
+            if name in content.sets or key in content.shared.get(name, _NO_KEYS):
+                return half[0]
+        return None
+
+    def list_of_chain(self, name: str) -> _DirectedList | None:
+        return next((one for one in self._list_users if _list_chain(one) == name), None)
+
+    def list_of_id(self, identity: bytes) -> _DirectedList | None:
+        found = (one for one in self._list_users if names.list_id(one[0]) == identity)
+        return next(found, None)
+
+    def _note_closed(self, name: Hashable, *, closed: bool) -> None:
+        if closed:
+            self._closed.add(name)
+        else:
+            self._closed.discard(name)
+
+    # Writing.
+
+    def _write_list(self, one: _DirectedList) -> None:
+        if one in self._closed:
+            return
+        policies, direction = one
+        self._table.want_content(lists.list_chain(policies, direction, self._settings))
+        verdict = goto(_list_chain(one))
+        self._table.want_element(names.CHAINS[direction], names.list_id(policies), verdict)
+
+    def _remove_list(self, one: _DirectedList) -> None:
+        policies, direction = one
+        self._table.want_element(names.CHAINS[direction], names.list_id(policies), None)
+        self._table.want_chain(_list_chain(one), None)
+
+    def _is_closed(self, policy_id: PolicyId, rules: tuple[Rule, ...]) -> bool:
+        return bool(self._closed) and (
+            policy_id in self._closed or not self._closed.isdisjoint(set_use(rules).all)
+        )
+
     def _write(self, half: _Half) -> None:
         policy_id, direction = half
         known = self._policies.get(policy_id)
-        if known is None:
-            content = policy.stand_in(policy_id, direction)
+        rules = policy.rules_of(known, direction) if known else ()
+        if known is None or self._is_closed(policy_id, rules):
+            content = policy.stand_in(policy_id, direction, known=known is not None)
         else:
             content = policy.policy_chain(
                 policy_id, known, direction, self._settings, wide_sets=self._wide_sets
@@ -148,7 +219,7 @@ class PolicyManager:
         }
         self._table.drop_content(Content(sets=gone, shared=shared))
         self._table.want_content(content)
-        self._note_sets(half, policy.rules_of(known, direction) if known else ())
+        self._note_sets(half, rules)
 
     def _note_sets(self, half: _Half, rules: tuple[Rule, ...]) -> None:
         old, new = self._set_use.pop(half, _NO_SETS), set_use(rules)
@@ -160,3 +231,8 @@ class PolicyManager:
                 del self._halves_by_set[set_id]
         for set_id in new.all - old.all:
             self._halves_by_set[set_id].add(half)
+
+
+def _list_chain(one: _DirectedList) -> str:
+    policies, direction = one
+    return names.list_chain(names.list_id(policies), direction)

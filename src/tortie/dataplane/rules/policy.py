@@ -91,10 +91,11 @@ def rules_of(policy: Policy, direction: Direction) -> tuple[Rule, ...]:
     return policy.ingress if direction == "ingress" else policy.egress
 
 
-def stand_in(policy_id: PolicyId, direction: Direction) -> Content:
-    """The chain of a policy that is referred to but not known: it drops everything."""
+def stand_in(policy_id: PolicyId, direction: Direction, *, known: bool = False) -> Content:
+    """The chain of a policy that is referred to and not known, or refused: it drops everything."""
     chain = names.policy_chain(policy_id, direction)
-    rule = objects.Rule(chain, match.counted(DROP), userdata.pack_rule(comment="unknown policy"))
+    comment = f"refused: {policy_id}" if known else "unknown policy"
+    rule = objects.Rule(chain, match.counted(DROP), userdata.pack_rule(comment=comment))
     return Content(chains={chain: ChainContent(None, (rule,))})
 
 
