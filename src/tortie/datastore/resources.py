@@ -22,7 +22,6 @@ from tortie.datastore.client import Client, Compare, Delete, Entry, Put, Txn, pr
 from tortie.lib.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from tortie.lib.ip import parse_network
 from tortie.model import codec
-from tortie.model.bgp_peer import BGPPeer
 from tortie.model.catalogue import TYPES
 from tortie.model.keys import IPAM, PLURALS, RESOURCES, BlockKey, ResourceKey, parse_key
 from tortie.model.metadata import Metadata, Resource
@@ -30,15 +29,13 @@ from tortie.model.node import ClusterInformation, ClusterInformationSpec, IPPool
 from tortie.model.policy import (
     DEFAULT_ALLOW_PROFILE,
     DEFAULT_TIER,
-    GlobalNetworkPolicy,
-    NetworkPolicy,
+    NetworkPolicySpec,
     Profile,
     ProfileSpec,
     Rule,
     Tier,
     TierSpec,
 )
-from tortie.model.staged_policy import StagedGlobalNetworkPolicy, StagedNetworkPolicy
 from tortie.model.validation import check, with_defaults
 from tortie.model.validation.policy import FIXED_TIERS
 
@@ -47,9 +44,6 @@ ATTEMPTS = 10
 
 R_co = TypeVar("R_co", bound=Resource, covariant=True)
 R = TypeVar("R", bound=Resource)
-
-
-TieredPolicy = NetworkPolicy | GlobalNetworkPolicy | StagedNetworkPolicy | StagedGlobalNetworkPolicy
 
 
 class Stored(NamedTuple, Generic[R_co]):
@@ -235,13 +229,12 @@ class Resources:
         tiers = {key.name for key in seen if key.kind == "Tier"}
         filters = {key.name for key in seen if key.kind == "BGPFilter"}
         for resource in resources:
-            if isinstance(resource, TieredPolicy):
-                if resource.spec.tier not in tiers:
-                    await self._check_tier(resource)
-                    tiers.add(resource.spec.tier)
-            elif isinstance(resource, BGPPeer):
-                await self._check_filters(resource, filters)
-            elif isinstance(resource, IPPool):
+            tier = _tier_of(resource)
+            if tier is not None and tier not in tiers:
+                await self._check_tier(resource)
+                tiers.add(tier)
+            await self._check_filters(resource, filters)
+            if isinstance(resource, IPPool):
                 pool_rules.check_disjoint(resource, pools)
                 pools.append(resource)
                 await self._check_pool(resource)
@@ -366,20 +359,16 @@ class Resources:
 
     async def _compares(self, resource: Resource) -> Sequence[Compare]:
         """What else must hold for the write: compared in the transaction, else checked now."""
-        if isinstance(resource, TieredPolicy):
-            return [present(ResourceKey("Tier", resource.spec.tier).path)]
-        if isinstance(resource, BGPPeer):
-            names = dict.fromkeys(resource.spec.filters)
-            return [present(ResourceKey("BGPFilter", name).path) for name in names]
         if isinstance(resource, IPPool):
             await self._check_pool(resource)
-        return []
+        tier = _tier_of(resource)
+        tiers = [] if tier is None else [ResourceKey("Tier", tier)]
+        filters = [ResourceKey("BGPFilter", name) for name in dict.fromkeys(_filters_of(resource))]
+        return [present(key.path) for key in (*tiers, *filters)]
 
     async def _check_tier(self, resource: Resource) -> None:
-        if not isinstance(resource, TieredPolicy):
-            return
-        tier = resource.spec.tier
-        if await self._client.get(ResourceKey("Tier", tier).path) is None:
+        tier = _tier_of(resource)
+        if tier is not None and not await self._exists(ResourceKey("Tier", tier)):
             tiers = await self.list("Tier")
             names = ", ".join(stored.resource.metadata.name for stored in tiers.items) or "none"
             raise InvalidInput(
@@ -392,9 +381,7 @@ class Resources:
         Args:
             coming: filters that are written before it.
         """
-        if not isinstance(resource, BGPPeer):
-            return
-        for index, name in enumerate(resource.spec.filters):
+        for index, name in enumerate(_filters_of(resource)):
             if name not in coming and not await self._exists(ResourceKey("BGPFilter", name)):
                 raise InvalidInput(
                     f"{key_of(resource)}: spec.filters[{index}]: there is no BGPFilter {name!r}; "
@@ -409,10 +396,10 @@ class Resources:
             raise InvalidInput(f"{key} is built in and cannot be deleted")
         for kind in sorted(codec.POLICY_KINDS):
             for stored in (await self.list(kind)).items:
-                policy = cast(TieredPolicy, stored.resource)
-                if policy.spec.tier == key.name:
+                if _tier_of(stored.resource) == key.name:
+                    policy = key_of(stored.resource)
                     raise InvalidInput(
-                        f"{key} is not empty: {key_of(policy)} is in it; delete its policies first"
+                        f"{key} is not empty: {policy} is in it; delete its policies first"
                     )
 
     async def _check_pool(self, pool: IPPool) -> None:
@@ -441,6 +428,20 @@ def key_of(resource: Resource) -> ResourceKey:
 
 
 _DEFAULT_ALLOW_KEY = ResourceKey("Profile", DEFAULT_ALLOW_PROFILE)
+
+
+def _tier_of(resource: Resource) -> str | None:
+    """Of policies, staged ones too."""
+    spec = getattr(resource, "spec", None)
+    return spec.tier if isinstance(spec, NetworkPolicySpec) else None
+
+
+def _filters_of(resource: Resource) -> Sequence[str]:
+    """Names of the BGPFilters that it names."""
+    if resource.kind != "BGPPeer":
+        return ()
+    filters: Sequence[str] = resource.spec.filters  # type: ignore[attr-defined]
+    return filters
 
 
 def _stored(entry: Entry) -> Stored[Resource]:

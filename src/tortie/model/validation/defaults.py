@@ -9,24 +9,19 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from tortie.lib.errors import InvalidInput
-from tortie.model.bgp_configuration import BGPConfiguration
 from tortie.model.catalogue import TYPES
 from tortie.model.codec import with_pool_defaults
 from tortie.model.endpoint import NAMESPACE_LABEL, ORCHESTRATOR_LABEL, WorkloadEndpoint
-from tortie.model.felix_configuration import FelixConfiguration
 from tortie.model.metadata import API_VERSION, Metadata, Resource
 from tortie.model.names import workload_endpoint_name
 from tortie.model.node import IPPool
 from tortie.model.policy import (
     DEFAULT_TIER,
     TIER_LABEL,
-    GlobalNetworkPolicy,
-    NetworkPolicy,
     NetworkPolicySpec,
     Tier,
     policy_types,
 )
-from tortie.model.staged_policy import StagedGlobalNetworkPolicy, StagedNetworkPolicy
 from tortie.model.validation.network import normal_network
 from tortie.model.validation.policy import FIXED_TIERS
 
@@ -45,8 +40,6 @@ _BGP: dict[str, str] = {
     "service_load_balancer_aggregation": "Enabled",
 }
 
-_KIND_OF = {struct: kind for kind, struct in TYPES.items()}
-
 R = TypeVar("R", bound=Resource)
 
 
@@ -55,17 +48,16 @@ def with_defaults(resource: R) -> R:
 
     Idempotent. What is invalid stays as it is, for `validate` to find.
     """
-    kind = resource.kind or _KIND_OF.get(type(resource), "")
+    name = type(resource).__name__
+    kind = resource.kind or (name if name in TYPES else "")
     complete = msgspec.structs.replace(resource, kind=kind, api_version=API_VERSION)
     return cast(R, _complete(complete))
 
 
 def _complete(resource: Resource) -> Resource:
-    if isinstance(
-        resource,
-        (NetworkPolicy, GlobalNetworkPolicy, StagedNetworkPolicy, StagedGlobalNetworkPolicy),
-    ):
-        return _policy(resource)
+    spec = getattr(resource, "spec", None)
+    if isinstance(spec, NetworkPolicySpec):
+        return _policy(resource, spec)
     if isinstance(resource, IPPool):
         cidr = normal_network(resource.spec.cidr)
         return with_pool_defaults(_with_spec(resource, cidr=cidr))
@@ -74,17 +66,14 @@ def _complete(resource: Resource) -> Resource:
     if isinstance(resource, Tier) and resource.spec.order is None:
         order = FIXED_TIERS.get(resource.metadata.name, (DEFAULT_ORDER, ""))[0]
         return _with_spec(resource, order=order)
-    if isinstance(resource, FelixConfiguration):
+    if resource.kind == "FelixConfiguration":
         return _with_absent(resource, _FELIX)
-    if isinstance(resource, BGPConfiguration):
+    if resource.kind == "BGPConfiguration":
         return _with_absent(resource, _BGP)
     return resource
 
 
-def _policy(
-    policy: NetworkPolicy | GlobalNetworkPolicy | StagedNetworkPolicy | StagedGlobalNetworkPolicy,
-) -> Resource:
-    spec: NetworkPolicySpec = policy.spec
+def _policy(policy: Resource, spec: NetworkPolicySpec) -> Resource:
     tier = spec.tier or DEFAULT_TIER
     is_deletion = getattr(spec, "staged_action", "Set") == "Delete"
     types = spec.types if is_deletion else policy_types(spec)

@@ -1,6 +1,7 @@
 """Rules of tiers, policies, profiles, and of the rules in them."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from tortie.model import names
 from tortie.model.policy import (
@@ -19,9 +20,11 @@ from tortie.model.policy import (
     Rule,
     Tier,
 )
-from tortie.model.staged_policy import StagedGlobalNetworkPolicy, StagedNetworkPolicy
 from tortie.model.validation import terms
 from tortie.model.validation.terms import Problem, forbidden
+
+if TYPE_CHECKING:
+    from tortie.model.staged_policy import StagedGlobalNetworkPolicy, StagedNetworkPolicy
 
 FIXED_TIERS: dict[str, tuple[float, str]] = {
     "kube-admin": (1000.0, "Pass"),
@@ -55,7 +58,7 @@ def profile_problems(profile: Profile, *, strict: bool) -> Iterator[Problem]:
 
 
 def policy_problems(
-    policy: NetworkPolicy | GlobalNetworkPolicy | StagedNetworkPolicy | StagedGlobalNetworkPolicy,
+    policy: "NetworkPolicy | GlobalNetworkPolicy | StagedNetworkPolicy | StagedGlobalNetworkPolicy",
     *,
     strict: bool,
 ) -> Iterator[Problem]:
