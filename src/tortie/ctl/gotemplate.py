@@ -50,7 +50,14 @@ class Called(NamedTuple):
     arguments: tuple[Value, ...]
 
 
-Value: TypeAlias = Field | Literal | Called
+class Within(NamedTuple):
+    """Steps from a value in parentheses."""
+
+    value: Value
+    steps: tuple[str, ...]
+
+
+Value: TypeAlias = Field | Literal | Called | Within
 
 
 class Shown(NamedTuple):
@@ -179,7 +186,10 @@ class _Words:
             match = _TOKEN.match(action, at)
             if match is None or not match.lastgroup:
                 _refuse(f"{action!r} is not understood")
-            self._tokens.append((match.lastgroup, match[match.lastgroup]))
+            kind = match.lastgroup
+            if kind == "path" and self._tokens and match.start(kind) == at:
+                kind = "tail"  # of what stands right before it
+            self._tokens.append((kind, match[match.lastgroup]))
             at = match.end()
         self._depth = 0
 
@@ -245,10 +255,7 @@ class _Words:
         if kind == "path":
             return Field("", _steps(text))
         if kind == "variable":
-            steps: tuple[str, ...] = ()
-            if self._tokens and self._tokens[0][0] == "path":
-                steps = _steps(self._tokens.pop(0)[1])
-            return Field(text, steps)
+            return Field(text, self._tail())
         if kind == "text":
             return Literal(_unquoted(text))
         if kind == "raw":
@@ -261,8 +268,13 @@ class _Words:
             value = self._value()
             if not self._tokens or self._tokens.pop(0) != ("sign", ")"):
                 raise InvalidInput(f"go-template: {self._action!r}: ')' is missing")
-            return value
+            steps = self._tail()
+            return Within(value, steps) if steps else value
         _refuse(f"{text!r} in {self._action!r} is not understood")
+
+    def _tail(self) -> tuple[str, ...]:
+        is_there = self._tokens and self._tokens[0][0] == "tail"
+        return _steps(self._tokens.pop(0)[1]) if is_there else ()
 
 
 def _steps(text: str) -> tuple[str, ...]:
@@ -333,9 +345,12 @@ def _evaluated(value: Value, dot: Any, names: dict[str, Any]) -> Any:
             return _FUNCTIONS[value.function](*arguments)
         except (TypeError, ValueError, LookupError, OverflowError) as error:
             raise InvalidInput(f"go-template: {value.function}: {error}") from None
-    if value.variable and value.variable not in names:
+    if isinstance(value, Within):
+        found = _evaluated(value.value, dot, names)
+    elif value.variable and value.variable not in names:
         raise InvalidInput(f"go-template: undefined variable {value.variable!r}")
-    found = names[value.variable] if value.variable else dot
+    else:
+        found = names[value.variable] if value.variable else dot
     for step in value.steps:
         found = _field(found, step)
     return found

@@ -32,7 +32,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-_NAME = re.compile(r"(?:[^\s.\[\]{}()'\"=<>!?@$,:]|\\.)+")
+_NAME = re.compile(r"(?:[^\s.\[\]{}()'\"=<>!?@$,:\\]|\\.)+")
 _INTEGER = re.compile(r"-?\d{1,9}")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 
