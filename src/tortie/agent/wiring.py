@@ -36,7 +36,8 @@ from tortie.kernel.rtnl.monitor import Event, LinkChanged, LinkGone, Monitor
 
 log = logging.getLogger(__name__)
 
-INBOX_LIMIT = 10_000
+INBOX_LIMIT = 1_000
+"""Of decoded resources, 3 KB each: what waits at the start is memory that stays in use."""
 AUDIT_SECONDS = 60.0
 SECRETS_ENVIRONMENT = "TORTIE_BGP_SECRETS"
 """Names the directory of the passwords of BGP sessions."""
