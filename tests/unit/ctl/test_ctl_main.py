@@ -37,8 +37,8 @@ def test_unknown_verbs_and_flags(tortie: Shell) -> None:
         'unknown command "appli" for "tortie"; did you mean \'apply\'?\n',
     )
     assert tortie("x").err == 'unknown command "x" for "tortie"; see tortie --help\n'
-    assert tortie("ipam", "shwo").err == (
-        'unknown command "shwo" for "tortie ipam"; did you mean \'show\'?\n'
+    assert tortie("ipam", "shov").err == (
+        'unknown command "shov" for "tortie ipam"; did you mean \'show\'?\n'
     )
     assert "unknown flag: --nope" in tortie("--nope", "get").err
     assert "unknown shorthand flag: 'm' in -m" in tortie("-m", "get").err

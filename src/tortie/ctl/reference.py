@@ -1,0 +1,113 @@
+"""The reference pages, made of the table of commands and the structs of the model. Pure.
+
+`scripts/reference` writes them to `docs/reference`; a test says when they are not current.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tortie.ctl import manual
+from tortie.ctl.commands import COMMANDS, COMMON
+from tortie.ctl.fields import Described, describe
+from tortie.ctl.grammar import Command, Flag
+from tortie.ctl.help import overview
+from tortie.ctl.kinds import ALIASES, COLUMNS, NAMESPACED
+from tortie.ctl.main import VERBS
+from tortie.model.catalogue import TYPES
+
+GENERATED = "<!-- Made by scripts/reference; change the source instead. -->\n"
+
+_DEPTH_MAX = 12
+
+
+def pages() -> dict[str, str]:
+    """File name, below docs/reference → text."""
+    found = {"README.md": _index(), "commands.md": _commands()}
+    found |= {f"resources/{kind.lower()}.md": _kind(kind) for kind in sorted(TYPES)}
+    found["man/tortie.1"] = manual.overview_page()
+    for command in COMMANDS:
+        if not command.is_hidden:
+            found[f"man/{manual.page_name(command)}.1"] = manual.command_page(command)
+    return found
+
+
+def _index() -> str:
+    kinds = "\n".join(f"- [{kind}](resources/{kind.lower()}.md)" for kind in sorted(TYPES))
+    return f"""{GENERATED}
+# Reference
+
+- [Commands](commands.md), and the same as manual pages in `man/`
+- [Compared with calicoctl](calicoctl.md)
+
+Resources are of `apiVersion: projectcalico.org/v3`. `tortie explain KIND.FIELD` says the same
+as these pages:
+
+{kinds}
+"""
+
+
+def _commands() -> str:
+    programs = {name: verb.summary for name, verb in VERBS.items()}
+    parts = [f"{GENERATED}\n# Commands\n\n```\n{overview(programs)}\n```\n"]
+    parts += [_command(command) for command in COMMANDS if not command.is_hidden]
+    return "\n".join(parts)
+
+
+def _command(command: Command) -> str:
+    words = f" {command.words}" if command.words else ""
+    lines = [f"## tortie {command.path}", "", f"`tortie {command.path}{words}`", ""]
+    lines += [f"{command.summary[0].upper()}{command.summary[1:]}.", ""]
+    lines += ["| Flag | What it does |", "|---|---|"]
+    lines += [_flag(flag) for flag in (*command.flags, *COMMON) if not flag.is_hidden]
+    for note in command.notes:
+        lines += ["", note]
+    if command.examples:
+        lines += ["", "```"]
+        lines += [f"# {meaning}\ntortie {line}" for line, meaning in command.examples]
+        lines.append("```")
+    return "\n".join(lines) + "\n"
+
+
+def _flag(flag: Flag) -> str:
+    choices = f" ({', '.join(flag.choices)})" if flag.choices else ""
+    return f"| `{_cell(flag.spelled)}` | {_cell(flag.summary + choices)} |"
+
+
+def _kind(kind: str) -> str:
+    described = describe(TYPES[kind])
+    aliases = ", ".join(f"`{alias}`" for alias, named in ALIASES.items() if named == kind)
+    columns = ", ".join(
+        f"{column.title}{' (wide)' if column.wide_only else ''}" for column in COLUMNS[kind]
+    )
+    scope = "In a namespace." if kind in NAMESPACED else "Of the whole cluster."
+    text = f"{described.text}\n\n" if described.text else ""
+    rows = "\n".join(_rows(described, "", 1))
+    return f"""{GENERATED}
+# {kind}
+
+{text}{scope}
+
+Names on the command line: {aliases}
+
+Columns of `tortie get`: {columns}
+
+| Field | Type | Rules | What it is |
+|---|---|---|---|
+{rows}
+"""
+
+
+def _rows(described: Described, prefix: str, depth: int) -> Iterator[str]:
+    for name, field in described.fields.items():
+        path = f"{prefix}{name}"
+        text = " ".join(field.text.split())
+        cells = (f"`{path}`", _cell(field.shape), _cell(field.limits), _cell(text))
+        yield f"| {' | '.join(cells)} |"
+        if depth < _DEPTH_MAX:
+            suffix = "[]." if field.shape.startswith("[]") else "."
+            yield from _rows(field.resolved(), path + suffix, depth + 1)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
