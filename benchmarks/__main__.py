@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmarks import calc, elements, enforcement, explain, startup, traffic
+from benchmarks import calc, elements, enforcement, explain, memory, startup, traffic
 from benchmarks.results import Result, document, table
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
@@ -11,6 +11,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "elements": elements.run,
     "enforcement": enforcement.run,
     "explain": explain.run,
+    "memory": memory.run,
     "startup": startup.run,
     "traffic": traffic.run,
 }

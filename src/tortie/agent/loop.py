@@ -5,7 +5,6 @@ happens elsewhere (datastore, links, timers) comes as an entry of the inbox.
 """
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import Hashable, Mapping
@@ -120,7 +119,6 @@ class Loop:
             TortieError: `FAILURES_BEFORE_GIVING_UP` applies in a row failed.
         """
         retry_seconds: float | None = None
-        settled = False
         memory.begin_loading()
         while True:
             batch = await self._next_batch(retry_seconds)
@@ -130,9 +128,6 @@ class Loop:
             if self._in_sync:
                 self._settings.verify()
                 retry_seconds = await self._apply()
-                if not settled:
-                    memory.settle()
-                    settled = True
             self._health.idle()
 
     def statistics(self) -> Statistics:
@@ -223,15 +218,8 @@ class Loop:
         self._backoff.reset()
         self._health.ready(f"enforced up to revision {self._arrived_revision}")
         if self._applies == 1:
-            _spare_collector()
+            memory.settle()
         if log.isEnabledFor(logging.DEBUG):
             fields = {"revision": self._arrived_revision, "ms": round(self._last_apply_ms, 2)}
             log.debug("applied", extra={"fields": fields})
         return self._dataplane.retry_seconds
-
-
-def _spare_collector() -> None:
-    """What the first apply has left is here to stay: looking for garbage in it again and again
-    would cost tens of milliseconds in the middle of some later apply."""
-    gc.collect()
-    gc.freeze()
