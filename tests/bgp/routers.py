@@ -15,9 +15,12 @@ PASSWORD = "s3cret #{};'"
 class GoBGP:
     """A switch that takes sessions from the segment and tells what it was told."""
 
-    def __init__(self, site: Site, ordinal: int = 200, *, ttl: int = 8) -> None:
+    def __init__(
+        self, site: Site, ordinal: int = 200, *, ttl: int = 8, host_as: int = 64512
+    ) -> None:
         self.router = site.add_router(f"go{ordinal}", ordinal)
         self.ttl = ttl
+        self.host_as = host_as
         path = self.router.directory / "gobgpd.toml"
         path.write_text(self._configuration(site))
         self._api = f"127.0.0.1:{50051}"
@@ -34,7 +37,7 @@ class GoBGP:
                     "[[neighbors]]",
                     "[neighbors.config]",
                     f'neighbor-address = "{address}"',
-                    "peer-as = 64512",
+                    f"peer-as = {self.host_as}",
                     f'auth-password = "{PASSWORD}"' if family == "ipv4" else "",
                     "[neighbors.transport.config]",
                     "passive-mode = true",

@@ -10,8 +10,8 @@ from tests.bgp.routers import FRR, FRR_AS, GOBGP_AS, PASSWORD, GoBGP, as_path, c
 from tests.bgp.site import Site, eventually, lacks, run, site, write_secret
 
 
-async def with_gobgp(made: Site, ttl: int = 8, **more: Any) -> GoBGP:
-    switch = GoBGP(made, ttl=ttl)
+async def with_gobgp(made: Site, ttl: int = 8, host_as: int = 64512, **more: Any) -> GoBGP:
+    switch = GoBGP(made, ttl=ttl, host_as=host_as)
     await switch.ready()
     peer = {"peerIP": switch.router.ipv4, "asNumber": GOBGP_AS, **more}
     made.put("BGPPeer", "go4", peer | {"password": write_secret(made, PASSWORD)})
