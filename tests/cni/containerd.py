@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import time
 import uuid
@@ -196,6 +197,9 @@ class Containerd:
 def remove_cgroups() -> None:
     """What the pods' parent leaves behind in each hierarchy."""
     for parent in Path("/sys/fs/cgroup").glob(f"**/{CGROUP}"):
+        members = [int(pid) for file in parent.rglob("cgroup.procs")
+                   for pid in file.read_text().split()]  # fmt: skip
+        processes.stop(members, signal.SIGKILL)
         for directory, _, _ in os.walk(parent, topdown=False):
             with contextlib.suppress(OSError):
                 os.rmdir(directory)

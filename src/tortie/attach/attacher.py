@@ -232,6 +232,7 @@ class Attacher:
                 entry.interface,
                 addresses,
                 default_routes=entry.default_routes,
+                device=entry.device,
             )
             problems = await _blocking(self._plumbing.problems, wanted)
             held = await self._allocator.addresses_of(entry.handle_id) if entry.ipam else addresses
@@ -331,6 +332,7 @@ class Attacher:
             request.mtu or self._settings.mtu,
             request.default_routes,
             request.forwarding,
+            request.device,
         )
         mac = await _blocking(self._plumbing.connect, wanted)
         steps.done("link")
@@ -363,6 +365,7 @@ class Attacher:
             network=request.network,
             ipam=request.ipam,
             default_routes=request.default_routes,
+            device=request.device,
         )
         if before is None:
             await _blocking(self._journal.write, entry)
@@ -409,17 +412,22 @@ class Attacher:
         """
         log.warning("%s: taking it out goes on later: %s", entry.key, error or "it takes long")
         self._pending.set()
-        await _blocking(self._plumbing.disconnect, entry.interface)
+        await self._disconnect(entry)
 
     async def _take_out(self, entry: Entry) -> None:
         """Every step of Remove, whatever of it is there."""
         revision = await self._delete_endpoint(entry)
         if revision:
             await self._wait_programmed(revision, UNDO_SECONDS)
-        await _blocking(self._plumbing.disconnect, entry.interface)
+        await self._disconnect(entry)
         if entry.ipam and not entry.keep_addresses:
             await self._allocator.release(entry.handle_id, only_host=True)
         await _blocking(self._journal.forget, entry.key)
+
+    async def _disconnect(self, entry: Entry) -> None:
+        """An interface that others made stays; without an endpoint no packet passes it."""
+        if entry.device != "existing":
+            await _blocking(self._plumbing.disconnect, entry.interface)
 
     async def _delete_endpoint(self, entry: Entry) -> int:
         """The revision of the deletion; 0 if it was not there."""

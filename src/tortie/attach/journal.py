@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from tortie.attach.requests import WorkloadKey
+from tortie.attach.requests import Device, WorkloadKey
 from tortie.lib.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     ipam: bool = True
     """False: the addresses are somebody else's to release."""
     default_routes: bool = True
+    device: Device = "veth"
     keep_addresses: bool = False
     """Do not release them when undone or removed: they were there before us, or stay."""
 

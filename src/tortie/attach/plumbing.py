@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from tortie.attach.namespaces import Namespaces, Opened
+from tortie.attach.requests import Device
 from tortie.kernel import netns, sysctl
 from tortie.kernel.rtnl.address import SCOPE_LINK as ADDRESS_SCOPE_LINK
 from tortie.kernel.rtnl.address import SCOPE_UNIVERSE, Address
@@ -34,6 +35,7 @@ from tortie.kernel.rtnl.connection import Rtnl
 from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer, mac_text, parse_mac
 from tortie.kernel.rtnl.neighbour import Neighbour
 from tortie.kernel.rtnl.route import SCOPE_LINK, Route
+from tortie.kernel.rtnl.tap import create_tap
 from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound
 from tortie.lib.ip import Network, parse_address, parse_network
 
@@ -69,6 +71,7 @@ class Wanted(NamedTuple):
     """False: only the gateway is reachable; another interface has the default routes."""
     forwarding: bool = False
     """Let the workload forward packets."""
+    device: Device = "veth"
 
 
 class Plumbing(Protocol):
@@ -104,6 +107,8 @@ class Veths:
         """Indexes of links that threads wait to delete; the kernel does not use one again."""
 
     def connect(self, wanted: Wanted) -> str:
+        if wanted.device != "veth":
+            return self._connect_machine(wanted)
         opened = self._namespaces.open(wanted.netns)
         try:
             if netns.identity(opened.descriptor) == netns.identity():
@@ -138,6 +143,11 @@ class Veths:
             return True
 
     def problems(self, wanted: Wanted) -> list[str]:
+        if wanted.device != "veth":
+            with Rtnl.open() as host:
+                link = _find(host, wanted.interface)
+            missing = f"the host has no interface {wanted.interface}"
+            return ([] if link.up else [f"{wanted.interface} is down"]) if link else [missing]
         try:
             opened = self._namespaces.open(wanted.netns)
         except NotFound as error:
@@ -147,6 +157,24 @@ class Veths:
                 return list(_problems(host, opened.rtnl, wanted))
         finally:
             opened.close()
+
+    def _connect_machine(self, wanted: Wanted) -> str:
+        """The host's end alone: inside is a VM's business."""
+        with Rtnl.open() as host:
+            link = _find(host, wanted.interface)
+            if link is None and wanted.device == "existing":
+                raise NotFound(f"the host has no interface {wanted.interface}")
+            if link is None:
+                create_tap(wanted.interface)
+                link = host.link(wanted.interface)
+            if link.mac != HOST_MAC:
+                # A tap of others may be up, and would not take another MAC then.
+                host.change_link(link.index, LinkChange(up=False))
+                host.change_link(link.index, LinkChange(mac=HOST_MAC, mtu=wanted.mtu or None))
+                link = host.link(wanted.interface)
+            self._prepare_host_end(host, link)
+            host.change_link(link.index, LinkChange(up=True))
+            return wanted.mac
 
     def _pair(self, host: Rtnl, opened: Opened, wanted: Wanted) -> tuple[Link, Link]:
         """Both ends, found or made. A host end whose workload is gone is replaced."""

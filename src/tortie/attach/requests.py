@@ -10,7 +10,7 @@ Unknown fields are ignored, so that older agents understand newer clients.
 """
 
 import math
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -42,6 +42,11 @@ class WorkloadKey(msgspec.Struct, frozen=True, order=True):
     def handle_id(self) -> str:
         """The IPAM handle unless a request names one. Without the host: a move keeps it."""
         return f"{self.orchestrator}.{self.namespace}.{self.workload}.{self.endpoint}"
+
+
+Device: TypeAlias = Literal["veth", "tap", "existing"]
+"""What the host's end is: a pair into a namespace, a tap made for a VM, or an interface that
+somebody else made and will remove."""
 
 
 class Port(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,8 +82,9 @@ class _Workload(_Call, frozen=True, kw_only=True):
 class Add(_Workload, frozen=True, kw_only=True, tag="add"):
     """Bring a workload in; again for the same workload changes nothing and answers the same."""
 
-    netns: str
-    """Path of its network namespace."""
+    netns: str = ""
+    """Path of its network namespace; empty for a VM."""
+    device: Device = "veth"
     inside: str = "eth0"
     """Name of its interface in there."""
     host_interface: str = ""
@@ -276,7 +282,12 @@ def _check_add(request: Add) -> None:
         value = getattr(request, field)
         good = names.is_interface_name(value) or (field == "host_interface" and not value)
         _check(good, field, value, "1 to 15 letters, digits, '_', '.' and '-'")
-    _check(request.netns.startswith("/"), "netns", request.netns, "an absolute path")
+    if request.device == "veth":
+        _check(request.netns.startswith("/"), "netns", request.netns, "an absolute path")
+    else:
+        _check(not request.netns, "netns", request.netns, "empty for a VM")
+    named = bool(request.host_interface) or request.device != "existing"
+    _check(named, "host_interface", request.host_interface, "given: it exists already")
     _check("\0" not in request.netns, "netns", request.netns, "without NUL")
     good = bool(request.families or request.addresses) and set(request.families) <= {4, 6}
     _check(good, "families", request.families, "4, 6 or both")

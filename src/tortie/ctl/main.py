@@ -48,6 +48,9 @@ VERBS = {
     "demo": Verb(
         "tortie.demo.story", "the whole story in two minutes, in a lab of its own", is_ours=False
     ),
+    "workload": Verb(
+        "tortie.ctl.workload", "attach a namespace, tap or interface by hand", is_ours=False
+    ),
     "cni": Verb("tortie.cni.main", "the plugins for container runtimes", is_ours=False),
     "node": Verb("tortie.ctl.node", "this host's BGP sessions, and its address"),
     "policy": Verb("tortie.ctl.policy", "why a packet passes or not; what a change would do"),

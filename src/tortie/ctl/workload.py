@@ -1,0 +1,138 @@
+"""`tortie workload`: attach a namespace, a tap for a VM, or an interface that is there, by hand.
+
+The host's agent does it, over its socket; what comes of it is a WorkloadEndpoint as any other.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from tortie.attach.client import DEFAULT_PATH, Client
+from tortie.lib.arguments import Parser
+from tortie.lib.errors import InvalidInput
+
+NAMED_NAMESPACES = "/run/netns"
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    with Client(arguments.socket) as agent:
+        arguments.run(agent, arguments)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="tortie workload", description=__doc__, allow_abbrev=False)
+    verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
+    add = verbs.add_parser("add", help="bring a workload in", allow_abbrev=False)
+    add.set_defaults(run=_add)
+    where = add.add_mutually_exclusive_group(required=True)
+    where.add_argument("--netns", metavar="NAME|PATH", help="a network namespace: gets a veth")
+    where.add_argument("--tap", metavar="NAME", nargs="?", const="", help="make a tap for a VM")
+    where.add_argument("--interface", metavar="NAME", help="an interface that is there, as a VM's")
+    add.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
+    add.add_argument("--profile", action="append", default=[], metavar="NAME")
+    add.add_argument("--address", action="append", default=[], help="this one rather than any")
+    add.add_argument("--pool", action="append", default=[], metavar="NAME")
+    add.add_argument("--port", action="append", default=[], metavar="NAME=PROTOCOL:NUMBER")
+    add.add_argument("--ipv6", action="store_true", help="an IPv6 address, too")
+    add.add_argument("--mac", default="", help="of the workload's end")
+    add.add_argument("--mtu", type=int, default=0)
+    add.add_argument("--inside", default="eth0", help="name in the namespace (%(default)s)")
+    remove = verbs.add_parser("remove", help="take a workload out", allow_abbrev=False)
+    remove.set_defaults(run=_remove)
+    remove.add_argument("--keep-addresses", action="store_true", help="it comes up elsewhere")
+    listing = verbs.add_parser("list", help="what is attached here", allow_abbrev=False)
+    listing.set_defaults(run=_list)
+    for verb in (add, remove):
+        verb.add_argument("name")
+        verb.add_argument("-n", "--namespace", default="default", help="default %(default)s")
+        verb.add_argument("--endpoint", default="eth0", help="of several (%(default)s)")
+        verb.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
+    for verb in (add, listing):
+        verb.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    for verb in (add, remove, listing):
+        verb.add_argument("--socket", default=DEFAULT_PATH, help="the agent's (%(default)s)")
+    return parser
+
+
+def _add(agent: Client, arguments: argparse.Namespace) -> None:
+    found = agent.add(
+        **_named(arguments),
+        **_place(arguments),
+        labels=dict(_pair(text, "--label") for text in arguments.label),
+        profiles=arguments.profile,
+        addresses=arguments.address,
+        pools=arguments.pool,
+        ports=[_port(text) for text in arguments.port],
+        families=[4, 6] if arguments.ipv6 else [4],
+        mac=arguments.mac,
+        mtu=arguments.mtu,
+        inside=arguments.inside,
+    )
+    _print([found], arguments.output)
+
+
+def _remove(agent: Client, arguments: argparse.Namespace) -> None:
+    found = agent.remove(**_named(arguments), keep_addresses=arguments.keep_addresses)
+    if found.get("pending"):
+        print("removed; the datastore is away and hears of it later")
+    else:
+        print("removed" if found["found"] else "there was none")
+
+
+def _list(agent: Client, arguments: argparse.Namespace) -> None:
+    _print(agent.list(), arguments.output)
+
+
+def _named(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "namespace": arguments.namespace,
+        "workload": arguments.name,
+        "endpoint": arguments.endpoint,
+        "timeout_seconds": arguments.timeout,
+    }
+
+
+def _place(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.netns is not None:
+        path: str = arguments.netns
+        return {"netns": path if "/" in path else os.path.join(NAMED_NAMESPACES, path)}
+    if arguments.tap is not None:
+        return {"device": "tap", "host_interface": arguments.tap}
+    return {"device": "existing", "host_interface": arguments.interface}
+
+
+def _port(text: str) -> dict[str, Any]:
+    name, value = _pair(text, "--port")
+    protocol, _, number = value.rpartition(":")
+    if not number.isdecimal():
+        raise InvalidInput(f"--port {text!r} must be NAME=PROTOCOL:NUMBER, as http=tcp:80")
+    return {"name": name, "protocol": protocol.upper() or "TCP", "port": int(number)}
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise InvalidInput(f"{option} {text!r} must have a key, '=' and a value")
+    return key, value
+
+
+def _print(workloads: Sequence[dict[str, Any]], output: str) -> None:
+    if output == "json":
+        json.dump(workloads, sys.stdout, indent=2)
+        print()
+        return
+    rows = [("WORKLOAD", "ENDPOINT", "INTERFACE", "ADDRESSES", "MAC")]
+    for found in workloads:
+        key = found["key"]
+        addresses = ",".join(text.partition("/")[0] for text in found["addresses"])
+        name = f"{key['namespace']}/{key['workload']}"
+        rows.append((name, key["endpoint"], found["interface"], addresses, found["mac"] or "any"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("   ".join(cells).rstrip())

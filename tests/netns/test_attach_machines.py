@@ -1,0 +1,115 @@
+"""Taps and interfaces of others, by `tortie workload`, up to frames that a VM would see."""
+
+import fcntl
+import json
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cni.host import Containers, Host, running_host
+
+from tortie.ctl import workload
+from tortie.kernel.rtnl.connection import Rtnl
+from tortie.kernel.rtnl.tap import create_tap
+from tortie.lib.errors import InvalidInput, NotFound
+
+TUNSETIFF = 0x400454CA
+IFF_TAP, IFF_NO_PI = 0x0002, 0x1000
+MAC = "02:00:00:00:00:07"
+
+
+@pytest.fixture
+def host(netns: None, tmp_path: Path) -> Iterator[Host]:
+    with running_host(tmp_path) as made:
+        yield made
+
+
+def run(host: Host, *arguments: str) -> None:
+    assert workload.main([*arguments, "--socket", str(host.socket)]) == 0
+
+
+def links() -> dict[str, tuple[bool, bytes]]:
+    with Rtnl.open() as rtnl:
+        return {link.name: (link.up, link.mac) for link in rtnl.links() if link.name != "lo"}
+
+
+def test_a_tap_carries_frames_and_goes(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    run(host, "add", "vm", "--tap", "--label", "app=db", "--mac", MAC, "-o", "json")
+    [found] = json.loads(capsys.readouterr().out)
+    name = found["interface"]
+    assert links() == {name: (True, b"\xee" * 6)}
+    [endpoint] = host.endpoints().values()
+    assert endpoint["metadata"]["labels"]["app"] == "db"
+    assert (endpoint["spec"]["mac"], endpoint["spec"]["interfaceName"]) == (MAC, name)
+    handle = os.open("/dev/net/tun", os.O_RDWR)
+    try:
+        fcntl.ioctl(handle, TUNSETIFF, struct.pack("=16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
+        address = found["addresses"][0].partition("/")[0]
+        subprocess.run(["ip", "route", "add", address, "dev", name], check=True)
+        subprocess.run(
+            ["ping", "-c1", "-W1", address] if os.path.exists("/bin/ping") else
+            ["busybox", "ping", "-c1", "-W1", address], capture_output=True, check=False,
+        )  # fmt: skip
+        asked = False
+        os.set_blocking(handle, False)
+        while not asked:
+            frame = os.read(handle, 2048)
+            asked = frame[6:12] == b"\xee" * 6 and frame[12:14] == b"\x08\x06"
+    finally:
+        os.close(handle)
+    run(host, "list")
+    assert f"default/vm   eth0       {name}" in capsys.readouterr().out
+    run(host, "remove", "vm")
+    assert capsys.readouterr().out == "removed\n"
+    assert host.left_overs() == []
+    assert links() == {}
+
+
+def test_an_interface_of_others_stays(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NotFound, match="no interface calivm7"):
+        run(host, "add", "vm", "--interface", "calivm7")
+    create_tap("calivm7")
+    run(host, "add", "vm", "--interface", "calivm7", "--ipv6")
+    run(host, "add", "vm", "--interface", "calivm7", "--ipv6")
+    assert links() == {"calivm7": (True, b"\xee" * 6)}
+    [endpoint] = host.endpoints().values()
+    assert len(endpoint["spec"]["ipNetworks"]) == 2
+    run(host, "remove", "vm")
+    run(host, "remove", "vm")
+    assert capsys.readouterr().out.endswith("removed\nthere was none\n")
+    assert list(links()) == ["calivm7"]
+    assert host.endpoints() == {}
+
+
+def test_a_namespace(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    containers = Containers()
+    try:
+        path = containers.new()
+        run(host, "add", "web", "-n", "prod", "--netns", path, "--port", "http=tcp:80")
+        assert "prod/web" in capsys.readouterr().out
+        [endpoint] = host.endpoints().values()
+        assert endpoint["spec"]["ports"] == [{"name": "http", "protocol": "TCP", "port": 80}]
+        run(host, "remove", "web", "-n", "prod")
+        assert host.left_overs() == []
+    finally:
+        containers.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--tap", "eth7"], "must start with"),
+        (["--tap", "--label", "nonsense"], "--label"),
+        (["--tap", "--port", "http=tcp:x"], "--port"),
+        (["--tap", "--mac", "01:00:00:00:00:01"], "mac"),
+        (["--tap", "--address", "10.1.1.1"], "is in no IPPool"),
+        (["--netns", "not-there"], "no network namespace"),
+    ],
+)
+def test_bad_input(host: Host, options: list[str], says: str) -> None:
+    with pytest.raises((InvalidInput, NotFound), match=says):
+        run(host, "add", "vm", *options)
+    assert host.left_overs() == []
