@@ -82,14 +82,14 @@ def test_sound_records_are_read(kind: str) -> None:
     assert msgspec.json.decode(codec.encode(key, found, msgspec.json.encode(record))) is not None
 
 
-@pytest.mark.parametrize(("kind", "path", "kind_of_value"), _facts("type"))
+@pytest.mark.parametrize(("kind", "path", "kind_of_value"), list(_facts("type")))
 def test_a_wrong_type_is_refused(kind: str, path: str, kind_of_value: str) -> None:
     key, raw = _with(kind, path, _WRONG[kind_of_value])
     with pytest.raises(InvalidInput, match=r"\$"):
         codec.decode(key, raw)
 
 
-@pytest.mark.parametrize(("kind", "path", "_"), _facts("required"))
+@pytest.mark.parametrize(("kind", "path", "_"), list(_facts("required")))
 def test_what_is_needed(kind: str, path: str, _: bool) -> None:
     key, raw = _with(kind, path)
     if path in _MAY_BE_MISSING:
