@@ -5,7 +5,7 @@ from __future__ import annotations
 from tortie.ctl import printing, selection
 from tortie.ctl.grammar import Given, mistake
 from tortie.ctl.kinds import NAMESPACED, Column, at
-from tortie.ctl.plain import Found, read
+from tortie.ctl.plain import Found, Item, read
 from tortie.ctl.selection import Selection
 
 TYPE_CHECKING = False
@@ -68,31 +68,32 @@ def _answer(
 ) -> Found:
     answer = read(config, selected, namespace, everywhere=given.has("all-namespaces"))
     if given.text("output").partition("=")[0] in ("yaml", "yml", "json"):
-        answer.items = [_typed(items, answer.unreadable) for items in answer.items]
+        answer.items = [typed(items, answer.unreadable) for items in answer.items]
     return answer
 
 
-def _typed(items: list[dict[str, Any]], unreadable: list[str]) -> list[dict[str, Any]]:
+def typed(items: Sequence[Item], unreadable: list[str]) -> list[Item]:
     """As `apply` takes them: what is not valid is left out, and so are fields we do not know."""
-    import json
+    import msgspec
 
     from tortie.lib.errors import InvalidInput
-    from tortie.model import codec
-    from tortie.model.catalogue import TYPES
-    from tortie.model.keys import ResourceKey
+    from tortie.model.codec import decode, to_plain
+    from tortie.model.keys import ResourceKey, parse_key
 
     found = []
     for item in items:
-        metadata = item["metadata"]
-        key = ResourceKey(item["kind"], metadata.get("name", ""), metadata.get("namespace", ""))
+        key = parse_key(item.path) if item.path else None
+        if not isinstance(key, ResourceKey):
+            found.append(item)
+            continue
         try:
-            if key.kind not in TYPES:
-                found.append(item)
-                continue
-            # Policies have the name that users know by now, not their key's; so say it again.
-            found.append(codec.to_plain(codec.decode(key, json.dumps(item).encode())))
+            resource = decode(key, item.raw)
         except InvalidInput as error:
             unreadable.append(str(error))
+            continue
+        version = str(item.revision)
+        metadata = msgspec.structs.replace(resource.metadata, resource_version=version)
+        found.append(Item(to_plain(msgspec.structs.replace(resource, metadata=metadata))))
     return found
 
 

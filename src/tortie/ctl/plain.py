@@ -35,6 +35,26 @@ AND id = (SELECT max(id) FROM changes WHERE key = c.key) ORDER BY key
 """
 
 
+class Item(dict):  # type: ignore[type-arg]  # typing is what this module does without
+    """A resource as plain JSON, and where it came from.
+
+    Attributes:
+        path: of its key; empty for what is built in.
+        raw: as stored.
+        revision: of its last write.
+    """
+
+    __slots__ = ("path", "raw", "revision")
+
+    def __init__(
+        self, value: dict[str, Any], path: str = "", raw: bytes = b"", revision: int = 0
+    ) -> None:
+        super().__init__(value)
+        self.path = path
+        self.raw = raw
+        self.revision = revision
+
+
 class Found:
     """What was read.
 
@@ -46,7 +66,7 @@ class Found:
     """
 
     def __init__(self) -> None:
-        self.items: list[list[dict[str, Any]]] = []
+        self.items: list[list[Item]] = []
         self.missing: list[str] = []
         self.unreadable: list[str] = []
         self.revision = 0
@@ -63,7 +83,7 @@ def read(
     found = Found()
     listings, found.revision = _listings(config, prefixes)
     for selected, listing in zip(chosen, listings, strict=True):
-        items: list[dict[str, Any]] = []
+        items: list[Item] = []
         for path, raw, revision in listing:
             item = as_read(selected.kind, path, raw, revision)
             if item is None:
@@ -84,8 +104,8 @@ def _prefix(selected: Selection, namespace: str, *, everywhere: bool) -> str:
 
 
 def _wanted(
-    selected: Selection, namespace: str, items: list[dict[str, Any]], missing: list[str]
-) -> list[dict[str, Any]]:
+    selected: Selection, namespace: str, items: list[Item], missing: list[str]
+) -> list[Item]:
     if selected.names is None:
         items.sort(key=_order)
         return items
@@ -103,7 +123,7 @@ def _order(item: dict[str, Any]) -> tuple[float, str, str]:
     return number, str(metadata.get("namespace", "")), str(metadata.get("name", ""))
 
 
-def as_read(kind: str, path: str, raw: bytes, revision: int) -> dict[str, Any] | None:
+def as_read(kind: str, path: str, raw: bytes, revision: int) -> Item | None:
     """What users see of what is stored; None if that is no JSON object."""
     try:
         item = json.loads(raw)
@@ -116,7 +136,7 @@ def as_read(kind: str, path: str, raw: bytes, revision: int) -> dict[str, Any] |
     if kind in ("NetworkPolicy", "GlobalNetworkPolicy"):
         metadata["name"] = _policy_name(item, path.rpartition("/")[2])
     metadata["resourceVersion"] = str(revision)
-    return item
+    return Item(item, path, raw, revision)
 
 
 def _policy_name(item: dict[str, Any], key_name: str) -> str:
@@ -135,15 +155,17 @@ def _policy_name(item: dict[str, Any], key_name: str) -> str:
     return named if named in (key_name, stripped) else key_name
 
 
-def default_allow() -> dict[str, Any]:
+def default_allow() -> Item:
     """The built-in profile."""
     rules = [{"action": "Allow"}]
-    return {
-        "kind": "Profile",
-        "apiVersion": "projectcalico.org/v3",
-        "metadata": {"name": _DEFAULT_ALLOW},
-        "spec": {"ingress": rules, "egress": rules},
-    }
+    return Item(
+        {
+            "kind": "Profile",
+            "apiVersion": "projectcalico.org/v3",
+            "metadata": {"name": _DEFAULT_ALLOW},
+            "spec": {"ingress": rules, "egress": rules},
+        }
+    )
 
 
 # --- reaching the datastore -----------------------------------------------------------------

@@ -128,7 +128,14 @@ def structured(value: Any, form: str) -> str:
         return json.dumps(value, indent=2, ensure_ascii=False)
     from tortie.model.positions import to_yaml
 
-    return to_yaml(value).rstrip("\n")
+    return to_yaml(_pure(value)).rstrip("\n")
+
+
+def _pure(value: Any) -> Any:
+    """With plain mappings only, which is what the YAML writer knows."""
+    if isinstance(value, dict):
+        return {name: _pure(inner) for name, inner in value.items()}
+    return [_pure(inner) for inner in value] if isinstance(value, list) else value
 
 
 def names(items: Sequence[Any]) -> str:
