@@ -40,6 +40,12 @@ class Delta(Generic[K, V]):
         """The kernel accepted our write of `key`."""
         self.observe(key, self._wanted.get(key))
 
+    def confirm_all(self) -> None:
+        """The kernel accepted our writes of all that was pending."""
+        for key in self._pending:
+            _put(self._actual, key, self._wanted.get(key))
+        self._pending.clear()
+
     def updates(self) -> Iterator[tuple[K, V]]:
         """What to write: missing or different, oldest first. Safe to confirm while iterating."""
         for key in tuple(self._pending):
@@ -67,6 +73,10 @@ class Delta(Generic[K, V]):
     @property
     def wanted_count(self) -> int:
         return len(self._wanted)
+
+    @property
+    def actual_count(self) -> int:
+        return len(self._actual)
 
     @property
     def in_sync(self) -> bool:

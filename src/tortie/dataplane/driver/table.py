@@ -222,6 +222,12 @@ class TableState:
         if wanted is None:
             return
         delta = self._elements[name]
+        if not (wanted.interval or delta.actual_count):
+            # A set that is being loaded, most likely: the shortest way.
+            new = [Element(key, data or None) for key, data in delta.updates()]
+            if new:
+                transaction.add_elements(self.name, wanted, new)
+            return
         gone = [_elements(wanted, key, NO_DATA) for key in delta.deletions()]
         come = []
         for key, data in delta.updates():
@@ -238,10 +244,7 @@ class TableState:
         if self._sets.wanted(name) is None:
             del self._elements[name]
             return
-        for key, _ in delta.updates():
-            delta.confirm(key)
-        for key in delta.deletions():
-            delta.confirm(key)
+        delta.confirm_all()
 
     def _write_chain(self, transaction: Transaction, name: str, wanted: ChainContent) -> None:
         actual = self._chains.actual(name)

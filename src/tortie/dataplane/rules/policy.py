@@ -161,7 +161,7 @@ class _Renderer:
     ) -> SidePhrases | None:
         """None if this side matches nothing in this family."""
         offset = match.SOURCE_PORT_OFFSET if source else match.DESTINATION_PORT_OFFSET
-        stem = names.digest(stem, source)
+        stem = f"{stem}{source}"
         always: Expressions = ()
         if family is not None:
             addresses = self._addresses(side, family, stem, source=source)

@@ -174,7 +174,7 @@ def packed_length(types: tuple[DataType, ...]) -> int:
     return sum((one.length + 3) & ~3 for one in types)
 
 
-class Element(msgspec.Struct, frozen=True):
+class Element(msgspec.Struct, frozen=True, gc=False):
     """One element of a set or map; of an interval set, one boundary of a range."""
 
     key: bytes

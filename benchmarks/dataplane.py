@@ -1,0 +1,226 @@
+"""The dataplane with the kernel: a cold start, and single changes, beside `nft -f` doing the same.
+
+Nothing but tables is programmed: the endpoints' links do not exist. What `nft -f` loads is the
+same policy as people write it, ports in the rules, endpoints in a map of verdicts.
+"""
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Callable, Hashable, Iterator
+
+from msgspec.structs import replace
+
+from benchmarks.results import Result, latencies
+from tortie.dataplane.dataplane import Dataplane
+from tortie.dataplane.settings import Settings
+from tortie.desired.endpoint import Endpoint, EndpointId, Pool
+from tortie.desired.kinds import Kind
+from tortie.desired.policy import (
+    TCP,
+    IPSetType,
+    Policy,
+    PolicyId,
+    PolicyList,
+    PortRange,
+    Rule,
+    Side,
+    TierPolicies,
+)
+from tortie.kernel import netns
+from tortie.kernel.conntrack import Conntrack
+from tortie.kernel.nft.connection import Nft
+from tortie.kernel.rtnl.connection import Rtnl
+from tortie.lib import memory
+from tortie.lib.ip import Network, parse_network
+
+ENDPOINTS, POLICIES, MEMBERS = 5000, 1000, 100
+RULES = 5
+LISTS = (50, 1000)
+CHANGES = 40
+NFT_CHANGES = 5
+
+_POOL = parse_network("10.66.0.0/15")
+_PROFILE = PolicyId("Profile", "bench")
+_OPEN = PolicyList(profiles=(_PROFILE,))
+
+Update = tuple[Kind, Hashable, object]
+
+
+def run() -> Iterator[Result]:
+    for lists in LISTS:
+        yield from netns.run_in(netns.create_anonymous(), lambda lists=lists: _ours(lists))  # type: ignore[misc]
+        yield from netns.run_in(netns.create_anonymous(), lambda lists=lists: _nft(lists))  # type: ignore[misc]
+
+
+def _ours(lists: int) -> list[Result]:
+    nft, rtnl, conntrack = Nft.open(), Rtnl.open(), Conntrack.open()
+    dataplane = Dataplane(Settings(host="bench"), nft, rtnl, conntrack)
+    world = list(_world(lists))
+    memory.begin_loading()  # as the agent does
+    loop = asyncio.new_event_loop()
+    began, began_cpu = time.perf_counter(), time.process_time()
+    for update in world:
+        dataplane.on_update(*update)
+    loop.run_until_complete(dataplane.apply())
+    took, took_cpu = time.perf_counter() - began, time.process_time() - began_cpu
+    found = [
+        Result(f"cold start, {_size(lists)}", took, "s", "≤ 2.5"),
+        Result(f"cold start, {_size(lists)}, processor", took_cpu, "s"),
+    ]
+    memory.settle()
+
+    def timed(name: str, target: str, change: Callable[[int], Update]) -> None:
+        seconds = []
+        for number in range(CHANGES):
+            update = change(number)
+            began = time.perf_counter()
+            dataplane.on_update(*update)
+            loop.run_until_complete(dataplane.apply())
+            seconds.append(time.perf_counter() - began)
+        found.extend(latencies(f"{name}, {_size(lists)}", seconds, target))
+
+    elements, shape = "≤ 0.5 in the kernel", "≤ 5 in the kernel"
+    timed("a member", elements, lambda n: (Kind.IP_SET_MEMBER, ("set-500", _address(n)), True))
+    timed("an endpoint", elements, lambda n: _endpoint(ENDPOINTS + n, lists))
+    timed("the ports of five rules", elements, lambda n: _policy(500, 9000 + 10 * n))
+    timed("a policy's shape", shape, lambda n: _policy(500, rules=RULES - 1 - n % 2))
+    timed("another list", shape, lambda n: _relisted(n, lists))
+    loop.close()
+    nft.close()
+    rtnl.close()
+    conntrack.close()
+    return found
+
+
+def _nft(lists: int) -> list[Result]:
+    began = time.perf_counter()
+    _load(_script(lists))
+    found = [Result(f"cold start by nft -f, {_size(lists)}", time.perf_counter() - began, "s")]
+
+    def timed(name: str, script: Callable[[int], str]) -> None:
+        seconds = []
+        for number in range(NFT_CHANGES):
+            text = script(number)
+            began = time.perf_counter()
+            _load(text)
+            seconds.append(time.perf_counter() - began)
+        found.append(latencies(f"{name} by nft -f, {_size(lists)}", seconds)[0])
+
+    timed("a member", lambda n: f"add element inet t set-500 {{ {_address(n).address_text} }}")
+    timed(
+        "a policy's shape",
+        lambda n: "flush chain inet t p500\n" + "\n".join(_nft_rules(500, RULES - n % 2)),
+    )
+    return found
+
+
+def _size(lists: int) -> str:
+    return f"{ENDPOINTS:,} endpoints in {lists:,} lists"
+
+
+def _world(lists: int) -> Iterator[Update]:
+    yield Kind.POOL, _POOL, Pool(masquerade=True)
+    for number in range(POLICIES):
+        yield Kind.IP_SET, f"set-{number}", IPSetType.NET
+        for address in _members(number):
+            yield Kind.IP_SET_MEMBER, (f"set-{number}", address), True
+    for number in range(POLICIES):
+        yield _policy(number)
+    allow = (Rule("Allow"),)
+    yield Kind.POLICY, _PROFILE, Policy(allow, allow)
+    for number in range(ENDPOINTS):
+        yield _endpoint(number, lists)
+
+
+def _members(number: int) -> list[Network]:
+    places = ((number * 97 + member * 13) % 100_000 for member in range(MEMBERS))
+    return [Network(4, _POOL.value + 1 + place, 32) for place in places]
+
+
+def _address(number: int) -> Network:
+    """One that nobody has yet."""
+    return Network(4, _POOL.value + 110_000 + number, 32)
+
+
+def _policy_id(number: int) -> PolicyId:
+    return PolicyId("NetworkPolicy", f"policy-{number % POLICIES}", "bench")
+
+
+def _policy(number: int, first_port: int = 8000, *, rules: int = RULES) -> Update:
+    made = tuple(
+        Rule(
+            "Allow",
+            protocol=TCP,
+            source=Side(sets=(f"set-{(number + step) % POLICIES}",)),
+            destination=Side(ports=(PortRange(first_port + step, first_port + step),)),
+        )
+        for step in range(rules)
+    )
+    return Kind.POLICY, _policy_id(number), Policy(ingress=made, tier="default")
+
+
+def _of_list(number: int, lists: int) -> list[int]:
+    """The policies of one list: together the lists name them all."""
+    each = POLICIES // lists
+    return [number % lists * each + step for step in range(each)]
+
+
+def _endpoint(number: int, lists: int) -> Update:
+    policies = tuple(_policy_id(one) for one in _of_list(number, lists))
+    value = Endpoint(
+        f"cali{number:08x}",
+        (Network(4, _POOL.value + 1 + number, 32),),
+        ingress=PolicyList((TierPolicies("default", "Deny", policies),)),
+        egress=_OPEN,
+    )
+    return Kind.ENDPOINT, EndpointId("bench", f"w{number}"), value
+
+
+def _relisted(number: int, lists: int) -> Update:
+    """The first endpoint, with a list of its own at each second call."""
+    kind, name, value = _endpoint(0, lists)
+    assert isinstance(value, Endpoint)
+    own = (_policy_id(number), _policy_id(number + 1))
+    if number % 2 == 0:
+        value = replace(value, ingress=PolicyList((TierPolicies("default", "Deny", own),)))
+    return kind, name, value
+
+
+# The same as text.
+
+
+def _script(lists: int) -> str:
+    return "\n".join(_lines(lists))
+
+
+def _lines(lists: int) -> Iterator[str]:
+    yield "add table inet t"
+    yield "add map inet t endpoints { type ifname : verdict ; }"
+    for number in range(POLICIES):
+        yield f"add set inet t set-{number} {{ type ipv4_addr ; }}"
+        members = ", ".join(one.address_text for one in _members(number))
+        yield f"add element inet t set-{number} {{ {members} }}"
+    for number in range(POLICIES):
+        yield f"add chain inet t p{number}"
+        yield from _nft_rules(number)
+    for number in range(lists):
+        yield f"add chain inet t l{number}"
+        yield from (f"add rule inet t l{number} jump p{one}" for one in _of_list(number, lists))
+        yield f"add rule inet t l{number} counter drop"
+    yield "add chain inet t to { type filter hook forward priority 0 ; }"
+    yield "add rule inet t to ct state established accept"
+    yield "add rule inet t to oifname vmap @endpoints"
+    elements = (f'"cali{number:08x}" : goto l{number % lists}' for number in range(ENDPOINTS))
+    yield f"add element inet t endpoints {{ {', '.join(elements)} }}"
+
+
+def _nft_rules(number: int, rules: int = RULES) -> Iterator[str]:
+    for step in range(rules):
+        source = f"ip saddr @set-{(number + step) % POLICIES}"
+        port = f"tcp dport {8000 + step}"
+        yield f"add rule inet t p{number} {source} {port} counter accept"
+
+
+def _load(script: str) -> None:
+    subprocess.run(["nft", "-f", "-"], input=script.encode(), check=True)
