@@ -23,7 +23,7 @@ from tortie.lib.ip import Network, parse_network
 SIZES = (500, 5000)
 POOL = parse_network("10.0.0.0/8")
 FIRST_BLOCK = parse_network("10.64.0.0/26")
-FIRST_SPREAD = parse_network("10.65.32.0/26")
+FIRST_SPREAD = parse_network("10.65.32.0/28")
 FIRST_PEER = parse_network("127.1.0.0/32")
 
 T = TypeVar("T")
@@ -104,10 +104,10 @@ async def reflector(hosts: int, blocks: int) -> None:
             count = hosts * blocks
             first = FIRST_SPREAD.value
             routes = [
-                f"route add blackhole {Network(4, first + n * 64, 26)} proto {AGENT}"
+                f"route add blackhole {Network(4, first + n * 16, 28)} proto {AGENT}"
                 for n in range(count)
             ]
-            for network in (Network(4, first + n * 64, 26) for n in range(count)):
+            for network in (Network(4, first + n * 16, 28) for n in range(count)):
                 made["h2"].manager.on_update(Kind.ROUTE, network, Route(RouteType.LOCAL_BLOCK))
             await made.apply()
             began = time.perf_counter()
@@ -119,7 +119,7 @@ async def reflector(hosts: int, blocks: int) -> None:
             )
             written = time.perf_counter() - began
             await eventually(
-                lambda: made["h3"].routes().count("/26 ") == count + 2, "all of them", 60.0
+                lambda: made["h3"].routes().count("/28 ") == count, "all of them", 60.0
             )
             took = time.perf_counter() - began
             status = Path(f"/proc/{made['h1'].pid}/status").read_text()

@@ -85,10 +85,17 @@ def test_direct_to_bgp_and_back_without_losing_a_packet(live: LiveLab, tmp_path:
             assert server.stdout is not None
             assert server.stdout.readline() == "ready\n"
         assert protocols("h1") == {80}
-        senders = [start(live.path(one), "send", address, "12") for address in target]
+        senders = [start(live.path(one), "send", address, "15") for address in target]
         live.apply(BY_BGP, tmp_path)
         live.eventually(lambda: protocols("h1") == {BIRD_PROTOCOL}, "BIRD's routes alone")
         live.eventually(lambda: protocols("h2") == {BIRD_PROTOCOL}, "on both hosts")
+        plan = ["bgp", "plan", "--route-reflectors", "1"]
+        assert "Nothing was changed" in live.ok(*plan)
+        said = live.ok(*plan, "--apply", "--settle-seconds", "2")
+        assert "Route reflectors: h1" in said
+        assert "done: 4" in said
+        live.settle()
+        assert '"nodeToNodeMeshEnabled": false' in live.ok("get", "bgpconfig", "-o", "json")
         for sender in senders:
             check(sender)
         live.apply(NODE_STATUS, tmp_path)

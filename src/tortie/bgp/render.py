@@ -37,6 +37,9 @@ each fall silent as soon as they hear the other, and begin again."""
 ELEVATED_PREFERENCE = 200
 """Of a learnt route with a better priority than normal: a workload has moved away."""
 
+NETLINK_BYTES = 16 * 1024 * 1024
+"""Enough for some 40,000 changes at once; what does not fit waits for the next scan."""
+
 PATHS_MAX = 16
 """Of equal cost, into the kernel."""
 
@@ -105,6 +108,7 @@ def _family(snapshot: Snapshot, family: int, own: Network) -> Iterator[str]:
     yield from _statics(snapshot, family)
     yield f"protocol kernel kernel{family} {{"
     yield "  learn; persist; scan time 10; graceful restart;"
+    yield f"  netlink rx buffer {NETLINK_BYTES};"
     # One metric for all: with one for each route (`krt_metric`) BIRD leaves the old route
     # behind when it changes. Priorities decide between routes, inside BIRD.
     metric = snapshot.metric4 if family == 4 else snapshot.metric6
