@@ -1,12 +1,12 @@
 """calc alone, in large clusters: starting, and what a change costs there, in time and objects.
 
 Resources are stored bytes, as the agent gets them: decoding and checking are part of every time.
-Each cluster has a process of its own, so that its memory can be told; its sizes follow Felix's own
-benchmark. *Touched* is what a change makes calc look at or tell: selectors evaluated, endpoints
-worked out, objects told. It must be the same in a cluster ten times as large.
+Each cluster has a process of its own, so that its memory can be told; the largest has the sizes of
+Felix's own benchmark. Starts are in seconds of CPU. *Touched* is what a change makes calc look at
+or tell: selectors evaluated, endpoints worked out, objects told. It must be the same in a cluster
+ten times as large.
 """
 
-import gc
 import multiprocessing
 import random
 import statistics
@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 from benchmarks.results import Result, latencies
 from tortie.calc.graph import Graph
 from tortie.desired.kinds import Kind
+from tortie.lib import memory
 from tortie.lib.ip import Network, parse_network
 from tortie.model import codec
 from tortie.model.endpoint import WorkloadEndpoint, WorkloadEndpointSpec
@@ -66,9 +67,6 @@ class Touched(NamedTuple):
     resolved: int
     told: int
 
-    def __str__(self) -> str:
-        return f"{self.evaluated} evaluations, {self.resolved} endpoints, {self.told} told"
-
 
 SMALL, LARGE = Size(10_000, 1_000, 500), Size(100_000, 1_000, 5_000)
 FELIX = Size(250_000, 200, 10_000)
@@ -89,7 +87,7 @@ def run() -> Iterator[Result]:
 def start(size: Size, targets: tuple[str, str]) -> list[Result]:
     cluster = Cluster(size)
     return [
-        Result(f"calc, start, {size}", cluster.start_seconds, "s", targets[0]),
+        Result(f"calc, start (CPU), {size}", cluster.start_seconds, "s", targets[0]),
         Result(f"calc, memory of the process, {size}", _resident_mib(), "MiB", targets[1]),
         Result(f"calc, objects told, {size}", cluster.told, ""),
     ]
@@ -104,9 +102,10 @@ def changes(size: Size) -> list[Result]:
         seconds, touched = [], Touched(0, 0, 0)
         cluster.change(versions[-1])
         for number in range(REPEATS * len(versions)):
-            began = time.perf_counter()
-            touched = max(touched, cluster.change(versions[number % len(versions)]))
-            seconds.append(time.perf_counter() - began)
+            before = cluster.counts()
+            seconds.append(cluster.change(versions[number % len(versions)]))
+            counts = zip(cluster.counts(), before, touched, strict=True)
+            touched = Touched(*(max(now - then, most) for now, then, most in counts))
         title = f"calc, {name}, of {size.endpoints:,}"
         results.append(Result(title, statistics.median(seconds) * 1000, "ms"))
         for what, count in zip(("evaluated", "endpoints", "told"), touched, strict=True):
@@ -132,12 +131,7 @@ def churn(size: Size) -> list[Result]:
         endpoint(chance.randrange(size.endpoints), size, app=chance.randrange(APPS))
         for _ in range(60_000)
     ]
-    gc.collect()
-    seconds = []
-    for update in updates:
-        began = time.perf_counter()
-        cluster.change([update])
-        seconds.append(time.perf_counter() - began)
+    seconds = [cluster.change([update]) for update in updates]
     results = latencies("calc, an update of an endpoint, 60,000 at random", seconds, "p99 ≤ 20")
     rate = len(seconds) / sum(seconds)
     return [*results, Result(f"calc, updates in a row, {size}", rate, "/s", "≥ 1,000")]
@@ -152,28 +146,29 @@ class Cluster:
     def __init__(self, size: Size) -> None:
         self.told = 0
         self._graph = Graph(HERE, self._on_told)
-        gc.collect()
         self.start_seconds = 0.0
+        memory.begin_loading()
         for batch in _batches(population(size)):
-            began = time.perf_counter()
+            began = time.process_time()
             for stored in batch:
                 self._put(stored)
-            self.start_seconds += time.perf_counter() - began
-        began = time.perf_counter()
+            self.start_seconds += time.process_time() - began
+        began = time.process_time()
         for number in range(size.endpoints // 64 + 1):
             block = Network(4, POOL.value + 64 * number, 26)
             host = _host(64 * number, size)
             self._graph.on_update(AffinityKey(host, block), BlockAffinity(state="confirmed"))
         self._graph.flush()
-        self.start_seconds += time.perf_counter() - began
+        memory.settle()
+        self.start_seconds += time.process_time() - began
 
-    def change(self, stored: list[Stored]) -> Touched:
-        before = self._counts()
+    def change(self, stored: list[Stored]) -> float:
+        """Seconds until all of it is told."""
+        began = time.perf_counter()
         for one in stored:
             self._put(one)
         self._graph.flush()
-        after = self._counts()
-        return Touched(*(now - then for now, then in zip(after, before, strict=True)))
+        return time.perf_counter() - began
 
     def _put(self, stored: Stored) -> None:
         path, raw = stored
@@ -184,7 +179,7 @@ class Cluster:
         check(value, stored=True)
         self._graph.on_update(key, value)
 
-    def _counts(self) -> Touched:
+    def counts(self) -> Touched:
         now = self._graph.statistics()
         evaluated = now.sets.evaluation_count + now.policies.evaluation_count
         return Touched(evaluated, now.endpoints.resolution_count, self.told)

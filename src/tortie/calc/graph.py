@@ -33,6 +33,7 @@ from tortie.calc.sequencer import Sequencer, SequencerStatistics
 from tortie.calc.staged_policies import enforced_policy, parse_staged_policy
 from tortie.calc.topology import Topology
 from tortie.calc.validation import (
+    Member,
     parse_global_network_set,
     parse_host_endpoint,
     parse_network_set,
@@ -88,7 +89,7 @@ class Graph:
         self._sequencer = Sequencer(emit)
         self._ip_sets = IPSets(self._sequencer)
         self._rules = ActiveRules(self._sequencer, self._ip_sets)
-        self._routes = Routes(host, self._sequencer)
+        self._routes = Routes(host, self._sequencer, self._ip_sets.member)
         self._topology = Topology(self._sequencer, self._routes)
         self._endpoints = LocalEndpoints(self._sequencer, self._rules, self._routes)
         self._host_endpoints = HostEndpoints(self._sequencer, self._rules)
@@ -166,13 +167,17 @@ class Graph:
             workload = parse_workload_endpoint(key, _typed(value, WorkloadEndpoint))
         endpoint = EndpointId(intern(key.namespace), key.name)
         local = workload if workload and workload.host == self._host else None
-        elsewhere = workload if workload and not local else None
+        before = self._elsewhere(endpoint)
         self._ip_sets.on_item(endpoint, workload.labelled if workload else None)
         self._endpoints.on_endpoint(endpoint, local)
         self._policies.on_endpoint(endpoint, local.labelled if local else None)
-        member = elsewhere.labelled.member if elsewhere else None
-        self._routes.on_endpoint_elsewhere(endpoint, member)
+        self._routes.on_endpoint_elsewhere(endpoint, before, self._elsewhere(endpoint))
         return ()
+
+    def _elsewhere(self, endpoint: EndpointId) -> Member | None:
+        """What is known of an endpoint of another host; None: it is here, or nowhere."""
+        member = self._ip_sets.member(endpoint)
+        return member if member and member.host != self._host else None
 
     def _on_host_endpoint(self, key: ResourceKey, value: object | None) -> _Problems:
         endpoint = None

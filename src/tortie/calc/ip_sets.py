@@ -56,6 +56,9 @@ class IPSets:
                 self._replace(item, before, labelled.member)
         self._index.set_item(item, labelled.labels, labelled.parents)
 
+    def member(self, item: Item) -> Member | None:
+        return self._members.get(item)
+
     def on_profile_labels(self, profile: str, labels: dict[str, str]) -> None:
         """What everything with that profile inherits."""
         self._index.set_parent(profile, labels)

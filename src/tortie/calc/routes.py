@@ -15,7 +15,7 @@ Source: Calico, felix/calc/l3_route_resolver.go.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import NamedTuple
 
@@ -42,10 +42,17 @@ class _Attached(NamedTuple):
 
 
 class Routes:
-    """Changes are noted as they come and take effect in `resolve`, for what they concern."""
+    """Changes are noted as they come and take effect in `resolve`, for what they concern.
 
-    def __init__(self, host: str, sequencer: Sequencer) -> None:
+    Args:
+        members: every workload endpoint's, wherever it is.
+    """
+
+    def __init__(
+        self, host: str, sequencer: Sequencer, members: Callable[[EndpointId], Member | None]
+    ) -> None:
         self._host = host
+        self._members = members
         self._sequencer = sequencer
         self._blocks: Claims[Network, str] = Claims()
         self._block_lengths: Counter[tuple[int, int]] = Counter()
@@ -53,7 +60,6 @@ class Routes:
         self._pools: dict[Network, None] = {}
         self._hosts: dict[str, Host] = {}
         self._local: dict[EndpointId, _Attached] = {}
-        self._elsewhere: dict[EndpointId, Member] = {}
         self._addresses = Addresses()
         self._remote_hosts: dict[Network, str] = {}
         """By destination: the host that it leads to."""
@@ -94,17 +100,18 @@ class Routes:
             self._hosts[name] = host
         self._note(self._remote_destinations.get(name, ()))
 
-    def on_endpoint_elsewhere(self, endpoint: EndpointId, member: Member | None) -> None:
-        """An endpoint of another host; None: it is gone, or lives here now."""
-        before = self._elsewhere.get(endpoint)
-        after = member if member and member.packed else None
+    def on_endpoint_elsewhere(
+        self, endpoint: EndpointId, before: Member | None, after: Member | None
+    ) -> None:
+        """An endpoint of another host changed; None: there was none, or is none any more.
+
+        What it was is not remembered here: for most of the cluster's endpoints that is kept once.
+        """
         if before == after:
             return
         if before is not None:
-            del self._elsewhere[endpoint]
             self._forget(endpoint, before.networks)
         if after is not None:
-            self._elsewhere[endpoint] = after
             self._learn(endpoint, after.networks)
 
     def on_local_endpoint(
@@ -165,7 +172,8 @@ class Routes:
                 borrowed = owner != self._host
                 return Route(RouteType.LOCAL_WORKLOAD, attached.interface, borrowed)
         if claimants:
-            host = self._elsewhere[claimants[0]].host
+            member = self._members(claimants[0])
+            host = member.host if member else ""
             if host and host != owner:
                 return self._via(host, destination)
         if destination not in self._blocks:

@@ -170,6 +170,8 @@ class LabelIndex(Generic[Selector, Item]):
 
     def _match_group(self, group: Group[Item]) -> None:
         """A new one, with whatever selects it."""
+        if not self._selectors:  # as long as a cluster is loaded, before anybody asks
+            return
         effective = self._effective(group)
         for filed in self._candidates(effective):
             if self._evaluate(filed, effective):
