@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tests.bgp.site import eventually, lacks, lost, site
 
+from tortie.bgp.bird import Bird
 from tortie.desired.endpoint import Route, RouteType
-from tortie.lib.errors import InvalidInput
+from tortie.lib.errors import InvalidInput, Unavailable
 
 
 @pytest.mark.parametrize("count", [3, 10])
@@ -140,5 +141,35 @@ def test_graceful_restart_by_hand_and_retirement(tmp_path: Path) -> None:
             assert not made["h1"].routes(6)
             await eventually(partial(lacks, made["h2"], "10.65.1.0/26"), "withdrawn")
             await made["h1"].bird.retire()
+
+    asyncio.run(scenario())
+
+
+def test_a_bird_that_somebody_else_starts(tmp_path: Path) -> None:
+    """As under systemd: the agent writes the configuration and drives it, no more."""
+
+    async def scenario() -> None:
+        async with site(tmp_path, 1) as made:
+            host = made["h1"]
+            text = (host.run_directory / "bird.conf").read_text()
+            directory = Path(f"/run/{made.prefix}unit")
+            made.directories.append(directory)
+            bird = Bird(directory, starts=False)
+            with pytest.raises(Unavailable, match="start its unit"):
+                await bird.configure(text)
+            files = ["-c", "bird.conf", "-s", "bird.ctl", "-P", "bird.pid"]
+            words = [w if w.startswith("-") else str(directory / w) for w in files]
+            other = made.add_router("other", 9)
+            process = other.spawn("bird", "-f", *words, log="bird.log")
+            await eventually((directory / "bird.ctl").exists, "it runs")
+            assert not await bird.configure(text)
+            assert await bird.configure(text + "protocol static another { ipv4; }\n")
+            assert "another" in {found.name for found in await bird.protocols()}
+            process.kill()
+            process.wait()
+            await asyncio.sleep(0.3)
+            with pytest.raises(Unavailable):
+                await bird.protocols()
+            await bird.close()
 
     asyncio.run(scenario())

@@ -58,6 +58,7 @@ def live() -> Iterator[LiveLab]:
         made.down()
 
 
+@pytest.mark.timeout(150)
 def test_direct_to_bgp_and_back_without_losing_a_packet(live: LiveLab, tmp_path: Path) -> None:
     one, two = live.add("one", "h1"), live.add("two", "h2")
     target = [address.partition("/")[0] for address in two.addresses]
@@ -85,7 +86,7 @@ def test_direct_to_bgp_and_back_without_losing_a_packet(live: LiveLab, tmp_path:
             assert server.stdout is not None
             assert server.stdout.readline() == "ready\n"
         assert protocols("h1") == {80}
-        senders = [start(live.path(one), "send", address, "15") for address in target]
+        senders = [start(live.path(one), "send", address, "12") for address in target]
         live.apply(BY_BGP, tmp_path)
         live.eventually(lambda: protocols("h1") == {BIRD_PROTOCOL}, "BIRD's routes alone")
         live.eventually(lambda: protocols("h2") == {BIRD_PROTOCOL}, "on both hosts")
@@ -100,7 +101,7 @@ def test_direct_to_bgp_and_back_without_losing_a_packet(live: LiveLab, tmp_path:
             check(sender)
         live.apply(NODE_STATUS, tmp_path)
         live.eventually(lambda: reported(live) == ("Ready", 1, 1), "CalicoNodeStatus is current")
-        senders = [start(live.path(one), "send", address, "25") for address in target]
+        senders = [start(live.path(one), "send", address, "21") for address in target]
         live.apply(DIRECT, tmp_path)
         live.eventually(lambda: 80 in protocols("h1"), "the agent's routes are back")
         for sender in senders:

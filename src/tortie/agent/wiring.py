@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 INBOX_LIMIT = 1_000
 """Of decoded resources, 3 KB each: what waits at the start is memory that stays in use."""
 AUDIT_SECONDS = 60.0
+BIRD_ENVIRONMENT = "TORTIE_BIRD"
+"""`external`: BIRD is somebody else's to start, such as systemd's."""
 SECRETS_ENVIRONMENT = "TORTIE_BGP_SECRETS"
 """Names the directory of the passwords of BGP sessions."""
 
@@ -128,7 +130,7 @@ def _ports(ports: tuple[tuple[str, int], ...]) -> tuple[ProtoPort, ...]:
 
 
 def build_bird(paths: Paths) -> Bird:
-    return Bird(paths.run / "bird")
+    return Bird(paths.run / "bird", starts=os.environ.get(BIRD_ENVIRONMENT) != "external")
 
 
 def build_bgp(config: Config, bird: Bird) -> BGPManager:

@@ -41,10 +41,17 @@ class ProtocolState(NamedTuple):
 
 
 class Bird:
-    """One BIRD of one host. Loop task only."""
+    """One BIRD of one host. Loop task only.
 
-    def __init__(self, directory: Path, executable: str = "bird") -> None:
+    Args:
+        directory: `bird.conf`, `bird.ctl` and `bird.pid` are in it.
+        starts: start BIRD, and again when it dies; else somebody else does
+            (`bird -f -c bird.conf -s bird.ctl -P bird.pid`, as systemd's unit has it).
+    """
+
+    def __init__(self, directory: Path, executable: str = "bird", *, starts: bool = True) -> None:
         self._executable = executable
+        self._starts = starts
         self._configuration = directory / "bird.conf"
         self._control = directory / "bird.ctl"
         self._pid_file = directory / "bird.pid"
@@ -79,8 +86,10 @@ class Bird:
             code, detail = (await self.ask("configure"))[-1]
             if code not in (3, 4, 18, 23):  # reconfigured, in progress, ignored, deferred
                 raise InvalidInput(f"BIRD: {detail}")
-        else:
+        elif self._starts:
             await self._start(recover=False)
+        else:
+            raise Unavailable(f"BIRD does not run with {self._control}; start its unit")
         self._watch()
         return True
 
@@ -125,8 +134,9 @@ class Bird:
         await self.close()
         await self.configure(re.sub(r"export filter to_kernel[46];", "export none;", text))
         await self.close()
-        await self.ask("down")
-        self._configuration.unlink(missing_ok=True)
+        if self._starts:
+            await self.ask("down")
+            self._configuration.unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Stop watching; BIRD itself goes on."""
@@ -201,7 +211,7 @@ class Bird:
         return path
 
     def _watch(self) -> None:
-        if self._watcher is None or self._watcher.done():
+        if self._starts and (self._watcher is None or self._watcher.done()):
             self._watcher = asyncio.create_task(self._restart_when_it_dies())
 
     async def _restart_when_it_dies(self) -> None:

@@ -166,7 +166,7 @@ def parsed(text: str, directory: Path) -> str:
 
 @given(snapshot=snapshots())
 @settings(
-    max_examples=150,
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
