@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmarks import calc, dataplane, elements, enforcement, explain, memory, startup, traffic
+from benchmarks import calc, cni, dataplane, elements, enforcement, explain, memory, startup, traffic
 from benchmarks.results import Result, document, table
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "calc": calc.run,
     "dataplane": dataplane.run,
+    "cni": cni.run,
     "elements": elements.run,
     "enforcement": enforcement.run,
     "explain": explain.run,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.cni.host import Containers, Host, network, running_host
 
-from tortie.cni import plugin
+from tortie.cni import install
 from tortie.kernel import netns as kernel_netns
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.lib.errors import Unavailable
@@ -611,16 +611,12 @@ def test_by_hand(host: Host) -> None:
     assert run("-t").returncode == 1
 
 
-def test_a_hanging_agent_does_not_stop_a_del(
-    host: Host, containers: Containers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hanging_agent_does_not_stop_a_del(host: Host, containers: Containers) -> None:
     """It does not answer in time: what is to be removed is written down, and done later."""
     path = containers.new()
     host.ok("ADD", network(), CID, path)
-    script = (host.bin_dir / "tortie").read_text()
-    line = f"TIMEOUT_SECONDS = {plugin.TIMEOUT_SECONDS}"
-    assert line in script
-    (host.bin_dir / "tortie").write_text(script.replace(line, "TIMEOUT_SECONDS = 0.3"))
+    places = install.Places(host.socket, host.directory / "spool", timeout_seconds=0.3)
+    (host.bin_dir / "tortie").write_bytes(install.script(places))
     assert host._loop is not None
     hold = threading.Event()
     host._loop.call_soon_threadsafe(hold.wait)

@@ -8,6 +8,8 @@ comes last, because a runtime that sees it starts the plugins.
 import contextlib
 import json
 import os
+import re
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,9 +24,24 @@ NAMES = ("tortie", "tortie-ipam", "calico", "calico-ipam")
 CONFLIST = "10-tortie.conflist"
 SYSTEM_PYTHON = "/usr/bin/python3"
 """Starts fastest on Debian, and outlives the virtual environment that installs."""
-OLDEST_PYTHON = (3, 9)
 
-_CONSTANTS = ("SOCKET", "SPOOL", "RELEASE")
+_CONSTANTS = ("SOCKET", "SPOOL", "RELEASE", "TIMEOUT_SECONDS")
+
+_COMPILE = (
+    "import sys, marshal; text = sys.stdin.read();"
+    "print(sys.implementation.cache_tag, marshal.dumps(compile(text, 'plugin.py', 'exec')))"
+)
+_SCRIPT = """\
+#!{python} -IS
+# Written by `tortie cni install`. SOURCE is what it does; CODE is the same, compiled, because
+# compiling it at each start would take as long as half of the interpreter's own start.
+import marshal
+import sys
+
+SOURCE = {source!r}
+CODE = {code}
+exec(marshal.loads(CODE) if sys.implementation.cache_tag == {tag!r} else SOURCE)
+"""
 
 
 class Places(NamedTuple):
@@ -34,6 +51,8 @@ class Places(NamedTuple):
     spool: Path = Path(plugin.SPOOL)
     python: str = ""
     """Interpreter; empty: the system's, or else ours."""
+    timeout_seconds: float = plugin.TIMEOUT_SECONDS
+    """How long it waits for an answer."""
 
 
 def install(bin_dir: Path, conf_dir: Path | None, places: Places, conflist: bytes) -> list[Path]:
@@ -75,15 +94,43 @@ def uninstall(bin_dir: Path, conf_dir: Path | None) -> list[Path]:
 
 
 def script(places: Places) -> bytes:
-    """The plugin with its interpreter and its agent's places written in."""
+    """The plugin with its interpreter and its agent's places written in.
+
+    Raises:
+        InvalidInput: the interpreter does not start, or is too old.
+    """
     source = Path(plugin.__file__).read_text(encoding="utf-8")
-    values = (os.fspath(places.socket), os.fspath(places.spool), _release())
+    values = (
+        os.fspath(places.socket),
+        os.fspath(places.spool),
+        _release(),
+        places.timeout_seconds,
+    )
     for name, value in zip(_CONSTANTS, values, strict=True):
-        default = getattr(plugin, name)
-        line, new = f'{name} = "{default}"\n', f"{name} = {value!r}\n"
-        assert source.count(line) == 1, f"plugin.py sets {name} once"
-        source = source.replace(line, new)
-    return f"#!{interpreter(places.python)} -IS\n{source}".encode()
+        line = f"{name} = {value!r}".replace("\\", r"\\")  # it is a template there
+        source, count = re.subn(f"^{name} = .*$", line, source, flags=re.MULTILINE)
+        assert count == 1, f"plugin.py sets {name} once"
+    python = interpreter(places.python)
+    tag, code = _compiled(python, source)
+    return _SCRIPT.format(python=python, source=source, code=code, tag=tag).encode()
+
+
+def _compiled(python: str, source: str) -> tuple[str, str]:
+    """The interpreter's tag, and its code for `source` as a literal of bytes."""
+    try:
+        done = subprocess.run(  # noqa: S603 - the interpreter that was asked for
+            [python, "-IS", "-c", _COMPILE],
+            input=source,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InvalidInput(f"interpreter {python}: {error}") from error
+    tag, space, code = done.stdout.strip().partition(" ")
+    if not space:
+        raise InvalidInput(f"{python} is no Python interpreter")
+    return tag, code
 
 
 def interpreter(asked: str = "") -> str:

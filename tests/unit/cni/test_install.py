@@ -26,7 +26,14 @@ def test_plugins_and_configuration(tmp_path: Path) -> None:
         text = path.read_text()
         assert text.startswith("#!/")
         assert text.split("\n", 1)[0].endswith(" -IS")
-        tree = ast.parse(text)
+        [source] = [
+            node.value.value
+            for node in ast.parse(text).body
+            if isinstance(node, ast.Assign)
+            and ast.unparse(node.targets[0]) == "SOURCE"
+            and isinstance(node.value, ast.Constant)
+        ]
+        tree = ast.parse(str(source))
         values = {
             node.targets[0].id: node.value.value
             for node in tree.body
@@ -79,7 +86,7 @@ def test_what_cannot_be_written_or_started(tmp_path: Path) -> None:
     (tmp_path / "bin").write_text("in the way")
     with pytest.raises(Unavailable, match="bin"):
         run(tmp_path, "install")
-    for python in ("python3", "/a b"):
+    for python in ("python3", "/a b", "/nonexistent", "/bin/true", "/bin/false"):
         with pytest.raises(InvalidInput, match="interpreter"):
             run(tmp_path, "install", "--python", python)
 

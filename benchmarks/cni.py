@@ -1,0 +1,235 @@
+"""Container networks: ADD and DEL against Debian's ptp with host-local, in the same run.
+
+The plugins are started as a runtime starts them, with a real agent in a lab host; the other
+side are the plugins of containernetworking-plugins (written in Go), in a namespace of its own.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.labs import lab, with_client
+from benchmarks.results import Result, latencies
+from tortie.attach.client import Client as AttachClient
+from tortie.cni import install
+from tortie.datastore.client import Client
+from tortie.ipam.allocator import Allocator
+from tortie.kernel import netns
+from tortie.lab.description import Lab
+
+ROUNDS = 60
+AT_ONCE = 50
+MANY = int(os.environ.get("TORTIE_CNI_MANY", "300"))
+ALLOCATIONS = 400
+HOSTS = 32
+DEBIAN = Path("/usr/lib/cni")
+
+
+class Network:
+    """One configuration, and where its plugins run."""
+
+    def __init__(self, name: str, config: dict[str, Any], bin_dir: Path, path: str) -> None:
+        self.name = name
+        self._config = json.dumps(config)
+        self._type = config["type"]
+        self._bin_dir = bin_dir
+        self._path = path
+
+    def call(self, command: str, container: str, inside: str) -> str:
+        environment = {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": container,
+            "CNI_NETNS": inside,
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": f"{self._bin_dir}:{DEBIAN}",
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        }
+        done = subprocess.run(
+            [self._bin_dir / self._type],
+            input=self._config,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{self.name} {command}: {done.stdout} {done.stderr}")
+        return done.stdout
+
+    def inside(self, work: Callable[[], None]) -> None:
+        netns.run_in(self._path, work)
+
+
+@contextlib.contextmanager
+def containers(count: int) -> Iterator[list[str]]:
+    handles = [netns.create_anonymous() for _ in range(count)]
+    try:
+        yield [f"/proc/{os.getpid()}/fd/{handle}" for handle in handles]
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def run() -> Iterator[Result]:
+    with tempfile.TemporaryDirectory() as folder, lab("bench-cni", 2) as made:
+        ours = _ours(made, Path(folder))
+        theirs = _theirs(Path(folder))
+        with _namespace("tortie.bench-cni-ptp"):
+            yield from _one_at_a_time(ours, theirs)
+            yield from _at_once(ours, theirs)
+        yield from _agents_share(made)
+        yield from _many(made, ours)
+    yield from _allocations()
+
+
+def _ours(made: Lab, folder: Path) -> Network:
+    state = made.host_directory("h1")
+    places = install.Places(state / "attach.sock", state / "state" / "cni")
+    conflist = install.default_conflist(kubernetes=False, ipv6=False)
+    install.install(folder / "bin", None, places, conflist)
+    config = {"cniVersion": "1.0.0", "name": "bench", "type": "tortie"}
+    path = netns.named_path(made.host_namespace("h1"))
+    return Network("tortie", {**config, "ipam": {"type": "tortie-ipam"}}, folder / "bin", path)
+
+
+def _theirs(folder: Path) -> Network:
+    ipam = {"type": "host-local", "subnet": "10.222.0.0/16", "dataDir": str(folder / "ipam")}
+    config = {"cniVersion": "1.0.0", "name": "bench", "type": "ptp", "ipam": ipam}
+    return Network("ptp", config, DEBIAN, netns.named_path("tortie.bench-cni-ptp"))
+
+
+@contextlib.contextmanager
+def _namespace(name: str) -> Iterator[None]:
+    netns.create_named(name)
+    try:
+        yield
+    finally:
+        netns.delete_named(name)
+
+
+def _one_at_a_time(*networks: Network) -> Iterator[Result]:
+    took: dict[tuple[str, str], list[float]] = {}
+    with containers(1) as [inside]:
+
+        def both(network: Network, container: str) -> None:
+            for command in ("ADD", "DEL"):
+                seconds = timed(partial(network.call, command, container, inside))
+                took.setdefault((network.name, command), []).append(seconds)
+
+        for number in range(ROUNDS):
+            for network in networks:
+                network.inside(partial(both, network, f"c{number}"))
+    targets = {("tortie", "ADD"): "≤ 15, p99 ≤ 30", ("tortie", "DEL"): "≤ 15"}
+    for (name, command), seconds in sorted(took.items()):
+        target = targets.get((name, command), "")
+        yield from latencies(f"{name} {command} one at a time", seconds, target)
+
+
+def _at_once(ours: Network, theirs: Network) -> Iterator[Result]:
+    walls: dict[str, float] = {}
+    for network in (theirs, ours):
+
+        def all_of_them(command: str, network: Network, paths: Sequence[str]) -> float:
+            def one(number: int) -> None:
+                network.inside(lambda: void(network.call(command, f"m{number}", paths[number])))
+
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                return timed(lambda: list(pool.map(one, range(AT_ONCE))))
+
+        with containers(AT_ONCE) as paths:
+            walls[network.name] = all_of_them("ADD", network, paths)
+            removed = all_of_them("DEL", network, paths)
+        yield Result(f"{network.name} ADD, {AT_ONCE} at once", walls[network.name], "s", "≤ 1")
+        yield Result(f"{network.name} DEL, {AT_ONCE} at once", removed, "s")
+    ratio = walls["tortie"] / walls["ptp"]
+    yield Result(f"ADD of {AT_ONCE} at once, tortie / ptp", ratio, "", "≤ 1.2")
+
+
+def void(_: object) -> None:
+    """For calls whose result is not wanted."""
+
+
+def _agents_share(made: Lab) -> Iterator[Result]:
+    """Add and Remove over the socket: no plugin is started."""
+    steps: dict[str, list[float]] = {}
+    whole = []
+    with (
+        containers(1) as [inside],
+        AttachClient(made.host_directory("h1") / "attach.sock") as agent,
+    ):
+        for number in range(ROUNDS):
+            started = time.perf_counter()
+            found = agent.add(namespace="default", workload=f"s{number}", netns=inside)
+            whole.append(time.perf_counter() - started)
+            for step, seconds in found["timings"].items():
+                steps.setdefault(step, []).append(seconds)
+            agent.remove(namespace="default", workload=f"s{number}")
+    yield from latencies("agent's Add", whole)
+    for step, taken in steps.items():
+        yield Result(f"… {step}, p50", sorted(taken)[len(taken) // 2] * 1000, "ms")
+
+
+def _many(made: Lab, ours: Network) -> Iterator[Result]:
+    with containers(MANY) as paths:
+
+        def each(command: str) -> float:
+            def one(number: int) -> None:
+                ours.inside(lambda: void(ours.call(command, f"n{number}", paths[number])))
+
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                return timed(lambda: list(pool.map(one, range(MANY))))
+
+        scale = MANY / 1000
+        added = each("ADD")
+        yield Result(f"{MANY} containers on one host", added, "s", f"≤ {20 * scale:g}")
+        removed = each("DEL")
+        yield Result(f"{MANY} containers gone", removed, "s", f"≤ {15 * scale:g}")
+
+
+def _allocations() -> Iterator[Result]:
+    """Addresses a second, on one etcd."""
+    with lab("bench-ipam", 1, "etcd") as made:
+        started = time.perf_counter()
+        with_client(made, lambda client: _allocate(client, ["h1"], ALLOCATIONS, 32))
+        yield Result(
+            "addresses, one host, 32 at once", ALLOCATIONS / (time.perf_counter() - started), "/s"
+        )
+        started = time.perf_counter()
+        with_client(made, lambda client: _allocate(client, ["h1"], 50, 1))
+        yield Result(
+            "addresses, one host, one at a time", 50 / (time.perf_counter() - started), "/s"
+        )
+        started = time.perf_counter()
+        names = [f"host{number}" for number in range(HOSTS)]
+        with_client(made, lambda client: _allocate(client, names, ALLOCATIONS, HOSTS))
+        yield Result(
+            f"addresses, {HOSTS} hosts at once", ALLOCATIONS / (time.perf_counter() - started), "/s"
+        )
+
+
+async def _allocate(client: Client, hosts: Sequence[str], count: int, at_once: int) -> None:
+    allocators = [Allocator(client, host) for host in hosts]
+    limit = asyncio.Semaphore(at_once)
+    tag = random.randrange(1 << 32)
+
+    async def one(number: int) -> None:
+        async with limit:
+            await allocators[number % len(allocators)].assign({4}, f"b{tag}.{number}", {})
+
+    await asyncio.gather(*map(one, range(count)))
