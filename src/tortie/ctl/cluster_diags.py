@@ -36,7 +36,7 @@ def main(given: Given, screen: Screen) -> int:
     async def collect(client: Client) -> dict[str, str]:
         return await collected(client)
 
-    parts = {"versions.txt": _versions()}
+    parts = {"versions.txt": versions()}
     try:
         parts |= access.with_client(access.config_file(given), collect)
     except TortieError as error:
@@ -110,12 +110,26 @@ def redacted(value: object) -> object:
     return value
 
 
+_SECRET_LINE = re.compile(
+    r"""(?imx)^ (?P<name> [^=:\n]* (?:password|passwd|secret|token|credential|private[ _-]?key|psk)
+    [^=:\n]*? ["']? \s* [=:] \s*) (?P<value> \S.*) $"""
+)
+_SECRET_IN_URL = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]*(?=@)")
+
+
+def redacted_text(text: str) -> str:
+    """The same for lines such as `password: x` and `http://user:x@host`."""
+    text = _SECRET_TEXT.sub(HIDDEN, text)
+    text = _SECRET_LINE.sub(lambda match: match["name"] + HIDDEN, text)
+    return _SECRET_IN_URL.sub(HIDDEN, text)
+
+
 def _is_secret(name: str, value: object) -> bool:
     """A reference to a secret is none: it is a mapping."""
     return isinstance(value, str) and bool(_SECRET_NAME.match(name))
 
 
-def _versions() -> str:
+def versions() -> str:
     facts: dict[str, Callable[[], str]] = {
         "tortie": client_version,
         "python": platform.python_version,

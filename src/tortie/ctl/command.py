@@ -25,7 +25,21 @@ class Parser(argparse.ArgumentParser):
     """Mistakes are `InvalidInput`, on one line, like everybody else's."""
 
     def error(self, message: str) -> NoReturn:
-        raise InvalidInput(f"{message}; see {self.prog} --help")
+        raise InvalidInput(f"{_as_cobra(message)}; see {self.prog} --help")
+
+
+def _as_cobra(message: str) -> str:
+    """Unknown flags and missing values as every other verb words them."""
+    start, _, rest = message.partition(": ")
+    if start == "unrecognized arguments":
+        word = rest.partition(" ")[0]
+        if word.startswith("--"):
+            return f"unknown flag: {word.partition('=')[0]}"
+        if word.startswith("-") and word != "-":
+            return f"unknown shorthand flag: {word[1]!r} in {word}"
+    if rest == "expected one argument":
+        return f"flag needs an argument: {start.removeprefix('argument ').rpartition('/')[2]}"
+    return message
 
 
 def parser(verb: str, summary: str) -> Parser:

@@ -223,6 +223,15 @@ COMMANDS = (
         ),
     ),
     Command(
+        "node checksystem", "tortie.ctl.node_checksystem", "has this machine what an agent needs?",
+        flags=(Flag("kernel-config", "the kernel's configuration", value="FILE",
+                    completes="file"),),
+    ),
+    Command(
+        "node diags", "tortie.ctl.node_diags", "collect what helps to find a fault on this host",
+        flags=(Flag("log-dir", "logs; /var/log/calico", value="DIRECTORY", completes="file"),),
+    ),
+    Command(
         "version", "tortie.ctl.version", "the version of this command and of the cluster",
         flags=(
             Flag("client", "only this command's"),

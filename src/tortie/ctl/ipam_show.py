@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from tortie.ctl import access
-from tortie.ctl.boxed import boxed
+from tortie.ctl.boxes import boxed
 from tortie.ctl.grammar import Given
 from tortie.ctl.ipam_records import address, network, records
 from tortie.ctl.screen import Screen
@@ -22,7 +22,6 @@ from tortie.model.node import IPPool
 from tortie.model.reservation import IPReservation
 
 _TITLES = ("GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS RESERVED", "IPS FREE")
-_NUMBERS = frozenset({2, 3, 4, 5})
 
 _SETTINGS = {
     "strict_affinity": "StrictAffinity",
@@ -60,7 +59,7 @@ def main(given: Given, screen: Screen) -> int:
                 for pool in used
                 for row in _rows(pool.pool, pool.blocks if given.has("show-blocks") else ())
             ]
-            screen.print(boxed(_TITLES, rows, right=_NUMBERS))
+            screen.print(boxed(_TITLES, rows))
 
     access.with_client(access.config_file(given), act)
     return 0

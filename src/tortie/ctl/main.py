@@ -221,7 +221,7 @@ def _complain(error: Exception, verb: str, err: TextIO) -> int:
         import traceback
 
         traceback.print_exception(error, file=err)
-    is_program = verb in VERBS
+    is_program = verb in VERBS and not VERBS[verb].is_ours
     if isinstance(error, TortieError):
         for line in str(error).splitlines():
             print(f"tortie: {line}" if is_program else line, file=err)

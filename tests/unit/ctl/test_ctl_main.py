@@ -46,6 +46,17 @@ def test_unknown_verbs_and_flags(tortie: Shell) -> None:
     assert "Unknown log level: loud, expected one of: panic" in tortie("-l", "loud", "get").err
 
 
+def test_verbs_with_parsers_of_their_own_word_mistakes_alike(tortie: Shell) -> None:
+    for words, says in (
+        (["node", "status", "--odd=1"], "unknown flag: --odd;"),
+        (["node", "status", "-m"], "unknown shorthand flag: 'm' in -m;"),
+        (["node", "autodetect", "--method"], "flag needs an argument: --method;"),
+    ):
+        outcome = tortie(*words)
+        assert outcome.code == 1
+        assert outcome.err.startswith(says)
+
+
 def test_version(tortie: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = tortie("--version")
     assert outcome.code == 0
