@@ -66,3 +66,14 @@ def test_packed_networks_come_back_in_order() -> None:
     assert unpack(pack(networks)) == networks
     assert unpack(pack(())) == ()
     assert len(pack([at("10.0.0.1")])) == 6
+
+
+def test_nothing_is_left_of_addresses_that_nobody_claims() -> None:
+    addresses = Addresses()
+    for text in KNOWN:
+        addresses.add(at(text), A)
+        addresses.add(at(text), B)
+    for text in KNOWN:
+        addresses.discard(at(text), A)
+        addresses.discard(at(text), B)
+    assert vars(addresses) == vars(Addresses())

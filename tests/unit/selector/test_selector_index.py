@@ -199,6 +199,24 @@ def test_events_come_in_a_reproducible_order(fast: LabelIndex[str, str], journal
     assert journal.take() == ["+c/2", "+a/2", "+b/2", "+c/1", "+a/1", "+b/1"]
 
 
+def test_the_order_of_labels_makes_no_difference(fast: LabelIndex[str, str]) -> None:
+    fast.set_item("i", {"x": "1", "y": "2"}, ("p",))
+    fast.set_item("j", {"y": "2", "x": "1"}, ("p",))
+    assert fast.statistics().groups == 1
+    fast.set_item("j", {"y": "1", "x": "2"}, ("p",))
+    assert fast.statistics().groups == 2
+
+
+def test_a_selector_that_demands_presence_avoids_the_crowd(fast: LabelIndex[str, str]) -> None:
+    for number in range(50):
+        fast.set_item(str(number), {"common": str(number)})
+    fast.set_item("rare", {"common": "", "rare": ""})
+    before = fast.statistics().evaluation_count
+    fast.set_selector("s", parse("has(common) && has(rare)"))
+    assert fast.items_matching("s") == ["rare"]
+    assert fast.statistics().evaluation_count - before == 1
+
+
 def test_nothing_is_left_behind(fast: LabelIndex[str, str]) -> None:
     empty = _tables(fast)
     texts = ["all()", "has(x)", "x == '1'", "x in {'1','2'} && y == '1'", "!has(x)", "global()"]
