@@ -250,11 +250,14 @@ def test_a_flood_is_not_taken_in(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with site(tmp_path, 1) as made:
             switch = await with_gobgp(made)
-            for prefix in ("0.0.0.0/0", "10.0.0.0/8", "10.65.0.0/15", "172.30.0.1/32"):
+            refused = ("0.0.0.0/0", "10.0.0.0/8", "10.65.0.0/15", "172.30.0.1/32", made["h1"].block)
+            for prefix in refused:
                 switch.inject(prefix, "nexthop", switch.router.ipv4)
             switch.inject("10.65.9.0/26", "nexthop", switch.router.ipv4)
             await eventually(lambda: made["h1"].has("10.65.9.0/26"), "the pool's")
             assert len(made["h1"].routes().splitlines()) == 1
+            known = await made["h1"].bird.ask("show route protocol Peer_172_30_0_200")
+            assert [text.split()[0] for _, text in known if "/" in text] == ["10.65.9.0/26"]
             text = (made["h1"].run_directory / "bird.conf").read_text()
             assert text.count("import limit 100000 action block;") == 2
 
