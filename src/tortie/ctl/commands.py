@@ -257,10 +257,17 @@ COMMANDS = (
 
 BY_PATH = {command.path: command for command in COMMANDS}
 
+ELSEWHERE = {
+    "node status": "BGP sessions: with whom, since when, why not up",
+    "node autodetect": "which address would be taken for this node's",
+}
+"""Commands with a parser of their own; listed with the others."""
+
 GROUPS = {
     "ipam": "addresses: pools, blocks, who has which",
     "datastore": "lock, move and repair the datastore",
     "datastore migrate": "move a datastore to another one",
     "cluster": "the cluster as a whole",
+    "node": "this host as a node of the cluster",
 }
 """First words that are no commands themselves."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from itertools import pairwise
 
-from tortie.ctl.commands import BY_PATH, COMMANDS, COMMON, GROUPS
+from tortie.ctl.commands import BY_PATH, COMMANDS, COMMON, ELSEWHERE, GROUPS
 from tortie.ctl.grammar import Command, Flag, Given
 from tortie.ctl.kinds import ALIASES, NAMESPACED, at, plural
 from tortie.ctl.printing import FORMATS, FORMATS_WITH_VALUE
@@ -66,7 +66,8 @@ def _next_words(before: Sequence[str]) -> list[str]:
     prefix = "".join(f"{word} " for word in before)
     if before and prefix.strip() not in GROUPS:
         return []
-    paths = [c.path for c in COMMANDS if c.path.startswith(prefix) and not c.is_hidden]
+    known = [*(c.path for c in COMMANDS if not c.is_hidden), *ELSEWHERE]
+    paths = [path for path in known if path.startswith(prefix)]
     names = [path.removeprefix(prefix).partition(" ")[0] for path in paths]
     return sorted({*names, *(() if before else (*VERBS, "help"))})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tortie.ctl.commands import COMMANDS, GROUPS
+from tortie.ctl.commands import COMMANDS, ELSEWHERE, GROUPS
 from tortie.ctl.grammar import Command, Flag
 
 TYPE_CHECKING = False
@@ -34,9 +34,10 @@ ETCD_ENDPOINTS and so on in the environment, or in the file that -c names
 
 def group_help(group: str) -> str:
     """The commands that start with `group`."""
-    inside = [c for c in COMMANDS if c.path.startswith(f"{group} ") and not c.is_hidden]
-    width = max(len(c.path) for c in inside) + 2
-    lines = "\n".join(f"  {c.path:<{width}}{c.summary}" for c in inside)
+    every = {c.path: c.summary for c in COMMANDS if not c.is_hidden} | ELSEWHERE
+    inside = {path: text for path, text in every.items() if path.startswith(f"{group} ")}
+    width = max(map(len, inside)) + 2
+    lines = "\n".join(f"  {path:<{width}}{text}" for path, text in inside.items())
     return f"usage: tortie {group} VERB ...\n\n{GROUPS[group]}\n\n{lines}"
 
 

@@ -97,11 +97,12 @@ def _run(before: Sequence[str], words: Sequence[str], out: TextIO, err: TextIO) 
     command, rest = _find(words)
     if command is not None:
         return _run_command(command, [*before, *rest], out, err)
-    if words[0] in VERBS:
-        return _run_program(VERBS[words[0]], before, words, out)
     from tortie.ctl.commands import GROUPS
     from tortie.ctl.help import group_help
 
+    wants_help = words[1:2] in ([], ["-h"], ["--help"])
+    if words[0] in VERBS and not (words[0] in GROUPS and wants_help):
+        return _run_program(VERBS[words[0]], before, words, out)
     if words[0] not in GROUPS:
         raise _unknown(words, "")
     length = 2 if len(words) > 1 and " ".join(words[:2]) in GROUPS else 1

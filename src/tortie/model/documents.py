@@ -236,7 +236,9 @@ def _unknown_fields(
     for name, inner in value.items():
         place = f"{path}.{name}" if path else name
         if name not in fields:
-            yield place, f"unknown field {place!r}{_suggestion(name, fields)}"
+            # calicoctl's words, which scripts look for.
+            rule = f"field in document is not recognized or is in the wrong location: {name}"
+            yield place, f"{place}: {rule}{_suggestion(name, fields)}"
             continue
         target = struct_in(fields[name].type)
         if target is None:

@@ -40,17 +40,24 @@ def _message(text: str) -> str:
         ("- 1\n", "f.yaml:1:1: a resource is a mapping with kind, metadata and spec"),
         (
             POLICY + "spec:\n  ingres: []\n",
-            "f.yaml:6:3: NetworkPolicy: unknown field 'spec.ingres'; did you mean 'ingress'?",
+            "f.yaml:6:3: NetworkPolicy: spec.ingres: field in document is not recog"
+            "nized or is in the wrong location: ingres; did you mean 'ingress'?",
         ),
         (
             POLICY + "spec:\n  ingress:\n  - action: Allow\n    source: {net: ['::/0']}\n",
-            "f.yaml:8:14: NetworkPolicy: unknown field 'spec.ingress[0].source.net'; "
+            "f.yaml:8:14: NetworkPolicy: spec.ingress[0].source.net: field in document is not recog"
+            "nized or is in the wrong location: net; "
             "did you mean 'nets'?",
         ),
-        (POLICY + "spec: {zzz: 1}\n", "f.yaml:5:8: NetworkPolicy: unknown field 'spec.zzz'"),
+        (
+            POLICY + "spec: {zzz: 1}\n",
+            "f.yaml:5:8: NetworkPolicy: spec.zzz: field in document is not recog"
+            "nized or is in the wrong location: zzz",
+        ),
         (
             POLICY + "spec: {doNotTrack: true}\n",
-            "f.yaml:5:8: NetworkPolicy: unknown field 'spec.doNotTrack'",
+            "f.yaml:5:8: NetworkPolicy: spec.doNotTrack: field in document is not recog"
+            "nized or is in the wrong location: doNotTrack",
         ),
         (
             POLICY + "spec:\n  order: ten\n",
