@@ -116,14 +116,14 @@ class Dataplane:
         ip_sets = IPSetManager(inet, policies, settings)
         self._connections = ConnectionManager(self._endpoints, policies, ip_sets)
         self._refusals = Refusals(self._nft, policies, self._endpoints, ip_sets)
-        self._managers: dict[Kind, Manager] = {
-            Kind.POOL: masquerade,
-            Kind.HOST: masquerade,
-            Kind.IP_SET: ip_sets,
-            Kind.IP_SET_MEMBER: ip_sets,
-            Kind.POLICY: policies,
-            Kind.ENDPOINT: self._endpoints,
-            Kind.ROUTE: self._route_manager,
+        self._managers: dict[Kind, tuple[Manager, ...]] = {
+            Kind.POOL: (masquerade, ip_sets),
+            Kind.HOST: (masquerade,),
+            Kind.IP_SET: (ip_sets,),
+            Kind.IP_SET_MEMBER: (ip_sets,),
+            Kind.POLICY: (policies,),
+            Kind.ENDPOINT: (self._endpoints,),
+            Kind.ROUTE: (self._route_manager,),
         }
         inet.want_content(static.inet_table(settings))
         arp.want_content(static.arp_table(settings))
@@ -148,9 +148,8 @@ class Dataplane:
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
         """One object of desired state is new, differs, or (None) is gone."""
-        manager = self._managers.get(kind)
-        if manager is not None:  # there are kinds that this dataplane has no use for
-            self._refusals.on_update(kind, name)
+        self._refusals.on_update(kind, name)
+        for manager in self._managers.get(kind, ()):  # there are kinds that none has a use for
             manager.on_update(kind, name, value)
 
     def on_link_event(self, event: Event) -> None:

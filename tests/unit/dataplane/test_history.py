@@ -82,7 +82,7 @@ def states(draw: st.DrawFn) -> State:
         state[Kind.IP_SET_MEMBER, ("n:1", member)] = True
     for policy_id in POLICIES:
         state[Kind.POLICY, policy_id] = Policy(draw(RULE_LISTS), draw(RULE_LISTS), "t")
-    for network in draw(some(NETWORKS[2:4])):
+    for network in draw(some([*NETWORKS[2:4], NETWORKS[5]])):
         state[Kind.POOL, network] = Pool(draw(st.booleans()))
     # Names may swap what they have, but no two have the same at once.
     order = draw(st.permutations([1, 2, 3]))

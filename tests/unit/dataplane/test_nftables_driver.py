@@ -54,17 +54,18 @@ class Bench:
         ip_sets = IPSetManager(inet, policies, settings)
         neighbours = NeighbourDriver(FakeRtnl(), Links(SysctlDriver(), settings))
         self.endpoints = EndpointManager(inet, self.driver.arp, policies, neighbours, settings)
-        self._managers: dict[Kind, Manager] = {
-            Kind.POOL: masquerade,
-            Kind.HOST: masquerade,
-            Kind.IP_SET: ip_sets,
-            Kind.IP_SET_MEMBER: ip_sets,
-            Kind.POLICY: policies,
-            Kind.ENDPOINT: self.endpoints,
+        self._managers: dict[Kind, tuple[Manager, ...]] = {
+            Kind.POOL: (masquerade, ip_sets),
+            Kind.HOST: (masquerade,),
+            Kind.IP_SET: (ip_sets,),
+            Kind.IP_SET_MEMBER: (ip_sets,),
+            Kind.POLICY: (policies,),
+            Kind.ENDPOINT: (self.endpoints,),
         }
 
     def update(self, kind: Kind, name: Hashable, value: object | None) -> None:
-        self._managers[kind].on_update(kind, name, value)
+        for manager in self._managers[kind]:
+            manager.on_update(kind, name, value)
 
     def policy(self, *rules: Rule) -> None:
         self.update(Kind.POLICY, WEB, Policy(ingress=rules, tier="default"))
@@ -215,6 +216,7 @@ def test_a_set_is_a_hash_until_it_holds_a_network() -> None:
 
 def test_both_widths_of_the_other_family_are_independent() -> None:
     made = Bench()
+    made.update(Kind.POOL, parse_network("10.0.0.0/8"), Pool())
     made.update(Kind.IP_SET, "s:a", IPSetType.NET)
     made.update(Kind.IP_SET_MEMBER, ("s:a", parse_network("fd00::/8")), True)
     made.policy(Rule("Allow", source=Side(not_sets=("s:a",))))
@@ -274,3 +276,32 @@ def test_a_set_of_another_type_means_a_new_table() -> None:
     assert not made.resync()
     assert made.driver.statistics().repairs == 1
     assert ARP in {one.table_name for one in asyncio.run(made.nft.tables())}
+
+
+def test_a_family_without_pools_has_sets_and_rules_only_for_members() -> None:
+    made = Bench()
+    made.update(Kind.POOL, parse_network("10.0.0.0/8"), Pool())
+    made.update(Kind.IP_SET, "s:a", IPSetType.NET)
+    made.policy(Rule("Allow", source=Side(sets=("s:a",))))
+    made.endpoint()
+    made.apply()
+    chain = names.policy_chain(WEB, "ingress")
+    v4, v6 = (names.net_set("s:a", family, wide=False) for family in (4, 6))
+    assert v4 in made.set_names(), "no members yet, but soon"
+    assert v6 not in made.set_names()
+    (first,) = made.handles(chain)
+    member = ("s:a", parse_address("fd00::1"))
+    pool = parse_network("fd00::/64")
+    for come, go in (
+        ((Kind.IP_SET_MEMBER, member, True), (Kind.IP_SET_MEMBER, member, None)),
+        ((Kind.POOL, pool, Pool()), (Kind.POOL, pool, None)),
+    ):
+        made.update(*come)
+        made.apply()
+        assert v6 in made.set_names()
+        assert made.handles(chain)[0] == first
+        assert len(made.handles(chain)) == 2
+        made.update(*go)
+        made.apply()
+        assert v6 not in made.set_names()
+        assert made.handles(chain) == [first]

@@ -154,7 +154,11 @@ def test_negated_networks_of_one_family_do_not_restrict_the_other() -> None:
 def test_sets_are_shared_by_id_and_follow_their_width() -> None:
     rule = Rule("Allow", source=Side(sets=("s:a",)), destination=Side(not_sets=("s:b",)))
     content = policy.policy_chain(
-        WEB, Policy(egress=(rule,)), "egress", SETTINGS, wide_sets={("s:b", 4)}
+        WEB,
+        Policy(egress=(rule,)),
+        "egress",
+        SETTINGS,
+        set_forms={("s:b", 4): policy.Form.NETWORKS},
     )
     a4, a6, b6 = (names.net_set(*one, wide=False) for one in (("s:a", 4), ("s:a", 6), ("s:b", 6)))
     wide_b4 = names.net_set("s:b", 4, wide=True)
@@ -211,6 +215,33 @@ def test_source_and_destination_values_have_sets_of_their_own() -> None:
     content = rendered(Rule("Allow", protocol=TCP, source=side, destination=side))
     assert not content.sets
     assert len({key[:16] for key in content.shared[names.RULE_PORTS]}) == 4
+
+
+NO_IPV6 = {(set_id, 6): policy.Form.ABSENT for set_id in ("s:a", "n:a")}
+
+
+@pytest.mark.parametrize(
+    ("side", "families"),
+    [
+        (Side(sets=("s:a",)), ["ipv4"]),
+        (Side(sets=("s:b", "s:a")), ["ipv4"]),
+        (Side(named_ports=("n:a",)), ["ipv4"]),
+        (Side(named_ports=("n:a", "n:b")), ["ipv4", "ipv4", "ipv6"]),
+        (Side(named_ports=("n:a",), ports=(PortRange(1, 1),)), ["ipv4", "ipv4", "ipv6"]),
+        (Side(not_sets=("s:a",)), ["ipv4", "ipv6"]),
+        (Side(not_named_ports=("n:a",)), ["ipv4", "ipv6"]),
+    ],
+)
+def test_a_set_that_is_absent_in_a_family_matches_nothing_there(
+    side: Side, families: list[str]
+) -> None:
+    rule = Rule("Allow", protocol=TCP, destination=side)
+    content = policy.policy_chain(
+        WEB, Policy(ingress=(rule,)), "ingress", SETTINGS, set_forms=NO_IPV6
+    )
+    assert [text.split()[2] for text in texts(content)] == families
+    absent = {names.net_set("s:a", 6, wide=False), names.port_set("n:a", 6)}
+    assert not any(name in text for name in absent for text in texts(content))
 
 
 def test_an_unknown_policy_drops() -> None:

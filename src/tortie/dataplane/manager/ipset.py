@@ -4,12 +4,16 @@ A `NET` set whose members are addresses, as of nearly every selector, is a hash.
 With its first member of more than one address it becomes an interval set: five
 times slower to load and slower to look up, but the only one that can hold it.
 The kernel cannot turn one into the other, so that is another set, and the rules
-that name it are written anew, in the same transaction. Which one it is depends
-on the members alone, never on what they were before.
+that name it are written anew, in the same transaction.
+
+The half of a family of which there is no pool is absent while it has no member:
+most clusters have one family, and need no set and no rule for the other one.
+Which form a set has depends on members and pools as they are, never on what
+they were before.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
-from typing import cast
+from typing import Generic, TypeVar, cast
 
 from tortie.dataplane.driver.cover import Cover
 from tortie.dataplane.driver.table import TableState
@@ -22,12 +26,15 @@ from tortie.dataplane.rules.content import (
     interval_set,
     network_key,
 )
+from tortie.dataplane.rules.policy import Form
 from tortie.dataplane.settings import Settings
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import AddressPort, IPSetType
 from tortie.kernel.nft import keys
 from tortie.kernel.nft.objects import INET_PROTO, INET_SERVICE, Set
 from tortie.lib.ip import Network
+
+Member = TypeVar("Member", Network, AddressPort)
 
 
 class IPSetManager:
@@ -40,38 +47,42 @@ class IPSetManager:
         self._types: dict[str, IPSetType] = {}
         self._net_sets: dict[tuple[str, int], _NetSet] = {}
         """By set id and family."""
-        self._port_sets: dict[tuple[str, int], str] = {}
-        """Names of kernel sets, by set id and family."""
+        self._port_sets: dict[tuple[str, int], _PortSet] = {}
+        self._pools: dict[int, set[Network]] = {4: set(), 6: set()}
         self._closed: set[str] = set()
         """Those that the kernel refused: they are not written (see `manager.refusal`)."""
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
-        """`IP_SET` and `IP_SET_MEMBER`."""
+        """`POOL`, `IP_SET` and `IP_SET_MEMBER`."""
+        if kind is Kind.POOL:
+            self._on_pool(cast(Network, name), present=value is not None)
+            return
         if kind is Kind.IP_SET:
             self._on_set(cast(str, name), cast("IPSetType | None", value))
             return
         set_id, member = cast("tuple[str, Network | AddressPort]", name)
+        present = value is not None
         if isinstance(member, AddressPort):
-            port_set = self._port_sets.get((set_id, member.address.family))
-            if port_set is not None:
-                data = None if value is None else NO_DATA
-                self._table.want_element(port_set, _address_port_key(member), data)
-                self._policies.on_member(set_id, added=value is not None)
-            return
-        net_set = self._net_sets.get((set_id, member.family))
-        if net_set is None:
-            return
-        if net_set.change(member, present=value is not None):
-            self._policies.on_width(set_id, member.family, wide=net_set.wide)
-            if set_id in self._closed:
-                self._table.withhold(net_set.name, withheld=True)
-        self._policies.on_member(set_id, added=value is not None)
+            family = member.address.family
+            port_set = self._port_sets.get((set_id, family))
+            if port_set is None:
+                return
+            turned = port_set.change(member, present=present)
+        else:
+            family = member.family
+            net_set = self._net_sets.get((set_id, family))
+            if net_set is None:
+                return
+            turned = net_set.change(member, present=present)
+        if turned:
+            self._tell_form(set_id, family)
+        self._policies.on_member(set_id, added=present)
 
     def contains(self, set_id: str, member: Network | AddressPort) -> bool:
         """Whether the address, or address and port, is in the set."""
         if isinstance(member, AddressPort):
-            name = self._port_sets.get((set_id, member.address.family))
-            return name is not None and self._table.wants_element(name, _address_port_key(member))
+            port_set = self._port_sets.get((set_id, member.address.family))
+            return port_set is not None and port_set.contains(member)
         net_set = self._net_sets.get((set_id, member.family))
         return net_set is not None and net_set.contains(member)
 
@@ -96,12 +107,32 @@ class IPSetManager:
         return None
 
     def _kernel_names(self, set_id: str, family: int) -> Iterator[str]:
-        port_set = self._port_sets.get((set_id, family))
-        if port_set is not None:
-            yield port_set
-        net_set = self._net_sets.get((set_id, family))
-        if net_set is not None:
-            yield net_set.name
+        half = self._half(set_id, family)
+        if half is not None and half.name:
+            yield half.name
+
+    def _half(self, set_id: str, family: int) -> "_NetSet | _PortSet | None":
+        return self._net_sets.get((set_id, family)) or self._port_sets.get((set_id, family))
+
+    def _tell_form(self, set_id: str, family: int) -> None:
+        half = self._half(set_id, family)
+        self._policies.on_form(set_id, family, None if half is None else half.form)
+        if set_id in self._closed and half is not None and half.name:
+            self._table.withhold(half.name, withheld=True)
+
+    def _on_pool(self, pool: Network, *, present: bool) -> None:
+        pools = self._pools[pool.family]
+        before = bool(pools)
+        if present:
+            pools.add(pool)
+        else:
+            pools.discard(pool)
+        if bool(pools) is before or pool.family not in self._families:
+            return
+        for set_id in self._types:
+            half = self._half(set_id, pool.family)
+            if half is not None and half.use(in_use=present):
+                self._tell_form(set_id, pool.family)
 
     def _on_set(self, set_id: str, set_type: IPSetType | None) -> None:
         if self._types.get(set_id) is set_type:
@@ -115,81 +146,139 @@ class IPSetManager:
                 self._add(set_id, family, set_type)
 
     def _add(self, set_id: str, family: int, set_type: IPSetType) -> None:
+        in_use = bool(self._pools[family])
+        key = (set_id, family)
         if set_type is IPSetType.NET:
-            self._net_sets[set_id, family] = _NetSet(self._table, set_id, family)
-            return
-        name = self._port_sets[set_id, family] = names.port_set(set_id, family)
-        key = (ADDRESS_TYPE[family], INET_PROTO, INET_SERVICE)
-        self._table.want_set(name, Set(name, key))
+            self._net_sets[key] = _NetSet(self._table, set_id, family, in_use=in_use)
+        else:
+            self._port_sets[key] = _PortSet(self._table, set_id, family, in_use=in_use)
+        self._tell_form(set_id, family)
 
     def _remove(self, set_id: str, family: int) -> None:
-        port_set = self._port_sets.pop((set_id, family), None)
-        if port_set is not None:
-            self._table.want_set(port_set, None)
-        net_set = self._net_sets.pop((set_id, family), None)
-        if net_set is not None:
-            net_set.remove()
-            if net_set.wide:
-                self._policies.on_width(set_id, family, wide=False)
+        half = self._half(set_id, family)
+        if half is not None:
+            half.remove()
+            self._net_sets.pop((set_id, family), None)
+            self._port_sets.pop((set_id, family), None)
+            self._tell_form(set_id, family)
 
 
-class _NetSet:
-    """One family's half of a `NET` set, as a hash or as intervals."""
+class _Half(Generic[Member]):
+    """One family's half of a set. Whether it is in the kernel, and as what, depends on its
+    members and `in_use` alone."""
 
-    def __init__(self, table: TableState, set_id: str, family: int) -> None:
+    def __init__(self, table: TableState, set_id: str, family: int, *, in_use: bool) -> None:
         self._table = table
         self._set_id = set_id
         self._family = family
-        self._members: dict[Network, None] = {}
-        self._wide_count = 0
-        """Members that are more than an address."""
-        self._cover: Cover | None = None
-        """While there are such."""
+        self._members: dict[Member, None] = {}
+        self._in_use = in_use
+        self._form = Form.ABSENT
         self._name = ""
-        self._create()
+        self._settle()
+
+    @property
+    def form(self) -> Form:
+        return self._form
 
     @property
     def name(self) -> str:
-        """The kernel's, as it is now."""
+        """The kernel's, as it is now; empty while it is absent."""
         return self._name
 
-    @property
-    def wide(self) -> bool:
-        return self._cover is not None
+    def contains(self, member: Member) -> bool:
+        return member in self._members
 
-    def change(self, member: Network, *, present: bool) -> bool:
-        """Add or remove; returns whether it has become another set by that."""
+    def use(self, *, in_use: bool) -> bool:
+        """There are pools of the family, or none any more; returns whether the form changed."""
+        self._in_use = in_use
+        return self._settle()
+
+    def change(self, member: Member, *, present: bool) -> bool:
+        """Add or remove; returns whether it has taken another form by that."""
         if present is (member in self._members):
             return False
         if present:
             self._members[member] = None
         else:
             del self._members[member]
-        if not member.is_address:
-            self._wide_count += 1 if present else -1
-            if bool(self._wide_count) is not self.wide:
-                self._table.want_set(self._name, None)
-                self._create()
-                return True
+        self._count(member, present=present)
+        if self._settle():
+            return True
         self._write(member, present=present)
         return False
 
-    def contains(self, address: Network) -> bool:
-        return address in self._members or (
-            self._cover is not None and self._cover.contains(address)
-        )
-
     def remove(self) -> None:
-        self._table.want_set(self._name, None)
+        if self._name:
+            self._table.want_set(self._name, None)
 
-    def _create(self) -> None:
-        wide = self._wide_count > 0
+    def _settle(self) -> bool:
+        form = self._full_form() if self._members or self._in_use else Form.ABSENT
+        if form is self._form:
+            return False
+        self.remove()
+        self._form = form
+        self._name = ""
+        if form is not Form.ABSENT:
+            made = self._make()
+            self._name = made.name
+            self._table.want_set(self._name, made)
+            for member in self._members:
+                self._write(member, present=True)
+        return True
+
+    def _full_form(self) -> Form:
+        """Where it is not absent."""
+        return Form.ADDRESSES
+
+    def _count(self, member: Member, *, present: bool) -> None:
+        """A member has come or gone."""
+
+    def _make(self) -> Set:
+        """The kernel's set for the present form, empty."""
+        raise NotImplementedError
+
+    def _write(self, member: Member, *, present: bool) -> None:
+        raise NotImplementedError
+
+
+class _PortSet(_Half[AddressPort]):
+    """Of an `ADDRESS_PORT` set."""
+
+    def _make(self) -> Set:
+        key = (ADDRESS_TYPE[self._family], INET_PROTO, INET_SERVICE)
+        return Set(names.port_set(self._set_id, self._family), key)
+
+    def _write(self, member: AddressPort, *, present: bool) -> None:
+        key = _address_port_key(member)
+        self._table.want_element(self._name, key, NO_DATA if present else None)
+
+
+class _NetSet(_Half[Network]):
+    """Of a `NET` set: a hash, or intervals."""
+
+    def __init__(self, table: TableState, set_id: str, family: int, *, in_use: bool) -> None:
+        self._wide_count = 0
+        """Members that are more than an address."""
+        self._cover: Cover | None = None
+        """While there are such."""
+        super().__init__(table, set_id, family, in_use=in_use)
+
+    def contains(self, member: Network) -> bool:
+        return member in self._members or (self._cover is not None and self._cover.contains(member))
+
+    def _full_form(self) -> Form:
+        return Form.NETWORKS if self._wide_count else Form.ADDRESSES
+
+    def _count(self, member: Network, *, present: bool) -> None:
+        if not member.is_address:
+            self._wide_count += 1 if present else -1
+
+    def _make(self) -> Set:
+        wide = self._form is Form.NETWORKS
         self._cover = Cover() if wide else None
-        self._name = names.net_set(self._set_id, self._family, wide=wide)
         make = interval_set if wide else address_set
-        self._table.want_set(self._name, make(self._name, self._family))
-        for member in self._members:
-            self._write(member, present=True)
+        return make(names.net_set(self._set_id, self._family, wide=wide), self._family)
 
     def _write(self, member: Network, *, present: bool) -> None:
         if self._cover is None:

@@ -45,7 +45,8 @@ class PolicyManager:
         self._set_use: dict[_Half, SetUse] = {}
         """Of those written."""
         self._halves_by_set: defaultdict[str, set[_Half]] = defaultdict(set)
-        self._wide_sets: set[tuple[str, int]] = set()
+        self._set_forms: dict[tuple[str, int], policy.Form] = {}
+        """By id and family; what is not here is as most are."""
         self._tightened: set[_DirectedList] = set()
         self._closed: set[Hashable] = set()
         """Policies, lists and set ids that the kernel refused: see `manager.refusal`."""
@@ -74,15 +75,13 @@ class PolicyManager:
             if set_id in (use.tighten_by_growth if added else use.tighten_by_loss):
                 self._tightened |= self._lists_by_half[half]
 
-    def on_width(self, set_id: str, family: int, *, wide: bool) -> None:
-        """A `NET` set has come to hold networks, or holds addresses only again.
-
-        It is another set of the kernel's then, so its rules are written anew.
-        """
-        if wide:
-            self._wide_sets.add((set_id, family))
+    def on_form(self, set_id: str, family: int, form: policy.Form | None) -> None:
+        """A set is another one of the kernel's from now on, or absent: so its rules are written
+        anew. None means that there is no such set any more."""
+        if form is None or form is policy.Form.ADDRESSES:
+            self._set_forms.pop((set_id, family), None)
         else:
-            self._wide_sets.discard((set_id, family))
+            self._set_forms[set_id, family] = form
         for half in tuple(self._halves_by_set.get(set_id, ())):
             self._write(half)
 
@@ -209,7 +208,7 @@ class PolicyManager:
             content = policy.stand_in(policy_id, direction, known=known is not None)
         else:
             content = policy.policy_chain(
-                policy_id, known, direction, self._settings, wide_sets=self._wide_sets
+                policy_id, known, direction, self._settings, set_forms=self._set_forms
             )
         old = self._written.get(half, _NOTHING)
         self._written[half] = content

@@ -20,7 +20,8 @@ other, and matches nothing by itself.
 """
 
 from collections import Counter as Tally
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
+from enum import Enum
 from itertools import product
 
 from tortie.dataplane.rules import match, names
@@ -65,6 +66,20 @@ _ICMP_OF_FAMILY = {4: ICMP, 6: ICMPV6}
 _WORDS = {4: 1, 6: 4}
 """Registers that an address fills."""
 
+
+class Form(Enum):
+    """What the kernel has of one family's half of a set of desired state."""
+
+    ABSENT = "absent"
+    """Nothing, as it has no members: so it matches nothing, and its negation all."""
+    ADDRESSES = "addresses"
+    """A hash."""
+    NETWORKS = "networks"
+    """Intervals; `NET` sets only."""
+
+
+_ALL_THERE: Mapping[tuple[str, int], Form] = {}
+
 SidePhrases = tuple[Expressions, list[Expressions]]
 """What must hold, and alternatives of which one must hold as well."""
 
@@ -75,16 +90,16 @@ def policy_chain(
     direction: Direction,
     settings: Settings,
     *,
-    wide_sets: Collection[tuple[str, int]] = (),
+    set_forms: Mapping[tuple[str, int], Form] = _ALL_THERE,
 ) -> Content:
     """The chain of one direction of a policy, with the sets that are its own.
 
     It returns where no rule decides, and behind a Pass with `mark_pass` set.
 
     Args:
-        wide_sets: `NET` sets, by id and family, that hold more than addresses.
+        set_forms: by id and family; a set that is not here has the form `ADDRESSES`.
     """
-    return _Renderer(policy_id, direction, settings, wide_sets).render(rules_of(policy, direction))
+    return _Renderer(policy_id, direction, settings, set_forms).render(rules_of(policy, direction))
 
 
 def rules_of(policy: Policy, direction: Direction) -> tuple[Rule, ...]:
@@ -105,9 +120,9 @@ class _Renderer:
         policy_id: PolicyId,
         direction: Direction,
         settings: Settings,
-        wide_sets: Collection[tuple[str, int]],
+        set_forms: Mapping[tuple[str, int], Form],
     ) -> None:
-        self._wide_sets = wide_sets
+        self._set_forms = set_forms
         self._policy_id = policy_id
         self._direction = direction
         self._settings = settings
@@ -170,14 +185,23 @@ class _Renderer:
             always = addresses
         if side.not_ports:
             always += self._ports(stem, side.not_ports, offset, negate=True)
-        for set_id in side.not_named_ports:
+        for set_id in self._there(side.not_named_ports, family):
             always += _named_port(set_id, _known(family), source=source, negate=True)
         alternatives: list[Expressions] = []
         if side.ports:
             alternatives.append(self._ports(stem, side.ports, offset))
-        for set_id in side.named_ports:
+        for set_id in self._there(side.named_ports, family):
             alternatives.append(_named_port(set_id, _known(family), source=source))
+        if not alternatives and (side.ports or side.named_ports):
+            return None
         return always, alternatives or [()]
+
+    def _there(self, set_ids: tuple[str, ...], family: int | None) -> Iterator[str]:
+        """Those of the sets that have a half in this family. The others match nothing."""
+        return (one for one in set_ids if self._form(one, _known(family)) is not Form.ABSENT)
+
+    def _form(self, set_id: str, family: int) -> Form:
+        return self._set_forms.get((set_id, family), Form.ADDRESSES)
 
     def _addresses(self, side: Side, family: int, stem: str, *, source: bool) -> Expressions | None:
         load = match.source(family) if source else match.destination(family)
@@ -188,17 +212,19 @@ class _Renderer:
                 return None
             found += match.in_set(load, name)
         for set_id in side.sets:
+            if self._form(set_id, family) is Form.ABSENT:
+                return None
             found += match.in_set(load, self._net_set(set_id, family))
         if side.not_networks:
             name = self._networks(stem, family, side.not_networks, "not")
             if name is not None:
                 found += match.in_set(load, name, negate=True)
-        for set_id in side.not_sets:
+        for set_id in self._there(side.not_sets, family):
             found += match.in_set(load, self._net_set(set_id, family), negate=True)
         return found
 
     def _net_set(self, set_id: str, family: int) -> str:
-        return names.net_set(set_id, family, wide=(set_id, family) in self._wide_sets)
+        return names.net_set(set_id, family, wide=self._form(set_id, family) is Form.NETWORKS)
 
     def _networks(
         self, stem: str, family: int, networks: tuple[Network, ...], use: str
