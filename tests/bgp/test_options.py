@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.bgp.routers import as_path, attribute
-from tests.bgp.site import POOL, eventually, lacks, site
+from tests.bgp.site import POOL, eventually, lacks, run, site
 from tests.bgp.test_fabric import with_gobgp
 
 from tortie.desired.endpoint import Pool
@@ -139,5 +139,28 @@ def test_the_configuration_is_nobody_elses_to_read(tmp_path: Path) -> None:
             path = made["h1"].run_directory / "bird.conf"
             mode = subprocess.run(["stat", "-c", "%a", path], capture_output=True, text=True)
             assert mode.stdout.strip() == "600"
+
+    asyncio.run(scenario())
+
+
+def test_bfd_between_hosts(tmp_path: Path) -> None:
+    """A silent cut is noticed long before the hold time of 90 seconds."""
+
+    async def scenario() -> None:
+        async with site(tmp_path, 2) as made:
+            annotations = {"bgp.tortie.io/bfd": "Enabled"}
+            made.put("BGPConfiguration", "default", {}, annotations=annotations)
+            await made.apply()
+            await made.meshed()
+            for _ in range(200):
+                answer = await made["h1"].bird.ask("show bfd sessions")
+                if sum(" Up " in text for _, text in answer) == 2:
+                    break
+                await asyncio.sleep(0.05)
+            else:
+                raise AssertionError(answer)
+            run("ip", "-n", made.fabric, "link", "set", "p2", "nomaster")
+            took = await eventually(partial(lacks, made["h1"], "10.65.2.0/26"), "gone", 10.0)
+            assert took < 5.0
 
     asyncio.run(scenario())
