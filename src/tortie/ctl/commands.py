@@ -232,6 +232,26 @@ COMMANDS = (
         flags=(Flag("log-dir", "logs; /var/log/calico", value="DIRECTORY", completes="file"),),
     ),
     Command(
+        "node run", "tortie.ctl.node_run", "make this host a node, and become its agent",
+        flags=(
+            Flag("ip", "IPv4 address of this host, or autodetect", value="IP"),
+            Flag("ip6", "IPv6 address of this host, or autodetect; none", value="IP"),
+            Flag("as", "its AS number, if it has one of its own", value="NUMBER"),
+            Flag("name", "of the node; NODENAME, else the host's name", value="NAME"),
+            Flag("ip-autodetection-method", "see node autodetect; first-found", value="METHOD"),
+            Flag("ip6-autodetection-method", "see node autodetect; first-found", value="METHOD"),
+            Flag("felix-config", "the agent's; /etc/calico/felix.cfg", value="FILE",
+                 completes="file"),
+            Flag("no-default-ippools", "make no pool, even if there is none"),
+            Flag("dryrun", "show what would be started, and do nothing"),
+            Flag("log-dir", "taken for calicoctl's sake", value="DIR", is_hidden=True),
+            Flag("node-image", "taken for calicoctl's sake", value="IMAGE", is_hidden=True),
+            Flag("backend", "taken for calicoctl's sake", value="BACKEND",
+                 choices=("bird", "none"), is_hidden=True),
+            Flag("init-system", "taken for calicoctl's sake", is_hidden=True),
+        ),
+    ),
+    Command(
         "version", "tortie.ctl.version", "the version of this command and of the cluster",
         flags=(
             Flag("client", "only this command's"),

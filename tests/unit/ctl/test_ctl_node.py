@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from tests.unit.ctl.shell import Shell
 
-from tortie.ctl import node_checksystem, node_diags
+from tortie.ctl import node_checksystem, node_diags, node_run
 from tortie.ctl.cluster_diags import redacted_text
+from tortie.lib.ip import parse_address
 
 CANARY = "canary-90ee"
 
@@ -93,3 +94,39 @@ def test_lines_with_secrets(text: str) -> None:
 @pytest.mark.parametrize("text", ["http://h:2379/x", "name: web", "a = b"])
 def test_lines_without(text: str) -> None:
     assert redacted_text(text) == text
+
+
+def test_what_node_run_would_start(tortie: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NODENAME", raising=False)
+    outcome = tortie("node", "run", "--dryrun", "--name=n7", "--felix-config", "/x y.cfg")
+    assert outcome.out.startswith("FELIX_FELIXHOSTNAME=n7 ")
+    assert outcome.out.endswith(" -m tortie agent --felix-config '/x y.cfg'\n")
+    assert tortie("get", "nodes").out == "NAME\n"
+    assert "no AS number" in tortie("node", "run", "--dryrun", "--as=0").err
+    assert "--backend is one of" in tortie("node", "run", "--dryrun", "--backend=gobgp").err
+
+
+def test_node_run(tortie: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("os.execve", lambda _, words, env: started.append((words, env)))
+    monkeypatch.setattr(node_run, "interfaces", list)
+    monkeypatch.delenv("CALICO_IPV4POOL_CIDR", raising=False)
+    outcome = tortie("node", "run", "--name=n7", "--ip=192.0.2.7/24", "--as=64600")
+    assert outcome.out == "Node n7 with 192.0.2.7/24; starting the agent\n", outcome.err
+    assert started[0][1]["FELIX_FELIXHOSTNAME"] == "n7"
+    assert tortie("get", "nodes", "-o", "wide").out.endswith("n7     64600   192.0.2.7/24\n")
+    assert "192.168.0.0/16" in tortie("get", "pools").out
+    tortie("label", "node", "n7", "rack=r1")
+    tortie("node", "run", "--name=n7", "--ip=192.0.2.8/24", "--no-default-ippools")
+    after = tortie("get", "node", "n7", "-o", "wide", "--show-labels").out
+    assert after.endswith("n7     64600   192.0.2.8/24          rack=r1\n")
+    assert "no IPv4 address found" in tortie("node", "run", "--name=n7").err
+    assert "not an IPv4 address" in tortie("node", "run", "--ip=fd00::1").err
+
+
+def test_the_default_pool_is_not_this_hosts_own_network() -> None:
+    own = [parse_address("192.168.7.1"), parse_address("fd00::1")]
+    assert node_run.default_pool([], "") == "192.168.0.0/16"
+    assert node_run.default_pool(own, "") == "172.16.0.0/16"
+    assert node_run.default_pool(own, "192.168.0.0/20") == "192.168.0.0/20"
