@@ -75,7 +75,7 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
     """From the rule's metadata, sorted."""
 
 
-class PolicyId(msgspec.Struct, frozen=True, order=True):
+class PolicyId(msgspec.Struct, frozen=True, order=True, gc=False):
     kind: str
     """`GlobalNetworkPolicy`, `NetworkPolicy` or `Profile`, or a staged kind of policy."""
     name: str

@@ -25,6 +25,7 @@ the same by brute force and is the oracle in the tests.
 """
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from sys import intern
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -228,6 +229,8 @@ class LabelIndex(Generic[Selector, Item]):
     def _file(self, selector: Selector, node: Node) -> "_Filed[Selector, Item]":
         demands = NEVER if uses_global(node) else required(node)
         under = min(demands.items(), key=self._weight, default=None)
+        if under is not None and under[1] is not ANY_VALUE:
+            under = under[0], _same(under[1])
         filed: _Filed[Selector, Item] = _Filed(selector, node, under)
         if under is None:
             self._undemanding[filed] = None
@@ -355,9 +358,15 @@ class _Filed(Generic[Selector, Item]):
         self.node = node
         self.under = under
         """The label, with its values, that lead to it; None: it is met by every group."""
-        self.labels = labels_named(node)
+        self.labels = _same(labels_named(node))
         self.groups: Ordered[Group[Item]] = {}
         """The groups that match; the mirror image of `Group.matched`."""
+
+
+@lru_cache(maxsize=4096)
+def _same(labels: frozenset[str]) -> frozenset[str]:
+    """An equal set, the same for most of those who look at the same labels."""
+    return labels
 
 
 _Pair: TypeAlias = tuple[_Filed[Selector, Item], Group[Item]]
