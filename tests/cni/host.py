@@ -8,7 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from tests.unit.ipam.invariants import allocated, check
 
@@ -23,6 +23,7 @@ from tortie.datastore.embedded import EmbeddedClient
 from tortie.datastore.resources import Resources
 from tortie.kernel import netns
 from tortie.kernel.rtnl.connection import Rtnl
+from tortie.lib.errors import Unavailable
 from tortie.model.metadata import Metadata
 from tortie.model.node import IPPool, IPPoolSpec
 
@@ -169,6 +170,23 @@ class Host:
                 await client.close()
 
         return asyncio.run(run())
+
+    @contextlib.contextmanager
+    def datastore_away(self) -> Iterator[None]:
+        """Every call of the service's client fails, as with no datastore to be reached."""
+        calls = ("transact", "list", "get", "delete", "put", "create", "update")
+        before = {name: getattr(EmbeddedClient, name) for name in calls}
+
+        async def away(*_: object, **__: object) -> NoReturn:
+            raise Unavailable("the datastore is away")
+
+        for name in before:
+            setattr(EmbeddedClient, name, away)
+        try:
+            yield
+        finally:
+            for name, call in before.items():
+                setattr(EmbeddedClient, name, call)
 
     def make_pools(self, pools: Mapping[str, str] = POOLS) -> None:
         async def make(client: EmbeddedClient) -> None:

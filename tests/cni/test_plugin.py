@@ -372,6 +372,33 @@ def test_enforcing_takes_too_long(host: Host, containers: Containers) -> None:
     wait_until(lambda: host.left_overs() == [])
 
 
+def test_an_add_that_fails_keeps_what_an_earlier_one_made(
+    host: Host, containers: Containers
+) -> None:
+    async def never(revision: int, timeout_seconds: float) -> None:
+        raise Unavailable("not enforced in time")
+
+    path = containers.new()
+    first = host.ok("ADD", network(), CID, path)
+    host.enforced = never
+    assert host.refused("ADD", network(mtu=1400), CID, path)["code"] == 11
+    host.enforced = host._at_once
+    host.ok("CHECK", {**network(), "prevResult": first}, CID, path)
+    assert host.ok("ADD", network(), CID, path)["ips"] == first["ips"]
+
+
+def test_a_datastore_that_is_away(host: Host, containers: Containers) -> None:
+    """ADD may be repeated; DEL succeeds, and is finished when the datastore is back."""
+    path = containers.new()
+    host.ok("ADD", network(), CID, path)
+    with host.datastore_away():
+        failed = host.refused("ADD", network(policy_setup_timeout_seconds=1), "c2", path)
+        assert failed["code"] == 11
+        host.ok("DEL", network(), CID, path)
+        assert host.links() == [], "no packet passes any more"
+    wait_until(lambda: host.left_overs() == [], 15)
+
+
 def test_a_datastore_that_is_not_ready(host: Host, containers: Containers) -> None:
     async def not_ready(client: Any) -> None:
         key = ResourceKey("ClusterInformation", "default")

@@ -173,6 +173,14 @@ class Veths:
                 host.change_link(link.index, LinkChange(mac=HOST_MAC, mtu=wanted.mtu or None))
                 link = host.link(wanted.interface)
             self._prepare_host_end(host, link)
+            # A VM asks for its gateway, and proxy ARP may be silent (above); nobody but the host
+            # end can answer. The other family's is there already.
+            present = {found.address for found in host.addresses(interface=link.index)}
+            if GATEWAY_4 not in present:
+                gateway = Address(
+                    interface=link.index, address=GATEWAY_4, length=32, scope=ADDRESS_SCOPE_LINK
+                )
+                host.add_address(gateway)
             host.change_link(link.index, LinkChange(up=True))
             return wanted.mac
 
