@@ -11,7 +11,7 @@ def boxed(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     rows = [[_cell(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     line = "+".join(["", *("-" * (width + 2) for width in widths), ""])
-    head = [title.center(width) for title, width in zip(titles, widths, strict=True)]
+    head = [f"{title:^{width}}" for title, width in zip(titles, widths, strict=True)]
     body = [[_aligned(cell, w) for cell, w in zip(row, widths, strict=True)] for row in rows]
     lines = ["| " + " | ".join(cells) + " |" for cells in [head, *body]]
     return "\n".join([line, lines[0], line, *lines[1:], line])
