@@ -1,5 +1,6 @@
 """RFC 6902, RFC 7386 and strategic merges on plain values."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -73,7 +74,9 @@ def test_unknown_directives_are_refused() -> None:
     ],
 )  # fmt: skip
 def test_json_patch(document: Any, patch: Any, result: Any) -> None:
+    before = deepcopy(document)
     assert json_patch(document, patch) == result
+    assert document == before
 
 
 @pytest.mark.parametrize(
