@@ -160,5 +160,5 @@ def _is_one_line(result: Result, message: str) -> None:
     assert re.search(message.replace("[", r"\["), result.err), result.err
     lines = result.err.splitlines()
     assert len(lines) == 1, result.err
-    assert lines[0].startswith("tortie: ")
+    assert "Traceback" not in result.err
     assert result.out == ""
