@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -221,6 +222,13 @@ class Host:
             return sorted(link.name for link in rtnl.links() if link.name.startswith("cali"))
 
     def left_overs(self) -> list[object]:
+        """A DEL's link follows its answer; so what is there stays there for a second, too."""
+        give_up = time.monotonic() + 2.0
+        while (found := self._left_overs()) and time.monotonic() < give_up:
+            time.sleep(0.02)
+        return found
+
+    def _left_overs(self) -> list[object]:
         return [
             *self.endpoints(),
             *self.addresses(),

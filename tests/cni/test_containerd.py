@@ -138,7 +138,7 @@ def test_fifty_pods_at_once(cluster: Cluster) -> None:
     addresses = {runtime.address(sandbox) for sandbox in sandboxes}
     assert len(addresses) == PODS_AT_ONCE
     runtime.remove_all(sandboxes)
-    assert cluster.left_overs("h1") == []
+    assert eventually(lambda: cluster.left_overs("h1") == [])
 
 
 def test_a_pod_that_cannot_be_attached_is_told_why(cluster: Cluster) -> None:

@@ -110,6 +110,8 @@ class Attacher:
         self._wait_programmed = wait_programmed
         self._turns = _Turns()
         self._pending = asyncio.Event()
+        self._finishing: set[asyncio.Task[Removed]] = set()
+        """Removals that have been answered, and whose links are being deleted."""
 
     @property
     def host(self) -> str:
@@ -168,6 +170,26 @@ class Attacher:
         Raises:
             TortieError: the link could not be deleted; call again.
         """
+        if request.wait_for_link:
+            return await self._remove(request, None)
+        answered: asyncio.Future[Removed] = asyncio.get_running_loop().create_future()
+        work = asyncio.create_task(self._remove(request, answered))
+        self._finishing.add(work)
+        work.add_done_callback(self._on_finished)
+        await asyncio.wait({work, answered}, return_when=asyncio.FIRST_COMPLETED)
+        return answered.result() if answered.done() else work.result()
+
+    def _on_finished(self, work: "asyncio.Task[Removed]") -> None:
+        self._finishing.discard(work)
+        if not work.cancelled() and (error := work.exception()) is not None:
+            log.warning("a link is not deleted yet: %s", error)
+
+    async def _remove(self, request: Remove, answered: "asyncio.Future[Removed] | None") -> Removed:
+        """
+        Args:
+            answered: told as soon as only the link is left, whose deletion the kernel takes its
+                time for. No packet passes it any more, and the journal knows of it.
+        """
         async with self._turns.of(request.key):
             entry = self._journal.get(request.key)
             if entry is None or _is_another(entry, request.container_id):
@@ -177,7 +199,7 @@ class Attacher:
             recorded = await self._record_removal(entry)
             try:
                 async with asyncio.timeout(request.timeout_seconds):
-                    await self._take_out(entry)
+                    await self._take_out(entry, answered if recorded else None)
             except (TimeoutError, TortieError) as error:
                 await self._postpone(entry, error)
                 if recorded and isinstance(error, TimeoutError | Unavailable):
@@ -414,14 +436,20 @@ class Attacher:
         self._pending.set()
         await self._disconnect(entry)
 
-    async def _take_out(self, entry: Entry) -> None:
+    async def _take_out(
+        self, entry: Entry, answered: "asyncio.Future[Removed] | None" = None
+    ) -> None:
         """Every step of Remove, whatever of it is there."""
         revision = await self._delete_endpoint(entry)
         if revision:
             await self._wait_programmed(revision, UNDO_SECONDS)
-        await self._disconnect(entry)
+        if answered is None:
+            await self._disconnect(entry)
         if entry.ipam and not entry.keep_addresses:
             await self._allocator.release(entry.handle_id, only_host=True)
+        if answered is not None:
+            answered.set_result(Removed(found=True))
+            await self._disconnect(entry)
         await _blocking(self._journal.forget, entry.key)
 
     async def _disconnect(self, entry: Entry) -> None:

@@ -145,6 +145,8 @@ class Remove(_Workload, frozen=True, kw_only=True, tag="remove"):
     """Leave them allocated to the handle: the workload is about to come up elsewhere."""
     container_id: str = ""
     """Only if it is this one; a late call for an earlier container changes nothing."""
+    wait_for_link: bool = True
+    """False: answer when no packet passes and the addresses are free; the link follows."""
     handle: str = ""
     """IPAM handle to release where nothing is recorded; empty: made from the key."""
 

@@ -168,6 +168,8 @@ class CniService:
         there = self._entry(call)
         if there is not None:  # it knows better than a DEL that lacks CNI_ARGS
             request = _removal(there)
+        # The runtime ends the namespace next, and the link with it.
+        request = msgspec.structs.replace(request, wait_for_link=False)
         await self._attacher.remove(request)
 
     async def _check(self, call: Call) -> None:
