@@ -88,10 +88,12 @@ _LINK_DEFAULTS = {
 class Arena:
     """Made, and used, in the calling thread's namespace, which is empty before."""
 
-    def __init__(self, namespace: int, settings: Settings | None = None) -> None:
+    def __init__(
+        self, namespace: int, settings: Settings | None = None, *, owned: bool = False
+    ) -> None:
         self.namespace = namespace
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        self.host = Host(settings)
+        self.host = Host(settings, owned=owned)
         self.attacker, self.open, self.guarded = (
             Workload(number, self.host.rtnl) for number in (1, 2, 3)
         )
@@ -100,11 +102,8 @@ class Arena:
         self._witness = _open_log()
         _nft(_WITNESS)
         self.wire = self.wire_of(self.attacker)
-        self._wires = {
-            "open": self.wire_of(self.open),
-            "guarded": self.wire_of(self.guarded),
-            "node": packet_socket(self.node, "eth0"),
-        }
+        self._wires: dict[str, socket.socket] = {}
+        self.rewire_places()
         self.host.allow_all_profile()
         self.host.endpoint(self.attacker)
         self.host.endpoint(self.open)
@@ -192,6 +191,16 @@ class Arena:
         self.wire.close()
         self.wire = packet_socket(self.attacker.namespace, interface)
 
+    def rewire_places(self) -> None:
+        """After links were down: a socket is told so, and hears nothing more."""
+        for wire in self._wires.values():
+            wire.close()
+        self._wires = {
+            "open": self.wire_of(self.open),
+            "guarded": self.wire_of(self.guarded),
+            "node": packet_socket(self.node, "eth0"),
+        }
+
     def wire_of(self, workload: Workload) -> socket.socket:
         return packet_socket(workload.namespace, "eth0")
 
@@ -241,12 +250,12 @@ class Arena:
 
 
 @contextmanager
-def arena(settings: Settings | None = None) -> Iterator[Arena]:
+def arena(settings: Settings | None = None, *, owned: bool = False) -> Iterator[Arena]:
     """One in a namespace of its own; whoever uses it enters `namespace`."""
     namespace = create_anonymous()
     try:
         with enter(namespace):
-            made = Arena(namespace, settings)
+            made = Arena(namespace, settings, owned=owned)
         try:
             yield made
         finally:

@@ -1,0 +1,30 @@
+"""Faults are made in namespaces of their own, and each test says that its fault happened."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from tests.attacks.arena import Arena, arena
+from tests.netns.conftest import netns
+
+from tortie.kernel.netns import enter
+from tortie.kernel.nft.connection import supports_owner_tables
+
+__all__ = ["netns"]
+
+
+@pytest.fixture
+def field() -> Iterator[Arena]:
+    """Tables that anyone with the right may change."""
+    assert os.geteuid() == 0, "needs root; a skipped fault is one that nobody survived"
+    with arena() as made, enter(made.namespace):
+        yield made
+
+
+@pytest.fixture
+def owned() -> Iterator[Arena]:
+    """Tables that are ours alone, for the kernel too."""
+    if not supports_owner_tables():
+        pytest.skip("this kernel has no owner tables (before 6.9)")
+    with arena(owned=True) as made, enter(made.namespace):
+        yield made

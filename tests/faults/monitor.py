@@ -1,0 +1,118 @@
+"""What always runs while something is broken: a verdict and a connection monitor.
+
+Each probe is a new flow (its ports are its number), so that no connection that
+was allowed once lets it through.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.attacks.arena import Arena, packet_socket
+from tests.attacks.packets import datagram
+
+PAUSE_SECONDS = 0.0003
+HEARTBEAT_SECONDS = 0.005
+_GRACE_SECONDS = 0.05
+_MAGIC = b"\x9dmonitor"
+
+
+class Seen:
+    """Counts, complete when the monitor has stopped."""
+
+    def __init__(self) -> None:
+        self.forbidden = self.allowed = 0
+        """Sent."""
+        self.leaked = self.delivered = 0
+        """Arrived: of the first kind none should, of the second nearly all."""
+        self.heartbeats = 0
+        self.longest_gap_seconds = 0.0
+        """Between two answers on one TCP connection."""
+        self.broken: OSError | None = None
+
+    def __str__(self) -> str:
+        return (
+            f"{self.leaked} of {self.forbidden} forbidden and {self.delivered} of {self.allowed} "
+            f"allowed arrived; {self.heartbeats} heartbeats, gap {self.longest_gap_seconds:.3f} s"
+        )
+
+
+@contextmanager
+def monitored(field: Arena) -> Iterator[Seen]:
+    """From the attacker: datagrams to `guarded` (forbidden) and to `open`, and a connection."""
+    seen, stop = Seen(), threading.Event()
+    threads = [
+        threading.Thread(target=_probe, args=(field, seen, stop)),
+        threading.Thread(target=_converse, args=(field, seen, stop)),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        time.sleep(0.05)
+        yield seen
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert seen.forbidden > 10, "the monitor itself did not run"
+
+
+def _probe(field: Arena, seen: Seen, stop: threading.Event) -> None:
+    guarded = packet_socket(field.guarded.namespace, "eth0")
+    open_ = packet_socket(field.open.namespace, "eth0")
+    source = field.attacker.ipv4.address_text
+    ends = (field.guarded.ipv4.address_text, field.open.ipv4.address_text)
+    with guarded, open_, packet_socket(field.attacker.namespace, "eth0") as wire:
+        number = 0
+        while not stop.is_set():
+            for to in ends:
+                ports = (1024 + number % 64000, 1024 + number // 64000)
+                wire.send(field.frame(datagram(source, to, _MAGIC, ports=ports)))
+            seen.forbidden += 1
+            seen.allowed += 1
+            number += 1
+            seen.leaked += _count(guarded)
+            seen.delivered += _count(open_)
+            time.sleep(PAUSE_SECONDS)
+        time.sleep(_GRACE_SECONDS)
+        seen.leaked += _count(guarded)
+        seen.delivered += _count(open_)
+
+
+def _count(wire: socket.socket) -> int:
+    found = 0
+    while True:
+        try:
+            frame, (_, _, kind, *_) = wire.recvfrom(2048)
+        except BlockingIOError:
+            return found
+        found += kind != socket.PACKET_OUTGOING and _MAGIC in frame and frame[23:24] == b"\x11"
+
+
+def _converse(field: Arena, seen: Seen, stop: threading.Event) -> None:
+    with (
+        field.open.socket(4, socket.SOCK_STREAM) as server,
+        field.attacker.socket(4, socket.SOCK_STREAM) as client,
+    ):
+        for one in (server, client):
+            one.settimeout(5)
+        server.bind((field.open.ipv4.address_text, 7))
+        server.listen()
+        try:
+            client.connect(server.getsockname())
+            answering = server.accept()[0]
+            answering.settimeout(5)
+            with answering:
+                while not stop.is_set():
+                    began = time.monotonic()
+                    client.send(b"x")
+                    answering.send(answering.recv(1))
+                    client.recv(1)
+                    gap = time.monotonic() - began
+                    seen.heartbeats += 1
+                    seen.longest_gap_seconds = max(seen.longest_gap_seconds, gap)
+                    time.sleep(HEARTBEAT_SECONDS)
+        except OSError as error:
+            seen.broken = error
