@@ -59,13 +59,6 @@ def claimed(block: Block, host: str, now_ns: int) -> Block:
     )
 
 
-def unclaimed(block: Block) -> Block:
-    """The same block, nobody's: who holds addresses of it keeps them."""
-    return replace(
-        block, affinity=None, affinity_claim_time=None, sequence_number=block.sequence_number + 1
-    )
-
-
 def claim_time_ns(block: Block) -> int | None:
     """When its owner got it, Unix time; None where that is not recorded."""
     if not block.affinity_claim_time:

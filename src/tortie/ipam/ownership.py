@@ -1,30 +1,29 @@
-"""Giving up blocks and addresses: of a host that is gone, of a pool, and what is not needed.
+"""Giving up what nobody uses: empty blocks of this host, and addresses that have leaked.
 
 Each block is one transaction that compares the block and both sides of its affinity. What is
-interrupted is found again by the next call: everything here may be repeated.
+interrupted is found again by the next call: everything here may be repeated. Pools and hosts
+that go are the business of `giveback`.
 """
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from tortie.datastore.client import Client
 from tortie.ipam import block as blocks
 from tortie.ipam.allocator import Allocator, damage
 from tortie.ipam.audit import (
     Leak,
-    allocations,
     hosts_gone,
     leaked,
     not_attached,
     seen_twice,
 )
 from tortie.ipam.inventory import read_inventory
-from tortie.ipam.stored import Change, Stored, list_affinities, list_blocks, read_kind
-from tortie.lib.errors import Conflict, InvalidInput, NotFound
+from tortie.ipam.stored import Change, Stored, list_affinities, read_kind
+from tortie.lib.errors import Conflict
 from tortie.lib.ip import Network
 from tortie.model.ipam import Block, BlockAffinity
-from tortie.model.keys import AffinityKey, BlockKey, IPAMHostKey
+from tortie.model.keys import AffinityKey, BlockKey
 
 ATTEMPTS = 20
 """Lost compares in a row for one block, before it is left to its users."""
@@ -35,14 +34,6 @@ EMPTY_SECONDS = 300.0
 
 FULL_TURNS = 12
 """How often a collector looks at everything: each so many turns."""
-
-
-class Released(NamedTuple):
-    blocks: tuple[Network, ...] = ()
-    """That are nobody's now, or gone."""
-    addresses: tuple[Network, ...] = ()
-    kept: tuple[str, ...] = ()
-    """What could not be released, one sentence each."""
 
 
 async def release_empty_blocks(
@@ -69,65 +60,10 @@ async def release_empty_blocks(
                 break
             if not _is_unused(block, now_ns(), older_than_seconds):
                 continue
-            if await _give_up(client, key, only_empty=True):
+            if await _give_up(client, key):
                 given_back.append(key.cidr)
                 left -= 1
     return given_back
-
-
-async def release_host(client: Client, host: str, *, addresses: bool = True) -> Released:
-    """Forget a host: its addresses, its blocks, its mark. For `delete node`.
-
-    Blocks in which others hold addresses stay, and are nobody's.
-
-    Args:
-        addresses: False: only blocks and mark; who held addresses keeps them.
-    """
-    freed: list[Network] = []
-    kept: list[str] = []
-    allocator = Allocator(client, host)
-    if addresses:
-        state = await read_inventory(client)
-        for allocation in allocations(state):
-            if allocation.node == host:
-                try:
-                    if await allocator.release_address(
-                        allocation.address,
-                        handle_id=allocation.handle_id,
-                        sequence=allocation.sequence,
-                    ):
-                        freed.append(allocation.address)
-                except (Conflict, InvalidInput) as error:
-                    kept.append(f"{allocation.address.address_text}: {error}")
-    released = []
-    for key, _ in await list_affinities(client, host):
-        if await _give_up(client, key):
-            released.append(key.cidr)
-        else:
-            kept.append(f"block {key.cidr} is damaged or changes all the time")
-    if not kept:
-        await _forget(client, IPAMHostKey(host).path)
-    return Released(tuple(released), tuple(freed), tuple(kept))
-
-
-async def release_pool(client: Client, cidr: Network) -> Released:
-    """Give up all blocks inside a pool that was disabled or deleted; used ones become nobody's."""
-    released, kept = [], []
-    inside = [block for block in await list_blocks(client, cidr.family) if cidr.contains(block)]
-    for block_cidr in inside:
-        [found] = await read_kind(client, [BlockKey(block_cidr)], Block)
-        owner = found.value.affinity if found.value else None
-        kind, _, name = (owner or "").partition(":")
-        if not owner:
-            done = await _delete_if_empty(client, block_cidr)
-        else:
-            key = AffinityKey(name, block_cidr, virtual=kind == "virtual")
-            done = await _give_up(client, key)
-        if done:
-            released.append(block_cidr)
-        else:
-            kept.append(f"block {block_cidr} is in use, damaged, or changes all the time")
-    return Released(tuple(released), (), tuple(kept))
 
 
 class Collector:
@@ -194,8 +130,8 @@ async def release_leak(allocator: Allocator, leak: Leak) -> bool:
     return True
 
 
-async def _give_up(client: Client, key: AffinityKey, *, only_empty: bool = False) -> bool:
-    """End an affinity; its block goes if it is empty, else it becomes nobody's."""
+async def _give_up(client: Client, key: AffinityKey) -> bool:
+    """End an affinity and delete its block; False if the block is in use by now."""
     for _ in range(ATTEMPTS):
         [found] = await read_kind(client, [BlockKey(key.cidr)], Block)
         [mine] = await read_kind(client, [key], BlockAffinity)
@@ -206,10 +142,9 @@ async def _give_up(client: Client, key: AffinityKey, *, only_empty: bool = False
             return False
         owner = f"{'virtual' if key.virtual else 'host'}:{key.host}"
         if found.value is not None and found.value.affinity == owner:
-            empty = blocks.is_empty(found.value)
-            if only_empty and not empty:
+            if not blocks.is_empty(found.value):
                 return False
-            change.write(found, None if empty else blocks.unclaimed(found.value))
+            change.write(found, None)
         else:
             change.rest_on(found)
         try:
@@ -218,26 +153,6 @@ async def _give_up(client: Client, key: AffinityKey, *, only_empty: bool = False
             continue
         return True
     return False
-
-
-async def _delete_if_empty(client: Client, cidr: Network) -> bool:
-    [found] = await read_kind(client, [BlockKey(cidr)], Block)
-    if found.value is None or damage(found) or not blocks.is_empty(found.value):
-        return found.entry is None
-    change = Change()
-    change.write(found, None)
-    try:
-        await change.commit(client)
-    except Conflict:
-        return False
-    return True
-
-
-async def _forget(client: Client, path: str) -> None:
-    try:
-        await client.delete(path)
-    except NotFound:
-        return
 
 
 def _is_unused(found: Stored[Block], now_ns: int, older_than_seconds: float) -> bool:

@@ -12,7 +12,7 @@ from tortie.ipam import audit as auditing
 from tortie.ipam.audit import FOREIGN, Kind, audit
 from tortie.ipam.choice import PoolExhausted
 from tortie.ipam.inventory import read_inventory
-from tortie.ipam.ownership import Collector, release_empty_blocks, release_host, release_pool
+from tortie.ipam.ownership import Collector, release_empty_blocks
 from tortie.lib.errors import TortieError
 from tortie.lib.ip import parse_network
 from tortie.model.endpoint import WorkloadEndpoint, WorkloadEndpointSpec
@@ -167,33 +167,6 @@ def test_empty_blocks_are_given_back_but_one() -> None:
     bench.now_ns = NOW + 10 * MINUTES_NS
     assert give_back() == 2
     assert give_back() == 0
-    assert len([key for key in bench.dump() if "/assignment/" in key]) == 1
-
-
-def test_a_host_that_is_gone_leaves_what_others_hold() -> None:
-    bench = Bench(v4="10.0.0.0/29")
-    bench.assign("a", "h1")
-    bench.assign("b", "h1")
-    held = bench.assign("c", "h2", requested=[parse_network("10.0.0.3/32")])
-    released = bench.run(release_host(MemoryClient(bench.store), "h1"))
-    assert len(released.addresses) == 2
-    assert released.kept == ()
-    assert list(allocated(bench.dump())) == held
-    assert not [key for key in bench.dump() if "/host/h1" in key]
-    again = bench.run(release_host(MemoryClient(bench.store), "h1"))
-    assert again == ((), (), ())
-
-
-def test_a_pool_is_emptied_of_affinities() -> None:
-    bench = Bench(v4="10.0.0.0/28")
-    kept = bench.assign("a", "h1")
-    bench.assign("b", "h2")
-    bench.run(bench.host("h2").release("b"))
-    cidr = parse_network("10.0.0.0/28")
-    released = bench.run(release_pool(MemoryClient(bench.store), cidr))
-    assert len(released.blocks) == 2
-    assert list(allocated(bench.dump())) == kept
-    assert not [key for key in bench.dump() if "/ipv4/block/" in key and "/host/" in key]
     assert len([key for key in bench.dump() if "/assignment/" in key]) == 1
 
 
