@@ -15,7 +15,7 @@ from tortie.calc.graph import Graph
 from tortie.desired.policy import PolicyList, Rule
 from tortie.kernel.rtnl.link import parse_mac
 
-FLAPS = 150
+FLAPS = 80
 
 
 @pytest.mark.parametrize("first_goes", [True, False])
