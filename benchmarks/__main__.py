@@ -3,7 +3,17 @@
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmarks import calc, cni, dataplane, elements, enforcement, explain, memory, startup, traffic
+from benchmarks import (
+    calc,
+    cni,
+    dataplane,
+    elements,
+    enforcement,
+    explain,
+    memory,
+    startup,
+    traffic,
+)
 from benchmarks.results import Result, document, table
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
