@@ -224,8 +224,10 @@ def _complain(error: Exception, verb: str, err: TextIO) -> int:
         traceback.print_exception(error, file=err)
     is_program = verb in VERBS and not VERBS[verb].is_ours
     if isinstance(error, TortieError):
+        from tortie.ctl.screen import harmless
+
         for line in str(error).splitlines():
-            print(f"tortie: {line}" if is_program else line, file=err)
+            print(f"tortie: {harmless(line)}" if is_program else harmless(line), file=err)
         if not is_program:
             return EXIT_INPUT if verb == "diff" else EXIT_FAILED
         if isinstance(error, InvalidInput):

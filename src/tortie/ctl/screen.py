@@ -17,6 +17,13 @@ _REDRAW_SECONDS = 0.1
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "cyan": 36}
 
 
+def harmless(text: str) -> str:
+    """Without what would command a terminal: messages quote names that others chose."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
 class Screen:
     """Standard output for results, standard error for everything about them."""
 
@@ -28,7 +35,7 @@ class Screen:
         print(text, file=self.out)
 
     def warn(self, text: str) -> None:
-        print(text, file=self.err)
+        print(harmless(text), file=self.err)
 
     def paint(self, text: str, colour: str) -> str:
         """`text` in colour, if standard output is a terminal that wants it."""

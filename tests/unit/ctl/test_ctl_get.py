@@ -128,7 +128,10 @@ def test_damaged_objects_are_told(tortie: Shell) -> None:
         "left out, because it is not valid: "
         "/calico/resources/v3/projectcalico.org/nodes/bad: is not a JSON object\n"
     )
-    assert "is named" in tortie("get", "nodes", "-o", "yaml").err
+    shown = tortie("get", "nodes", "-o", "yaml").err
+    assert "is named" in shown
+    assert "\x1b" not in shown
+    assert "\x1b" not in tortie("get", "node", "x\x1b[31m").err
 
 
 class _Terminal(io.StringIO):
