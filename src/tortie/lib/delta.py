@@ -21,8 +21,15 @@ class Delta(Generic[K, V]):
 
     def want(self, key: K, value: V | None) -> None:
         """Set what `key` should be; None asks for it to be gone."""
-        _put(self._wanted, key, value)
-        self._compare(key)
+        # Called for every element of every set: `_put` and `_compare` written out.
+        if value is None:
+            self._wanted.pop(key, None)
+        else:
+            self._wanted[key] = value
+        if self._actual.get(key) == value:
+            self._pending.pop(key, None)
+        else:
+            self._pending[key] = None
 
     def observe(self, key: K, value: V | None) -> None:
         """Record what the kernel holds for `key`; None if nothing."""

@@ -202,8 +202,7 @@ class _Half(Generic[Member]):
             self._members[member] = None
         else:
             del self._members[member]
-        self._count(member, present=present)
-        if self._settle():
+        if self._counts(member, present=present) and self._settle():
             return True
         self._write(member, present=present)
         return False
@@ -231,8 +230,9 @@ class _Half(Generic[Member]):
         """Where it is not absent."""
         return Form.ADDRESSES
 
-    def _count(self, member: Member, *, present: bool) -> None:
-        """A member has come or gone."""
+    def _counts(self, member: Member, *, present: bool) -> bool:
+        """A member has come or gone; returns whether the form may change by that."""
+        return not self._in_use
 
     def _make(self) -> Set:
         """The kernel's set for the present form, empty."""
@@ -270,9 +270,11 @@ class _NetSet(_Half[Network]):
     def _full_form(self) -> Form:
         return Form.NETWORKS if self._wide_count else Form.ADDRESSES
 
-    def _count(self, member: Network, *, present: bool) -> None:
-        if not member.is_address:
-            self._wide_count += 1 if present else -1
+    def _counts(self, member: Network, *, present: bool) -> bool:
+        if member.is_address:
+            return not self._in_use
+        self._wide_count += 1 if present else -1
+        return True
 
     def _make(self) -> Set:
         wide = self._form is Form.NETWORKS

@@ -4,6 +4,7 @@ Source: include/uapi/linux/netfilter/nf_tables.h; the `nf_tables_fill_*_info`
 functions in net/netfilter/nf_tables_api.c.
 """
 
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -171,7 +172,17 @@ def decode_elements(answer: Message) -> Iterator[Element]:
         yield _decode_element(one)
 
 
+_KEY_AND_VALUE = struct.Struct("=HHHH")
+"""Headers of a key and of the value in it."""
+
+
 def _decode_element(data: memoryview) -> Element:
+    if len(data) > _KEY_AND_VALUE.size:
+        length, kind, inner_length, inner_kind = _KEY_AND_VALUE.unpack_from(data)
+        is_key = kind & netlink.NLA_TYPE_MASK == 1 and inner_kind == nft.DATA_VALUE
+        if is_key and (length + 3) & ~3 == len(data) and inner_length == length - 4:
+            # A key and nothing else: nearly every element of nearly every set.
+            return Element(bytes(data[8:length]))
     found = netlink.attribute_map(data)
     flags = netlink.be(found[3]) if 3 in found else 0
     return Element(
