@@ -124,12 +124,15 @@ def test_a_bad_file_applies_nothing(lab: LiveLab, tmp_path: Path, text: str) -> 
         ),
         ({"DATASTORE_TYPE": "zoo"}, "must be etcdv3 or embedded"),
         (
-            {"DATASTORE_TYPE": "embedded", "TORTIE_EMBEDDED_PATH": __file__},
+            {"DATASTORE_TYPE": "embedded", "TORTIE_EMBEDDED_PATH": "TEXT"},
             "is no usable datastore",
         ),
     ],
 )
-def test_a_missing_datastore(settings: dict[str, str], message: str) -> None:
+def test_a_missing_datastore(settings: dict[str, str], message: str, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("no database")
+    settings = {name: value.replace("TEXT", str(text)) for name, value in settings.items()}
     _is_one_line(inside("get", "nodes", **settings), message)
 
 

@@ -52,6 +52,11 @@ class Dataplane(Consumer, Protocol):
         ...
 
     @property
+    def refused(self) -> Mapping[str, str]:
+        """Objects that are closed because the kernel does not take them, and what it said."""
+        ...
+
+    @property
     def retry_seconds(self) -> float | None:
         """After a good `apply`: when it wants another one, though nothing changes."""
         ...
@@ -216,7 +221,9 @@ class Loop:
             return self._backoff.next_seconds()
         self._applies += 1
         self._backoff.reset()
-        self._health.ready(f"enforced up to revision {self._arrived_revision}")
+        refused = self._dataplane.refused
+        closed = f"; closed, for the kernel refuses it: {', '.join(refused)}" if refused else ""
+        self._health.ready(f"enforced up to revision {self._arrived_revision}{closed}")
         if self._applies == 1:
             memory.settle()
         if log.isEnabledFor(logging.DEBUG):
