@@ -15,6 +15,8 @@ from tests.attacks.packets import datagram
 
 PAUSE_SECONDS = 0.0003
 HEARTBEAT_SECONDS = 0.005
+STALLED_SECONDS = 1.0
+"""A connection without an answer for so long counts as broken."""
 _GRACE_SECONDS = 0.05
 _MAGIC = b"\x9dmonitor"
 
@@ -97,13 +99,13 @@ def _converse(field: Arena, seen: Seen, stop: threading.Event) -> None:
         field.attacker.socket(4, socket.SOCK_STREAM) as client,
     ):
         for one in (server, client):
-            one.settimeout(5)
+            one.settimeout(STALLED_SECONDS)
         server.bind((field.open.ipv4.address_text, 7))
         server.listen()
         try:
             client.connect(server.getsockname())
             answering = server.accept()[0]
-            answering.settimeout(5)
+            answering.settimeout(STALLED_SECONDS)
             with answering:
                 while not stop.is_set():
                     began = time.monotonic()
