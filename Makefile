@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 DATASTORE ?= embedded
 ROUTING ?= direct
 PYTEST_ARGS ?=
+ROUNDS ?= 20
 
 .PHONY: help demo test lint types unit e2e bench soak lock clean
 
@@ -31,6 +32,17 @@ types: $(VENV)/test.done ## mypy --strict
 
 unit: $(VENV)/test.done ## the tests that need neither root nor a server
 	$(BIN)/pytest tests/unit tests/graph tests/property $(PYTEST_ARGS)
+
+e2e: $(VENV)/test.done ## clusters in the lab, over embedded and direct, and over etcd and BGP
+	@scripts/packages test
+	$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
+
+soak: $(VENV)/test.done ## random histories, policies and faults, again and again (ROUNDS=20)
+	@scripts/packages test
+	for round in $$(seq $(ROUNDS)); do \
+	    $(BIN)/pytest tests/property tests/graph tests/oracle tests/faults tests/netns \
+	        --hypothesis-seed=$$round $(PYTEST_ARGS) || exit 1; \
+	done
 
 bench: $(VENV)/test.done ## measure; prints a table and JSON
 	@scripts/packages test
