@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from tests.bgp.site import Site, eventually, run
 
 GOBGP_AS = 64700
 FRR_AS = 64600
+ROGUE_AS = 64666
 PASSWORD = "s3cret #{};'"
 
 
@@ -72,6 +74,35 @@ class GoBGP:
 
     def _ask(self, *words: str, check: bool = True) -> str:
         return self.router.execute("gobgp", "-p", "50051", *words, check=check)
+
+
+class Rogue:
+    """A BIRD of somebody else's that says to `host` what it likes."""
+
+    def __init__(self, site: Site, host: str, networks: Iterable[str], ordinal: int = 201) -> None:
+        self.router = site.add_router(f"rogue{ordinal}", ordinal)
+        self.routes = tuple(networks)
+        lines = [f"router id {self.router.ipv4};", "protocol device {}", "protocol static {"]
+        lines += ["ipv4;", *(f"route {network} blackhole;" for network in self.routes), "}"]
+        lines += [
+            "protocol bgp victim {",
+            f"local {self.router.ipv4} as {ROGUE_AS};",
+            f"neighbor {site[host].ipv4} as 64512;",
+            "connect delay time 1; error wait time 1,2; graceful restart off;",
+            "ipv4 { import none; export all; };",
+            "}",
+        ]
+        (self.router.directory / "bird.conf").write_text("\n".join(lines))
+
+    def start(self) -> None:
+        at = self.router.directory
+        self._process = self.router.spawn(
+            *["/usr/sbin/bird", "-f", "-c", f"{at}/bird.conf", "-s", f"{at}/ctl"], log="bird.log"
+        )
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 def attribute(path: dict[str, Any], kind: int) -> dict[str, Any]:

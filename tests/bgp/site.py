@@ -20,6 +20,7 @@ import msgspec
 
 from tortie.bgp.bird import Bird
 from tortie.bgp.manager import BGPManager
+from tortie.bgp.snapshot import IMPORT_LIMIT
 from tortie.calc.validation import parse_node
 from tortie.desired.endpoint import Pool, Route, RouteType
 from tortie.desired.kinds import Kind
@@ -137,7 +138,13 @@ class TestHost(Namespace):
         script.chmod(0o755)
         self.run_directory = Path(f"/run/{site.prefix}{name}")
         self.bird = Bird(self.run_directory, str(script))
-        self.manager = BGPManager(name, self.bird, route_protocol=80, secrets=site.directory)
+        self.manager = BGPManager(
+            name,
+            self.bird,
+            route_protocol=80,
+            secrets=site.directory,
+            import_limit=site.import_limit,
+        )
         self.wants(f"10.65.{ordinal}.0/26", Route(RouteType.LOCAL_BLOCK))
         self.wants(f"fd65::{ordinal:x}:0/122", Route(RouteType.LOCAL_BLOCK))
 
@@ -238,7 +245,8 @@ def lost(sender: "subprocess.Popen[str]") -> int:
 
 
 class Site:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, import_limit: int = IMPORT_LIMIT) -> None:
+        self.import_limit = import_limit
         self.prefix = f"tbgp{os.getpid()}n{next(_serial)}-"
         self.directory = directory
         self.fabric = f"{self.prefix}fab"
@@ -341,8 +349,10 @@ class Site:
 
 
 @asynccontextmanager
-async def site(directory: Path, hosts: int) -> AsyncIterator[Site]:
-    made = Site(directory)
+async def site(
+    directory: Path, hosts: int, import_limit: int = IMPORT_LIMIT
+) -> AsyncIterator[Site]:
+    made = Site(directory, import_limit)
     try:
         made.add_hosts(hosts)
         await made.apply()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.bgp.routers import as_path, attribute
-from tests.bgp.site import POOL, eventually, lacks, run, site
+from tests.bgp.site import POOL, TestHost, eventually, lacks, run, site, write_secret
 from tests.bgp.test_fabric import with_gobgp
 
 from tortie.desired.endpoint import Pool
@@ -162,5 +162,102 @@ def test_bfd_between_hosts(tmp_path: Path) -> None:
             run("ip", "-n", made.fabric, "link", "set", "p2", "nomaster")
             took = await eventually(partial(lacks, made["h1"], "10.65.2.0/26"), "gone", 10.0)
             assert took < 5.0
+
+    asyncio.run(scenario())
+
+
+async def said(host: TestHost, command: str) -> list[str]:
+    return [text.strip() for _, text in await host.bird.ask(command)]
+
+
+def test_ignored_interfaces_have_no_say(tmp_path: Path) -> None:
+    """Their networks are not known to BIRD: no way to a next hop, and nothing to announce."""
+
+    async def scenario() -> None:
+        async with site(tmp_path, 2) as made:
+            one = made["h1"]
+            one.ip("link", "add", "dum0", "type", "veth", "peer", "name", "dum1")
+            one.ip("link", "set", "dum1", "up")
+            one.ip("addr", "add", "10.65.99.1/24", "dev", "dum0")
+            one.ip("link", "set", "dum0", "up")
+            await made.meshed()
+
+            async def networks() -> set[str]:
+                lines = await said(one, "show route protocol direct1")
+                return {line.split()[0] for line in lines if "/" in line.partition(" ")[0]}
+
+            assert {"10.65.99.0/24", "172.30.0.0/24", "fd00:30::/64"} <= await networks()
+            made.put("BGPConfiguration", "default", {"ignoredInterfaces": ["dum*"]})
+            await made.apply()
+            assert "10.65.99.0/24" not in await networks()
+            assert "172.30.0.0/24" in await networks()
+            # The node's own replaces it; without eth0 the other host is nowhere.
+            made.put("BGPConfiguration", "node.h1", {"ignoredInterfaces": ["eth0"]})
+            await made.apply()
+            assert "10.65.99.0/24" in await networks()
+            assert "172.30.0.0/24" not in await networks()
+            block = made["h2"].block
+            await eventually(
+                lambda: " via 172.30.0.2 " not in one.gateway(block), "no way to h2's block"
+            )
+            assert made["h2"].has(one.block), "that is one host's matter"
+            made.put("BGPConfiguration", "node.h1", None)
+            await made.apply()
+            await eventually(lambda: " via 172.30.0.2 " in one.gateway(block), "there again")
+            assert lacks(made["h2"], "10.65.99.0/24"), "what is attached is not announced,"
+            rule = {"action": "Accept", "matchOperator": "Equal", "cidr": "10.65.99.0/24"}
+            made.put("BGPFilter", "out", {"exportV4": [rule]})
+            peer = {"peerIP": made["h2"].ipv4, "asNumber": 64512, "node": "h1", "filters": ["out"]}
+            made.put("BGPPeer", "h2", peer)
+            made.put("BGPConfiguration", "default", {})
+            await made.apply()
+            await eventually(lambda: made["h2"].has("10.65.99.0/24"), "but where a filter says so")
+            made.put("BGPConfiguration", "default", {"ignoredInterfaces": ["dum*"]})
+            await made.apply()
+            await eventually(lambda: lacks(made["h2"], "10.65.99.0/24"), "and it is not ignored")
+
+    asyncio.run(scenario())
+
+
+def test_a_password_for_the_mesh(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with site(tmp_path, 2) as made:
+            password = write_secret(made, "one for all")
+            made.put("BGPConfiguration", "default", {"nodeMeshPassword": password})
+            await made.apply()
+            await made.meshed()
+            one, two = made["h1"], made["h2"]
+            sessions = {"Peer_172_30_0_2", "Peer_fd00_30__2"}
+            assert await one.established() == sessions
+            write_secret(made, "another")
+            await one.manager.apply()
+            for _ in range(4):
+                await asyncio.sleep(1)
+                assert await one.established() == set(), "only one of them has the new one"
+            await two.manager.apply()
+            for _ in range(200):
+                if await one.established() == sessions:
+                    break
+                await asyncio.sleep(0.1)
+            await made.meshed()
+            assert await one.established() == sessions
+
+    asyncio.run(scenario())
+
+
+def test_time_between_keepalives(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with site(tmp_path, 2) as made:
+            peer = {"peerIP": made["h2"].ipv4, "asNumber": 64512, "node": "h1"}
+            made.put("BGPPeer", "quick", peer | {"keepaliveTime": "4s"})
+            await made.apply()
+            await made.meshed()
+            lines = await said(made["h1"], "show protocols all Peer_172_30_0_2")
+            timers = {
+                line.split()[0]: line.rpartition("/")[2] for line in lines if "timer:" in line
+            }
+            assert timers == {"Hold": "12", "Keepalive": "4"}
+            lines = await said(made["h2"], "show protocols all Peer_172_30_0_1")
+            assert any(line.startswith("Hold timer:") and line.endswith("/12") for line in lines)
 
     asyncio.run(scenario())

@@ -14,6 +14,7 @@ from tortie.bgp.snapshot import (
     DEFAULT_LISTEN_PORT,
     DEFAULT_METRIC6,
     DEFAULT_PRIORITY,
+    IMPORT_LIMIT,
     Advertisement,
     Snapshot,
 )
@@ -43,11 +44,13 @@ class BGPManager:
         *,
         route_protocol: int,
         secrets: Path = SECRETS_DIRECTORY,
+        import_limit: int = IMPORT_LIMIT,
     ) -> None:
         self._host = host
         self._bird = bird
         self._route_protocol = route_protocol
         self._secrets = Secrets(secrets)
+        self._import_limit = import_limit
         self._resources = BGPResources(host)
         self._hosts: dict[str, Host] = {}
         self._pools: dict[Network, Pool] = {}
@@ -118,6 +121,7 @@ class BGPManager:
             foreign_services=services,
             advertisements=_advertisements(spec),
             route_protocol=self._route_protocol,
+            import_limit=self._import_limit,
         )
 
     async def apply(self) -> None:

@@ -16,8 +16,9 @@ HOLD_SECONDS = 90
 RESTART_SECONDS = 120
 """How long peers keep our routes while BIRD is away."""
 
-IMPORT_LIMIT = 100_000
-"""Routes of one session; more are not taken. 5,000 hosts with 10 blocks each, twice."""
+HOST_FACTOR = 4
+"""A host may give so many times more routes than a switch, because it passes on what its switches
+give: or a flood would take the place of its own blocks."""
 
 BFD_MILLISECONDS = 300
 BFD_MULTIPLIER = 3
@@ -150,7 +151,9 @@ def _may_be_client(snapshot: Snapshot, peer: Peer) -> bool:
 
 def _channel(snapshot: Snapshot, peer: Peer, *, internal: bool) -> Iterator[str]:
     family = peer.address.family
-    yield f"    import limit {IMPORT_LIMIT} action block;"
+    outside = _learnt(snapshot, peer, internal=internal) in (Learnt.FABRIC, Learnt.WORKLOAD)
+    limit = snapshot.import_limit * (1 if outside else HOST_FACTOR)
+    yield f"    import limit {limit} action block;"
     yield "    add paths on;"
     if peer.next_hop is not NextHop.AUTO:
         yield f"    next hop {peer.next_hop.value};"

@@ -24,6 +24,9 @@ from one of us to the other."""
 PRIORITY_BASE = 2**31 - 1
 """Between hosts a priority travels as local preference: this less the priority."""
 
+IMPORT_LIMIT = 100_000
+"""Routes of one session; more are not taken. 5,000 hosts with 10 blocks each, twice."""
+
 Community = tuple[int, ...]
 """Two numbers of 16 bits, or three of 32."""
 
@@ -172,3 +175,5 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     advertisements: tuple[Advertisement, ...] = ()
     route_protocol: int = 80
     """The protocol number of the agent's routes, which are what we announce."""
+    import_limit: int = IMPORT_LIMIT
+    """Routes that a switch or a workload may give; a host, which passes on theirs, some more."""
