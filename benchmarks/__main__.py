@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from benchmarks import (
+    bgp,
     calc,
     cni,
     dataplane,
@@ -17,6 +18,7 @@ from benchmarks import (
 from benchmarks.results import Result, document, table
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
+    "bgp": bgp.run,
     "calc": calc.run,
     "dataplane": dataplane.run,
     "cni": cni.run,

@@ -2,17 +2,18 @@
 
 import asyncio
 import os
-import resource
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from tests.bgp.site import AGENT, eventually, site
 
+from benchmarks.labs import memory_mib
+from benchmarks.results import Result
 from tortie.bgp.bird import Bird
 from tortie.bgp.render import render_bird
 from tortie.bgp.snapshot import Peer, Snapshot
@@ -50,7 +51,7 @@ def timed(act: Callable[[], T]) -> tuple[float, T]:
     return (time.perf_counter() - began) * 1000, result
 
 
-def rendering() -> None:
+def rendering() -> Iterator[Result]:
     for peers, blocks in [(n, 10) for n in SIZES] + [(10, n) for n in SIZES]:
         made = snapshot(peers, blocks)
         cost, text = timed(lambda made=made: render_bird(made))  # type: ignore[misc]
@@ -60,13 +61,14 @@ def rendering() -> None:
             check, _ = timed(
                 lambda path=path: subprocess.run(["bird", "-p", "-c", path], check=True)  # type: ignore[misc]
             )
-        kilobytes = len(text) // 1024
-        print(f"render {peers:5} peers {blocks:5} blocks: {cost:7.1f} ms, {kilobytes:5} KiB, "
-              f"bird -p {check:7.1f} ms")  # fmt: skip
+        size = f"{peers:,} peers, {blocks:,} blocks"
+        yield Result(f"render, {size}", cost, "ms")
+        yield Result(f"BIRD's check of it, {size}", check, "ms")
 
 
-async def reconfiguration() -> None:
+async def reconfiguration() -> list[Result]:
     """One block more, on a running BIRD whose peers do not answer."""
+    found = []
     for peers, blocks in [(n, 10) for n in SIZES] + [(10, n) for n in SIZES]:
         with tempfile.TemporaryDirectory(dir="/run") as directory:
             bird = Bird(Path(directory) / "b")
@@ -75,24 +77,23 @@ async def reconfiguration() -> None:
             began = time.perf_counter()
             await bird.configure(render_bird(snapshot(peers, blocks + 1)))
             cost = (time.perf_counter() - began) * 1000
-            status = Path(f"/proc/{pid}/status").read_text()
-            memory = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-            print(f"reconfigure {peers:5} peers {blocks:5} blocks: {cost:7.1f} ms, {memory}")
+            size = f"{peers:,} peers, {blocks:,} blocks"
+            found.append(Result(f"reconfigure, {size}", cost, "ms"))
+            found.append(Result(f"BIRD's memory, {size}", memory_mib(pid)[0], "MiB"))
             await bird.close()
             os.kill(pid, signal.SIGKILL)
+    return found
 
 
-async def mesh(hosts: int) -> None:
+async def mesh(hosts: int) -> Result:
     """From nothing to every block at every host, over sessions of both families."""
     with tempfile.TemporaryDirectory() as directory:
-        began = time.perf_counter()
         async with site(Path(directory), hosts) as made:
-            configured = time.perf_counter() - began
             seconds = await made.meshed(120.0)
-            print(f"mesh of {hosts} hosts: {configured:.1f} s to set up, then {seconds:.1f} s")
+    return Result(f"mesh of {hosts} hosts, every block at every host", seconds, "s")
 
 
-async def reflector(hosts: int, blocks: int) -> None:
+async def reflector(hosts: int, blocks: int) -> list[Result]:
     """Two clients of one reflector, the first with the blocks of `hosts` hosts."""
     with tempfile.TemporaryDirectory() as directory:
         async with site(Path(directory), 3) as made:
@@ -122,24 +123,16 @@ async def reflector(hosts: int, blocks: int) -> None:
                 lambda: made["h3"].routes().count("/28 ") == count, "all of them", 60.0
             )
             took = time.perf_counter() - began
-            status = Path(f"/proc/{made['h1'].pid}/status").read_text()
-            memory = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-            print(
-                f"{count} routes through a reflector: {took:.1f} s from the first to the last in "
-                f"the other client's kernel ({written:.1f} s of it to write them); "
-                f"the reflector's {memory}"
-            )
+            memory, _ = memory_mib(made["h1"].pid)
+    return [
+        Result(f"{count:,} routes through a reflector, written", written, "s"),
+        Result(f"{count:,} routes through a reflector, first to last", took, "s"),
+        Result("the reflector's memory", memory, "MiB"),
+    ]
 
 
-def main() -> None:
-    """Needs root."""
-    rendering()
-    asyncio.run(reconfiguration())
-    asyncio.run(mesh(20))
-    asyncio.run(reflector(200, 10))
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"this process: {used} MiB at most")
-
-
-if __name__ == "__main__":
-    main()
+def run() -> Iterator[Result]:
+    yield from rendering()
+    yield from asyncio.run(reconfiguration())
+    yield asyncio.run(mesh(20))
+    yield from asyncio.run(reflector(200, 10))

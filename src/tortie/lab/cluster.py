@@ -24,6 +24,7 @@ from tortie.lab.description import ETCD_ORDINAL, FABRIC, FABRIC6, POOL, POOL6, H
 from tortie.lib.errors import NotFound, TortieError, Unavailable
 from tortie.model.bgp_configuration import BGPConfiguration, BGPConfigurationSpec
 from tortie.model.felix_configuration import FelixConfiguration, FelixConfigurationSpec
+from tortie.model.keys import AffinityKey, ResourceKey, parse_key
 from tortie.model.metadata import Metadata, Resource
 from tortie.model.node import IPPool, IPPoolSpec, Node, NodeBGP, NodeSpec
 
@@ -287,7 +288,14 @@ async def _newest_revision(lab: Lab) -> int:
         listed = [await client.list(prefix, keys_only=True) for prefix in PREFIXES]
     finally:
         await client.close()
-    return max((entry.mod_revision for found in listed for entry in found.entries), default=0)
+    # Agents take no notice of keys of a kind that they do not know.
+    revisions = (
+        entry.mod_revision
+        for found in listed
+        for entry in found.entries
+        if isinstance(parse_key(entry.key), ResourceKey | AffinityKey)
+    )
+    return max(revisions, default=0)
 
 
 def _ask_agent(lab: Lab, host: Host, path: str) -> tuple[int, str]:
