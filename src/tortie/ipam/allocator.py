@@ -123,7 +123,7 @@ class Allocator:
         try:
             # Whoever has the turn serves everybody who waits.
             while not mine.outcome.done():
-                await self._in_turn(self._serve)
+                await self._in_turn(lambda: self._serve(mine))
             return mine.outcome.result()
         finally:
             self._waiting.remove(mine)
@@ -215,15 +215,18 @@ class Allocator:
             for handle in handles
         ]
 
-    async def _serve(self) -> None:
+    async def _serve(self, mine: "_Assignment") -> None:
         """Assign to those who wait, as many as fit into one transaction.
+
+        Nothing if `mine` was served while it waited for its turn: whoever came since then
+        waits for a turn of their own, and more come meanwhile to share it.
 
         What one of them gets depends on what those before it get; so nobody is told anything,
         not even a failure, before all of it is written.
         """
-        batch = _first_of_each_handle(self._waiting)
-        if not batch:
+        if mine.outcome.done():
             return
+        batch = _first_of_each_handle(self._waiting)
         several = await self._held_by([item.handle_id for item in batch])
         config = several[0].config
         choice = await Choice.read(self._client, self._host, config, self._now_ns())

@@ -61,6 +61,24 @@ def test_those_who_wait_are_served_in_one_transaction() -> None:
     bench.dump()
 
 
+def test_those_who_come_while_others_are_told_are_served_together() -> None:
+    bench = Bench(v4="10.0.0.0/24")
+    before = bench.store.revision
+
+    async def go() -> None:
+        allocator, at_once = bench.host(), asyncio.Semaphore(8)
+
+        async def one(number: int) -> None:
+            async with at_once:
+                await allocator.assign({4}, f"h{number}", {})
+
+        await asyncio.gather(*map(one, range(64)))
+
+    asyncio.run(go())
+    assert bench.store.revision - before <= 20
+    bench.dump()
+
+
 def test_a_batch_fills_the_pool_and_tells_the_rest() -> None:
     bench = Bench(v4="10.0.0.0/28")
     found = together(bench, [f"h{number}" for number in range(20)])
