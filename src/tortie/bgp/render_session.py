@@ -151,8 +151,8 @@ def _may_be_client(snapshot: Snapshot, peer: Peer) -> bool:
 
 def _channel(snapshot: Snapshot, peer: Peer, *, internal: bool) -> Iterator[str]:
     family = peer.address.family
-    outside = _learnt(snapshot, peer, internal=internal) in (Learnt.FABRIC, Learnt.WORKLOAD)
-    limit = snapshot.import_limit * (1 if outside else HOST_FACTOR)
+    inside = _learnt(snapshot, peer, internal=internal) in (Learnt.HOST, Learnt.CLIENT)
+    limit = snapshot.import_limit * (HOST_FACTOR if inside else 1)
     yield f"    import limit {limit} action block;"
     yield "    add paths on;"
     if peer.next_hop is not NextHop.AUTO:
