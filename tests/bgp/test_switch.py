@@ -92,9 +92,14 @@ def test_direct_to_bgp_and_back_without_losing_a_packet(live: LiveLab, tmp_path:
         live.eventually(lambda: protocols("h2") == {BIRD_PROTOCOL}, "on both hosts")
         plan = ["bgp", "plan", "--route-reflectors", "1"]
         assert "Nothing was changed" in live.ok(*plan)
-        said = live.ok(*plan, "--apply", "--settle-seconds", "2")
+        hasty = live.tortie(*plan, "--apply", "--settle-seconds", "0")
+        assert hasty.code != 0
+        assert "the mesh stays" in hasty.err
+        assert '"nodeToNodeMeshEnabled": false' not in live.ok("get", "bgpconfig", "-o", "json")
+        said = live.ok(*plan, "--apply", "--settle-seconds", "30")
         assert "Route reflectors: h1" in said
-        assert "done: 4" in said
+        assert "done: 3" in said
+        assert "bgp-plan" not in live.ok("get", "caliconodestatus", "-o", "json")
         live.settle()
         assert '"nodeToNodeMeshEnabled": false' in live.ok("get", "bgpconfig", "-o", "json")
         for sender in senders:

@@ -18,6 +18,7 @@ from tortie.model.bgp_configuration import BGPConfiguration
 from tortie.model.bgp_peer import BGPPeer, BGPPeerSpec
 from tortie.model.metadata import Metadata, Resource
 from tortie.model.node import Node, NodeBGP
+from tortie.model.node_status import BGPStatus
 
 LABEL = "bgp.tortie.io/route-reflector"
 PEER_NAME = "route-reflectors"
@@ -83,6 +84,42 @@ def plan(nodes: Sequence[Node], configuration: BGPConfiguration | None, count: i
     )
 
 
+def missing_sessions(
+    nodes: Sequence[Node], reflectors: Sequence[str], reports: Mapping[str, BGPStatus]
+) -> list[str]:
+    """What is still to come before the mesh may go, each as `h2 to h1 172.30.0.1`.
+
+    A session counts when both of its ends say that it is established and not of the mesh: the
+    same session was there before, but only then both have heard what it is for now.
+
+    Args:
+        reports: by node, as they tell of themselves.
+    """
+    taking_part = [node for node in nodes if _router_id(node)]
+    up = {name: _established(found) for name, found in reports.items()}
+    found = []
+    for reflector in (node for node in taking_part if node.metadata.name in reflectors):
+        for node in taking_part:
+            if node.metadata.name == reflector.metadata.name:
+                continue
+            for one, other in ((node, reflector), (reflector, node)):
+                for address in _shared(one, other):
+                    if address not in up.get(one.metadata.name, ()):
+                        found.append(f"{one.metadata.name} to {other.metadata.name} {address}")
+    return list(dict.fromkeys(found))
+
+
+def _established(report: BGPStatus) -> set[str]:
+    peers = (*report.peers_v4, *report.peers_v6)
+    return {p.peer_ip for p in peers if p.state == "Established" and p.type != "NodeMesh"}
+
+
+def _shared(one: Node, other: Node) -> list[str]:
+    """The other one's addresses, of the families that both have; as BIRD writes them."""
+    pairs = zip(_addresses(one), _addresses(other), strict=True)
+    return [theirs.address_text for mine, theirs in pairs if mine and theirs]
+
+
 def _choose(nodes: Sequence[Node], count: int) -> list[Node]:
     """Reflectors first, then from where there are fewest yet, then by name."""
     chosen = [node for node in nodes if _is_reflector(node)][:count]
@@ -118,16 +155,22 @@ def _reflector(node: Node) -> Node:
 
 def _router_id(node: Node) -> str:
     """As `render_session.router_id` has it; empty if the node takes no part in BGP."""
+    addresses = _addresses(node)
+    return folded_id(*addresses) if any(addresses) else ""
+
+
+def _addresses(node: Node) -> tuple[Network | None, Network | None]:
+    """IPv4 and IPv6, without their subnets."""
     bgp = node.spec.bgp
     if bgp is None:
-        return ""
+        return None, None
     addresses: list[Network | None] = []
     for text in (bgp.ipv4_address, bgp.ipv6_address):
         try:
             addresses.append(parse_address(text.partition("/")[0]) if text else None)
         except InvalidInput:
             addresses.append(None)
-    return folded_id(*addresses) if any(addresses) else ""
+    return addresses[0], addresses[1]
 
 
 def _without_mesh(before: BGPConfiguration | None) -> BGPConfiguration:

@@ -2,12 +2,13 @@
 
 import pytest
 
-from tortie.bgp.reflectors import LABEL, plan
+from tortie.bgp.reflectors import LABEL, missing_sessions, plan
 from tortie.lib.errors import InvalidInput
 from tortie.model.bgp_configuration import BGPConfiguration, BGPConfigurationSpec
 from tortie.model.bgp_peer import BGPPeer
 from tortie.model.metadata import Metadata
 from tortie.model.node import Node, NodeBGP, NodeSpec
+from tortie.model.node_status import BGPStatus, PeerStatus
 from tortie.model.validation import validate
 
 
@@ -54,3 +55,23 @@ def test_what_is_done_already_is_no_step() -> None:
 def test_there_must_be_clients(count: int) -> None:
     with pytest.raises(InvalidInput):
         plan([node(1), node(2), node(3), Node(metadata=Metadata(name="bare"))], None, count)
+
+
+def says(*peers: tuple[int, str, str]) -> BGPStatus:
+    return BGPStatus(
+        peers_v4=tuple(
+            PeerStatus(peer_ip=f"10.0.0.{ordinal}", type=kind, state=state)
+            for ordinal, kind, state in peers
+        )
+    )
+
+
+def test_a_session_counts_when_both_ends_know_what_it_is_for() -> None:
+    nodes = [node(1), node(2), Node(kind="Node", metadata=Metadata(name="elsewhere"))]
+    up, old = (1, "GlobalPeer", "Established"), (1, "NodeMesh", "Established")
+    back = {"n1": says((2, "GlobalPeer", "Established"))}
+    assert missing_sessions(nodes, ["n1"], {**back, "n2": says(up)}) == []
+    for other in (says(), says(old), says((1, "GlobalPeer", "Connect"))):
+        assert missing_sessions(nodes, ["n1"], {**back, "n2": other}) == ["n2 to n1 10.0.0.1"]
+    assert missing_sessions(nodes, ["n1"], {"n2": says(up)}) == ["n1 to n2 10.0.0.2"]
+    assert len(missing_sessions(nodes, ["n1"], {})) == 2, "who says nothing is not there"
