@@ -172,7 +172,8 @@ class TestHost(Namespace):
     def pid(self) -> int:
         """0 while it does not run."""
         try:
-            return int((self.run_directory / "bird.pid").read_text())
+            # Empty while BIRD writes it.
+            return int((self.run_directory / "bird.pid").read_text() or 0)
         except FileNotFoundError:
             return 0
 
