@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,8 +63,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def add_run_directory(to: argparse.ArgumentParser) -> None:
     to.add_argument(
-        "--run-directory", type=Path, default=RUN_DIRECTORY, metavar="DIRECTORY",
-        help="the agent's; default %(default)s",
+        "--run-directory", type=Path, metavar="DIRECTORY",
+        default=Path(os.environ.get("TORTIE_RUN_DIRECTORY", RUN_DIRECTORY)),
+        help=f"the agent's; default TORTIE_RUN_DIRECTORY, else {RUN_DIRECTORY}",
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """`tortie policy`: why a packet passes or not, what applies, and what a change would do."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -22,7 +23,7 @@ from tortie.explain.mismatch import PROTOCOL_NAMES, protocol_name, short_name
 from tortie.explain.oracle import Packet, State, Way
 from tortie.explain.packet_space import AddressClass, merged_texts
 from tortie.explain.why import Explanation, Half, TierVerdict
-from tortie.lib.errors import InvalidInput, NotFound
+from tortie.lib.errors import InvalidInput, NotFound, TortieError
 from tortie.lib.ip import Network
 from tortie.lib.table import aligned
 from tortie.model.endpoint import WorkloadEndpoint
@@ -30,6 +31,7 @@ from tortie.model.keys import Key, ResourceKey
 
 EXIT_DENIED = 1
 EXIT_CHANGES = 1
+EXIT_NO_ANSWER = 2
 
 KINDS = (
     "Tier",
@@ -49,9 +51,14 @@ _SOURCE_PORT = 49152
 
 
 def main(argv: Sequence[str], out: TextIO) -> int:
-    arguments = _parser().parse_args(argv)
-    state = with_resources(arguments.config, read_state)
-    code: int = arguments.run(arguments, state, out)
+    try:
+        arguments = _parser().parse_args(argv)
+        state = with_resources(arguments.config, read_state)
+        code: int = arguments.run(arguments, state, out)
+    except TortieError as error:
+        # 1 is an answer here, so a question that has none needs another code.
+        print(f"tortie policy: {error}", file=sys.stderr)
+        return EXIT_NO_ANSWER
     return code
 
 
@@ -107,7 +114,7 @@ def parse_packet(source: Network, destination: Network, port: str, source_port: 
     Raises:
         InvalidInput: not `PROTO`, `PROTO/PORT` or `icmp/TYPE/CODE`.
     """
-    name, *numbers = port.lower().split("/")
+    name, *numbers = port.lower().replace(":", "/").split("/")
     if name == "icmp" and source.family == 6:
         name = "icmpv6"
     try:

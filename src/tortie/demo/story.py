@@ -32,7 +32,7 @@ from tortie.kernel.rtnl.route import (
 from tortie.lab import capture, cluster, description, latency, probe, processes, topology, workloads
 from tortie.lab.description import Datastore, Lab, Routing
 from tortie.lib.arguments import Parser
-from tortie.lib.errors import InvalidInput
+from tortie.lib.errors import AlreadyExists, InvalidInput
 from tortie.lib.ip import Network
 from tortie.model import codec
 from tortie.model.keys import ResourceKey
@@ -66,10 +66,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(datastore: Datastore, routing: Routing) -> int:
+    if cluster.exists(NAME):
+        raise AlreadyExists(
+            f"there is a lab called {NAME}, or what is left of one; "
+            f"remove it first: tortie lab down --name {NAME}"
+        )
     terminal = Terminal()
     began = time.monotonic()
-    if cluster.exists(NAME):
-        cluster.down(NAME)
+    cluster.clean_up_when_stopped()
     try:
         _Story(terminal, datastore, routing).tell()
     except PromiseBroken as error:

@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -61,6 +62,16 @@ def up(lab: Lab, report: Report) -> None:
         raise
 
 
+def clean_up_when_stopped() -> None:
+    """Have SIGTERM and SIGHUP end this process as Ctrl-C does, through every `finally`."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+
+
 def check_programs(lab: Lab) -> None:
     """
     Raises:
@@ -91,10 +102,21 @@ def exists(name: str) -> bool:
     return (description.ROOT / name).exists() or bool(topology.namespaces(prefix))
 
 
-def execute(namespace: str, command: Sequence[str]) -> int:
-    """Run a command in a namespace, on our terminal; returns its exit status."""
+def execute(
+    namespace: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> int:
+    """Run a command in a namespace, on our terminal; returns its exit status.
+
+    Args:
+        environment: beside ours.
+    """
     try:
-        process = netns.spawn_in(netns.named_path(namespace), command, stdin=None)
+        process = netns.spawn_in(
+            netns.named_path(namespace),
+            command,
+            stdin=None,
+            env={**os.environ, **(environment or {})},
+        )
     except FileNotFoundError:
         raise NotFound(f"there is no program {command[0]}") from None
     with contextlib.suppress(KeyboardInterrupt):  # the command gets it as well

@@ -102,6 +102,6 @@ async def _until_closed(path: Path) -> None:
 
 
 def summary(seconds: Sequence[float]) -> str:
-    """`median 2.1 ms, worst 3.4 ms of 10`."""
+    """`median 2.1 ms, worst 3.4 ms of 10 tries`."""
     median = statistics.median(seconds) * 1000
-    return f"median {median:.1f} ms, worst {max(seconds) * 1000:.1f} ms of {len(seconds)}"
+    return f"median {median:.1f} ms, worst {max(seconds) * 1000:.1f} ms of {len(seconds)} tries"

@@ -98,6 +98,7 @@ def _up(arguments: argparse.Namespace) -> int:
         arguments.routing,
         ipv6=arguments.ipv6,
     )
+    cluster.clean_up_when_stopped()
     cluster.up(lab, lambda text: print(f"  {text} …", file=sys.stderr))
     name = "" if lab.name == DEFAULT_NAME else f" --name {lab.name}"
     print(f"lab {lab.name} is up: {', '.join(host.name for host in lab.hosts)}")
@@ -149,7 +150,10 @@ def _exec(arguments: argparse.Namespace) -> int:
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
         raise InvalidInput("no command given; tortie lab exec WHERE -- CMD")
-    return cluster.execute(_namespace_of(lab, arguments.where), command)
+    settings = cluster.environment(lab)
+    if any(host.name == arguments.where for host in lab.hosts):
+        settings["TORTIE_RUN_DIRECTORY"] = str(lab.host_directory(arguments.where))
+    return cluster.execute(_namespace_of(lab, arguments.where), command, settings)
 
 
 def _namespace_of(lab: Lab, where: str) -> str:
