@@ -79,7 +79,8 @@ def test_down_of_nothing(name: str) -> None:
     assert (down.code, down.out) == (0, f"lab {name} was not there\n")
 
 
-def test_an_interrupted_up_leaves_nothing(name: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_up_leaves_nothing(name: str, number: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "tortie", "lab", "up", "--name", name],
         stdout=subprocess.PIPE,
@@ -88,11 +89,22 @@ def test_an_interrupted_up_leaves_nothing(name: str) -> None:
     )
     assert process.stderr is not None
     assert "wiring" in process.stderr.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate()
     assert process.returncode != 0
     assert "Traceback" not in err
     assert _traces(name) == []
+
+
+def test_the_demo_leaves_a_lab_of_its_name_alone() -> None:
+    description.create(description.plan("demo", 1, "embedded", "direct", ipv6=False))
+    try:
+        result = inside("demo")
+        assert result.code != 0
+        assert "remove it first: tortie lab down --name demo" in result.err
+        assert description.load("demo").name == "demo"
+    finally:
+        inside("lab", "down", "--name", "demo")
 
 
 def _traces(name: str) -> list[str]:
