@@ -39,11 +39,13 @@ def test_gobgp_hears_blocks_and_services_from_their_own_hosts_only(tmp_path: Pat
             await made.meshed()
             await eventually(lambda: len(switch.received()) == 3, "two blocks and the services")
             await eventually(lambda: len(switch.received(6)) == 3, "the same in IPv6")
+            await eventually(
+                lambda: len(switch.received()["10.96.0.0/12"]) == 2, "the services from both hosts"
+            )
             received = switch.received()
             (path,) = received["10.65.1.0/26"]
             assert as_path(path) == [64512]
             assert communities(path) == ["64512:100", "64512:7:8"]
-            assert len(received["10.96.0.0/12"]) == 2
             (path6,) = switch.received(6)["fd65::2:0/122"]
             assert communities(path6) == ["64512:6"]
             # A workload inside a block changes nothing; the switch's own is not taken.
@@ -90,7 +92,7 @@ def test_frr_with_password_bfd_and_several_paths(tmp_path: Path) -> None:
             await made.apply()
             await eventually(lambda: len(switch.routes()) == 3, "FRR hears")
             await eventually(lambda: len(switch.routes(6)) == 3, "FRR hears IPv6")
-            assert len(switch.routes()["10.96.0.0/12"]) == 2, "both hosts' paths"
+            await eventually(lambda: len(switch.routes()["10.96.0.0/12"]) == 2, "both hosts' paths")
             detail = switch.ask("show bgp ipv4 unicast 10.65.1.0/26")
             assert "64512:100" in detail
             assert "64512:7:8" in detail

@@ -63,12 +63,18 @@ def up(lab: Lab, report: Report) -> None:
 
 
 def clean_up_when_stopped() -> None:
-    """Have SIGTERM and SIGHUP end this process as Ctrl-C does, through every `finally`."""
+    """Have Ctrl-C, SIGTERM and SIGHUP end this process through every `finally`.
+
+    Ctrl-C too: asyncio takes over Python's own handler, and an interrupt that
+    comes just when its task is done would be lost.
+    """
 
     def stop(number: int, _: object) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise SystemExit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
 
 
