@@ -81,7 +81,7 @@ def create_named(name: str) -> str:
     try:
         _in_new_thread(lambda: _unshare_onto(path))
     except BaseException:
-        os.unlink(path)
+        delete_named(name)
         raise
     return path
 
@@ -113,6 +113,15 @@ def list_named() -> list[str]:
     except FileNotFoundError:
         return []
     return [name for name in names if _is_namespace(f"{NAMED_DIRECTORY}/{name}")]
+
+
+def list_leftovers() -> list[str]:
+    """Names that have a file and no namespace, as a crash between the two leaves them."""
+    try:
+        names = sorted(os.listdir(NAMED_DIRECTORY))
+    except FileNotFoundError:
+        return []
+    return [name for name in names if not _is_namespace(f"{NAMED_DIRECTORY}/{name}")]
 
 
 def named_path(name: str) -> str:
@@ -284,7 +293,12 @@ def _in_new_thread(function: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=call, name="netns", daemon=True)
     thread.start()
-    thread.join()
+    try:
+        thread.join()
+    except BaseException:
+        # Interrupted: what it does must not go on behind the caller's clean-up.
+        thread.join()
+        raise
     if failure:
         raise failure[0]
     return outcome[0]

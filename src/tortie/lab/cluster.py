@@ -8,6 +8,7 @@ Whatever goes wrong on the way, `down` removes all that is there.
 import asyncio
 import contextlib
 import http.client
+import logging
 import os
 import shutil
 import signal
@@ -70,6 +71,9 @@ def clean_up_when_stopped() -> None:
     """
 
     def stop(number: int, _: object) -> None:
+        # Wherever it strikes: what it cuts short has nothing more to say.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        sys.unraisablehook = lambda _: None
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)

@@ -83,6 +83,7 @@ def namespaces(lab_prefix: str) -> list[str]:
 
 def remove_namespaces(lab_prefix: str) -> None:
     """Remove every namespace of a lab, and with them their links and routes."""
-    for name in namespaces(lab_prefix):
+    leftovers = [name for name in netns.list_leftovers() if name.startswith(lab_prefix)]
+    for name in [*namespaces(lab_prefix), *leftovers]:
         with contextlib.suppress(NotFound):
             netns.delete_named(name)
