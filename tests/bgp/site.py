@@ -373,3 +373,12 @@ def write_secret(site: Site, text: str) -> dict[str, object]:
     path.write_text(text)
     path.chmod(0o600)
     return {"secretKeyRef": {"name": "bgp", "key": "tor"}}
+
+
+async def sessions(made: Site, name: str, count: int) -> None:
+    """Wait until the host has so many sessions, in both families together."""
+    for _ in range(200):
+        if len(await made[name].established()) == count:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{name} has {sorted(await made[name].established())}")

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.bgp.site import eventually, lacks, lost, site
+from tests.bgp.site import eventually, lacks, lost, sessions, site
 
 from tortie.bgp.bird import Bird
 from tortie.desired.endpoint import Route, RouteType
@@ -20,7 +20,7 @@ def test_a_mesh_brings_every_block_to_every_host(tmp_path: Path, count: int) -> 
         async with site(tmp_path, count) as made:
             await made.meshed()
             first = made["h1"]
-            assert len(await first.established()) == 2 * (count - 1)
+            await sessions(made, "h1", 2 * (count - 1))
             assert "via 172.30.0.2" in first.gateway("10.65.2.0/26")
             assert "via fd00:30::2" in first.gateway("fd65::2:0/122")
 
@@ -76,7 +76,7 @@ def test_a_removed_node_is_forgotten(tmp_path: Path) -> None:
             for name in ("h1", "h2"):
                 await eventually(partial(lacks, made[name], "10.65.3.0/26"), "its routes go")
                 assert made[name].has("fd65::1:0/122") or name == "h1"
-                assert len(await made[name].established()) == 2
+                await sessions(made, name, 2)
 
     asyncio.run(scenario())
 
@@ -92,7 +92,7 @@ def test_a_refused_configuration_leaves_the_last_good_one(tmp_path: Path) -> Non
             with pytest.raises(InvalidInput, match="refuses"):
                 await host.bird.configure(good[: len(good) // 2])
             assert (host.run_directory / "bird.conf").read_text() == good
-            assert len(await host.established()) == 4
+            await sessions(made, "h1", 4)
             assert not await host.bird.configure(good)
 
     asyncio.run(scenario())

@@ -6,7 +6,7 @@ import signal
 from functools import partial
 from pathlib import Path
 
-from tests.bgp.site import Site, eventually, lost, site
+from tests.bgp.site import Site, eventually, lost, sessions, site
 
 OFF: dict[str, object] = {"nodeToNodeMeshEnabled": False}
 PEERS: dict[str, object] = {"nodeSelector": "all()", "peerSelector": "has(route-reflector)"}
@@ -16,14 +16,6 @@ def make_reflector(made: Site, name: str) -> None:
     """One write of the node: the label that selects it, and its own cluster id."""
     cluster = made[name].ipv4
     made.put_node(name, {"route-reflector": ""}, routeReflectorClusterID=cluster)
-
-
-async def sessions(made: Site, name: str, count: int) -> None:
-    for _ in range(200):
-        if len(await made[name].established()) == count:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"{name} has {sorted(await made[name].established())}")
 
 
 def test_two_reflectors_with_ten_clients(tmp_path: Path) -> None:
@@ -37,8 +29,8 @@ def test_two_reflectors_with_ten_clients(tmp_path: Path) -> None:
                 make_reflector(made, name)
             await made.apply()
             await made.meshed()
-            assert len(await made["h3"].established()) == 4
-            assert len(await made["h1"].established()) == 22
+            await sessions(made, "h3", 4)
+            await sessions(made, "h1", 22)
             assert "via 172.30.0.12 " in made["h3"].gateway("10.65.12.0/26"), "not via a reflector"
             one = made["h3"].add_workload("10.65.3.2")
             made["h12"].add_workload("10.65.12.2").answers()
