@@ -8,7 +8,7 @@ from typing import NoReturn
 from tortie.ctl import access
 from tortie.ctl.access import with_resources
 from tortie.ctl.grammar import Command, Given
-from tortie.lib.errors import InvalidInput
+from tortie.lib import arguments
 from tortie.model.documents import Document
 
 __all__ = [
@@ -21,11 +21,11 @@ __all__ = [
 ]
 
 
-class Parser(argparse.ArgumentParser):
-    """Mistakes are `InvalidInput`, on one line, like everybody else's."""
+class Parser(arguments.Parser):
+    """Words its mistakes as every other verb does."""
 
     def error(self, message: str) -> NoReturn:
-        raise InvalidInput(f"{_as_cobra(message)}; see {self.prog} --help")
+        super().error(_as_cobra(message))
 
 
 def _as_cobra(message: str) -> str:
