@@ -1,7 +1,7 @@
 """What all tests share.
 
 Random tests are the same ones each time, so that a run repeats; `make soak`
-looks further: it sets TORTIE_RANDOM and gives seeds.
+looks further: it sets TORTIE_RANDOM to the number of the round, and gives seeds.
 
 Tests that race with real daemons, timers and other processes get a second try,
 because a busy machine can make a healthy one late. It is shown as `R`: one
