@@ -10,6 +10,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
+from tests.datastore.credentials import etcdctl, make_authority, make_certificate
 from tests.datastore.etcd_server import EtcdServer, free_ports
 
 from tortie.datastore.client import Event, Put, Txn
@@ -440,15 +441,6 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-def etcdctl(server: EtcdServer, *command: str) -> None:
-    subprocess.run(
-        ["etcdctl", f"--endpoints={server.endpoint}", *command],
-        check=True,
-        capture_output=True,
-        env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/usr/local/bin"},
-    )
-
-
 def with_users(server: EtcdServer) -> EtcdServer:
     for command in (
         "user add root:secret-of-root",
@@ -525,36 +517,6 @@ def test_a_log_in_that_the_server_does_not_want_is_no_error(start: Start) -> Non
         await client.close()
 
     run(test)
-
-
-def openssl(*command: str) -> None:
-    subprocess.run(["openssl", *command], check=True, capture_output=True)
-
-
-def make_authority(folder: Path, name: str) -> Path:
-    openssl(
-        *["req", "-x509", "-days", "2", "-nodes", "-newkey", "ec", "-pkeyopt"],
-        "ec_paramgen_curve:prime256v1",
-        *f"-subj /CN={name} -keyout {folder}/{name}.key -out {folder}/{name}.pem".split(),
-    )
-    return folder / f"{name}.pem"
-
-
-def make_certificate(folder: Path, authority: Path, name: str) -> TLSFiles:
-    """A key and a certificate for 127.0.0.1, good for servers and clients."""
-    stem = folder / name
-    openssl(
-        *["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"],
-        *f"-subj /CN={name} -keyout {stem}.key -out {stem}.csr".split(),
-    )
-    extensions = folder / "extensions"
-    extensions.write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
-    openssl(
-        *f"x509 -req -days 2 -in {stem}.csr -CA {authority} -CAkey".split(),
-        *f"{authority.with_suffix('.key')} -CAcreateserial".split(),
-        *f"-extfile {extensions} -out {stem}.pem".split(),
-    )
-    return TLSFiles(authority, Path(f"{stem}.pem"), Path(f"{stem}.key"))
 
 
 def test_both_sides_show_certificates(start: Start, tmp_path: Path) -> None:

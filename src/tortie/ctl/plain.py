@@ -204,7 +204,9 @@ def _from_file(path: str, prefixes: Sequence[str]) -> tuple[list[Any], int] | No
 
 def _plain_endpoint() -> str:
     """Of an etcd that needs neither TLS nor login; empty if it is another or none."""
-    if os.environ.get("DATASTORE_TYPE", "etcdv3") != "etcdv3" or os.environ.get("ETCD_USERNAME"):
+    if os.environ.get("DATASTORE_TYPE", "etcdv3") != "etcdv3":
+        return ""
+    if os.environ.get("ETCD_USERNAME") or os.environ.get("ETCD_DISCOVERY_SRV"):
         return ""
     first = os.environ.get("ETCD_ENDPOINTS", "").partition(",")[0].strip()
     return first if first.startswith("http://") else ""

@@ -157,3 +157,51 @@ def test_the_embedded_datastore_does_not_import_http2() -> None:
     program = "import sys, tortie.datastore.connect; print('h2' in sys.modules)"
     command = [sys.executable, "-c", program]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "False\n"
+
+
+INLINE = """
+kind: CalicoAPIConfig
+spec:
+  etcdDiscoverySrv: example.test
+  etcdKey: pem-of-key
+  etcdCert: pem-of-certificate
+  etcdCACert: pem-of-ca
+"""
+
+
+def test_inline_pem_and_discovery(tmp_path: Path) -> None:
+    settings = from_environment({}, write(tmp_path, INLINE))
+    assert settings.type is DatastoreType.ETCDV3
+    assert settings.discovery_domain == "example.test"
+    assert (settings.key, settings.certificate) == ("pem-of-key", "pem-of-certificate")
+    assert settings.ca == "pem-of-ca"
+    assert "pem-of" not in f"{settings!r} {settings} {settings.__rich_repr__()}"
+    client = open_client(settings)
+    assert "pem-of" not in repr(vars(vars(client)["_transport"]))
+
+
+def test_the_environment_chooses_the_way(tmp_path: Path) -> None:
+    """Its way of saying a thing puts the file's other way aside."""
+    path = write(tmp_path, INLINE)
+    settings = from_environment({"ETCD_ENDPOINTS": "http://a:1", "ETCD_CERT_FILE": "/c"}, path)
+    assert (settings.endpoints, settings.discovery_domain) == (("http://a:1",), "")
+    assert (settings.certificate_file, settings.certificate) == (Path("/c"), "")
+    srv = from_environment({"ETCD_DISCOVERY_SRV": "b.test"}, write(tmp_path, CONFIG))
+    assert (srv.endpoints, srv.discovery_domain) == ((), "b.test")
+
+
+@pytest.mark.parametrize(
+    ("environment", "text", "complaint"),
+    [
+        ({"ETCD_ENDPOINTS": "http://a", "ETCD_DISCOVERY_SRV": "b"}, CONFIG, "ETCD_DISCOVERY_SRV"),
+        ({}, CONFIG + "  etcdDiscoverySrv: b\n", "ETCD_ENDPOINTS, ETCD_DISCOVERY_SRV: two ways"),
+        ({}, CONFIG + "  etcdCACert: secret-text\n", "ETCD_CA_CERT_FILE, etcdCACert: two ways"),
+        ({}, "kind: CalicoAPIConfig\nspec: {etcdKey: secret-text}", "one needs the other"),
+    ],
+)
+def test_two_ways_at_once_are_refused(
+    tmp_path: Path, environment: dict[str, str], text: str, complaint: str
+) -> None:
+    with pytest.raises(InvalidInput, match=complaint) as caught:
+        from_environment(environment, write(tmp_path, text))
+    assert "secret" not in str(caught.value)

@@ -4,7 +4,9 @@
     messages    etcd's requests and responses in it
     http2       gRPC calls over one HTTP/2 connection, with keep-alive
     status      gRPC status → our errors
-    transport   which connection: endpoints, TLS, tokens, time-outs
+    tls         certificates from files or text
+    discovery   endpoints from SRV records
+    transport   which connection: endpoints, tokens, time-outs
     client      the `Client` made of these
 
 No generated code and no protobuf package: that would pin the protobuf runtime,
@@ -14,6 +16,7 @@ where the datastore is etcd.
 """
 
 from tortie.datastore.etcd.client import EtcdClient
-from tortie.datastore.etcd.transport import Login, Timing, TLSFiles
+from tortie.datastore.etcd.tls import TLSFiles, TLSText
+from tortie.datastore.etcd.transport import Discovery, Login, Timing
 
-__all__ = ["EtcdClient", "Login", "TLSFiles", "Timing"]
+__all__ = ["Discovery", "EtcdClient", "Login", "TLSFiles", "TLSText", "Timing"]

@@ -22,7 +22,8 @@ from tortie.datastore.client import (
 )
 from tortie.datastore.etcd import messages
 from tortie.datastore.etcd.messages import WatchResponse, range_end
-from tortie.datastore.etcd.transport import Login, Stream, Timing, TLSFiles, Transport
+from tortie.datastore.etcd.tls import TLSFiles, TLSText
+from tortie.datastore.etcd.transport import Discovery, Login, Stream, Timing, Transport
 from tortie.datastore.single import SingleKeyCalls
 from tortie.lib.errors import Compacted, Denied, NotFound, TortieError, Unavailable
 
@@ -49,14 +50,14 @@ class EtcdClient(SingleKeyCalls):
     Use it inside one running loop.
 
     Args:
-        endpoints: URLs; one is used at a time, the next when it fails.
+        endpoints: URLs, or where to find them; one is used at a time, the next when it fails.
     """
 
     def __init__(
         self,
-        endpoints: Sequence[str],
+        endpoints: Sequence[str] | Discovery,
         *,
-        tls: TLSFiles = _NO_FILES,
+        tls: TLSFiles | TLSText = _NO_FILES,
         login: Login | None = None,
         timing: Timing = _USUAL,
     ) -> None:

@@ -2,23 +2,26 @@
 
 A connection that fails is dropped and the next endpoint is tried; a new
 connection also reads the certificate files anew, so they can be renewed while
-we run. All calls and watches share it, so one keep-alive notices for all of
+we run. Endpoints that were discovered are looked up anew when none of them
+works. All calls and watches share it, so one keep-alive notices for all of
 them that a server froze.
 """
 
 import asyncio
+import itertools
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from tortie.datastore.etcd import messages
+from tortie.datastore.etcd.discovery import discover
 from tortie.datastore.etcd.http2 import Call, CallFailed, Connection, ConnectionLost
 from tortie.datastore.etcd.status import LOGIN_NOT_WANTED, Code, StaleToken, judge
-from tortie.lib.errors import Denied, InvalidInput, TortieError, Unavailable
+from tortie.datastore.etcd.tls import TLSFiles, TLSText, client_context
+from tortie.lib.errors import InvalidInput, TortieError, Unavailable
 
 T = TypeVar("T")
 
@@ -27,20 +30,18 @@ _MEMBER_IN_TROUBLE = (Code.DEADLINE_EXCEEDED, Code.UNAVAILABLE)
 every member would, and the connection with its watches is sound."""
 
 
-class TLSFiles(NamedTuple):
-    """PEM files; None means the system's authorities, or no client certificate."""
-
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-
-
 class Login(NamedTuple):
     username: str
     password: str
 
     def __repr__(self) -> str:
         return f"Login({self.username!r}, password=…)"
+
+
+class Discovery(NamedTuple):
+    """Instead of endpoints: the domain whose SRV records name them."""
+
+    domain: str
 
 
 class Timing(NamedTuple):
@@ -96,15 +97,23 @@ class Transport:
     """
 
     def __init__(
-        self, endpoints: Sequence[str], tls: TLSFiles, login: Login | None, timing: Timing
+        self,
+        endpoints: Sequence[str] | Discovery,
+        tls: TLSFiles | TLSText,
+        login: Login | None,
+        timing: Timing,
     ) -> None:
         if not endpoints:
             raise InvalidInput("no etcd endpoint is given; set ETCD_ENDPOINTS")
-        self._endpoints = [parse_endpoint(endpoint) for endpoint in endpoints]
+        self._discovery = endpoints if isinstance(endpoints, Discovery) else None
+        given = () if isinstance(endpoints, Discovery) else endpoints
+        self._endpoints = [parse_endpoint(endpoint) for endpoint in given]
         self._tls = tls
         self._login = login
         self._timing = timing
         self._next = 0
+        self._failed = 0
+        """Endpoints in a row that did not work."""
         self._link: _Link | None = None
         self._linking = asyncio.Lock()
         self._token: str | None = None
@@ -121,14 +130,13 @@ class Transport:
             writes: repeating it is not harmless, so it goes to another
                 endpoint only if it surely was not sent.
         """
-        for attempt in range(len(self._endpoints)):
+        for attempt in itertools.count(1):
             try:
                 return await self._call_with_token(method, request, decode, writes)
             except Unavailable as error:
-                last = attempt == len(self._endpoints) - 1
-                if last or error.maybe_applied or self._closed:
+                if attempt >= len(self._endpoints) or error.maybe_applied or self._closed:
                     raise
-        raise AssertionError("there is at least one endpoint")
+        raise AssertionError("the last attempt returns or raises")
 
     async def open_stream(self, method: str, first: bytes) -> Stream:
         """A stream on which `first` was sent."""
@@ -237,11 +245,26 @@ class Transport:
             if self._closed:
                 raise Unavailable("the datastore client is closed")
             if self._link is None or self._link.connection.lost is not None:
+                if self._failed >= len(self._endpoints):
+                    await self._discover()
                 self._link = await self._link_to(self._endpoints[self._next])
+                self._failed = 0
             return self._link
 
+    async def _discover(self) -> None:
+        """Look members up, for the first time or because none of those we know works."""
+        if self._discovery is None:
+            return
+        try:
+            found = await asyncio.to_thread(discover, self._discovery.domain)
+        except TortieError:
+            if not self._endpoints:
+                raise
+        else:
+            self._endpoints, self._next = [parse_endpoint(endpoint) for endpoint in found], 0
+
     async def _link_to(self, endpoint: Endpoint) -> _Link:
-        context = _tls_context(self._tls) if endpoint.secure else None
+        context = client_context(self._tls) if endpoint.secure else None
         timing = self._timing
         try:
             async with asyncio.timeout(timing.call):
@@ -265,6 +288,7 @@ class Transport:
 
     def _turn(self) -> None:
         self._next = (self._next + 1) % len(self._endpoints)
+        self._failed += 1
 
 
 def _reason(error: OSError) -> str:
@@ -293,28 +317,3 @@ def parse_endpoint(text: str) -> Endpoint:
         example = "http://127.0.0.1:2379"
         raise InvalidInput(f"etcd endpoint {text!r} is no URL such as {example}")
     return Endpoint(parts.scheme == "https", parts.hostname, port)
-
-
-def _tls_context(files: TLSFiles) -> ssl.SSLContext:
-    """TLS 1.2 or newer, the server's name or address verified.
-
-    Raises:
-        InvalidInput: a file is missing or no PEM.
-        Denied: a file must not be read.
-    """
-    for path in filter(None, files):
-        try:
-            path.open("rb").close()
-        except PermissionError:
-            raise Denied(f"no permission to read {path}") from None
-        except OSError as error:
-            raise InvalidInput(f"{path}: {error.strerror}") from None
-    try:
-        context = ssl.create_default_context(cafile=files.ca)
-        if files.certificate is not None:
-            context.load_cert_chain(files.certificate, files.key)
-    except ssl.SSLError as error:
-        names = ", ".join(str(path) for path in files if path is not None)
-        raise InvalidInput(f"TLS files {names}: {error.reason or error}") from None
-    context.set_alpn_protocols(["h2"])
-    return context

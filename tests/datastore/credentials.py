@@ -1,0 +1,48 @@
+"""Certificates and users for a real etcd."""
+
+import subprocess
+from pathlib import Path
+
+from tests.datastore.etcd_server import EtcdServer
+
+from tortie.datastore.etcd import TLSFiles
+
+
+def etcdctl(server: EtcdServer, *command: str) -> None:
+    subprocess.run(
+        ["etcdctl", f"--endpoints={server.endpoint}", *command],
+        check=True,
+        capture_output=True,
+        env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/usr/local/bin"},
+    )
+
+
+def openssl(*command: str) -> None:
+    subprocess.run(["openssl", *command], check=True, capture_output=True)
+
+
+def make_authority(folder: Path, name: str) -> Path:
+    openssl(
+        *["req", "-x509", "-days", "2", "-nodes", "-newkey", "ec", "-pkeyopt"],
+        "ec_paramgen_curve:prime256v1",
+        *f"-subj /CN={name} -keyout {folder}/{name}.key -out {folder}/{name}.pem".split(),
+    )
+    return folder / f"{name}.pem"
+
+
+def make_certificate(folder: Path, authority: Path, name: str, *hosts: str) -> TLSFiles:
+    """A key and a certificate for 127.0.0.1 and `hosts`, good for servers and clients."""
+    stem = folder / name
+    openssl(
+        *["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"],
+        *f"-subj /CN={name} -keyout {stem}.key -out {stem}.csr".split(),
+    )
+    extensions = folder / "extensions"
+    names = ",".join(["IP:127.0.0.1", *(f"DNS:{host}" for host in hosts)])
+    extensions.write_text(f"subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\n")
+    openssl(
+        *f"x509 -req -days 2 -in {stem}.csr -CA {authority} -CAkey".split(),
+        *f"{authority.with_suffix('.key')} -CAcreateserial".split(),
+        *f"-extfile {extensions} -out {stem}.pem".split(),
+    )
+    return TLSFiles(authority, Path(f"{stem}.pem"), Path(f"{stem}.key"))
