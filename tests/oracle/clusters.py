@@ -184,7 +184,7 @@ def make_packets(state: State, seed: int, count: int) -> list[Packet]:
     """Packets between workloads, at most `count`: each the first of a connection of its own."""
     random = Dice(f"packets {seed}")
     there = _addresses(state)
-    rules = _rules_of(state)
+    rules = rules_of(state)
     packets: dict[frozenset[object], Packet] = {}
     for _ in range(count * 2 if there else 0):
         family = random.choice((4, 4, 6))
@@ -194,7 +194,7 @@ def make_packets(state: State, seed: int, count: int) -> list[Packet]:
         source, destination = random.sample(ends, 2)
         # Half of them as some rule would have it, wherever they go.
         rule = random.choice(rules) if rules and random.random() < 0.5 else None
-        packet = _packet(random, source, destination, rule)
+        packet = random_packet(random, source, destination, rule)
         # The answers to one packet may not be mistaken for another one.
         packets.setdefault(_connection(packet), packet)
     return list(packets.values())
@@ -208,7 +208,7 @@ def _connection(packet: Packet) -> frozenset[object]:
     return frozenset({ends, ("protocol", packet.protocol), ("kind", kind)})
 
 
-def _packet(random: Dice, source: Network, destination: Network, rule: Rule | None) -> Packet:
+def random_packet(random: Dice, source: Network, destination: Network, rule: Rule | None) -> Packet:
     icmp = ICMP4 if source.family == 4 else ICMP6
     protocol = _weighted(random, {TCP: 5, UDP: 5, SCTP: 1, UDPLITE: 1, icmp: 3, EXPERIMENTAL: 1})
     if rule is not None and rule.protocol is not None:
@@ -234,7 +234,7 @@ def _packet(random: Dice, source: Network, destination: Network, rule: Rule | No
     return Packet(source, destination, protocol, *ports)
 
 
-def _rules_of(state: State) -> list[Rule]:
+def rules_of(state: State) -> list[Rule]:
     specs = [
         value.spec
         for value in state.values()

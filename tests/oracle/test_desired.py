@@ -13,7 +13,7 @@ from tests.oracle.plain_verdict import DesiredHost
 from tortie.explain.oracle import decide
 
 SEEDS_PER_CHUNK = 30
-PACKETS = 30
+PACKETS = 75
 
 
 @pytest.mark.parametrize("chunk", range(10))

@@ -8,6 +8,7 @@ from tortie.desired.policy import PolicyList
 from tortie.lib.ip import Network
 
 ALL_INTERFACES = "*"
+LOOPBACK = "lo"
 
 
 class HostEndpoint(msgspec.Struct, frozen=True):
@@ -39,7 +40,8 @@ def host_endpoint_for(
 ) -> str | None:
     """The name of the host endpoint that an interface with these addresses belongs to.
 
-    The lowest name of those that fit; one for all interfaces only if no other one fits.
+    The lowest name of those that fit; one for all interfaces only if no other one fits, and
+    never for `lo`: what a host says to itself is its own affair.
     The untracked lists of that one are for no interface (they would meet workloads' packets).
 
     Source: Calico, felix/dataplane/linux/endpoint_mgr.go, resolveHostEndpoints.
@@ -51,4 +53,4 @@ def host_endpoint_for(
         or (not endpoint.interface and not set(endpoint.addresses).isdisjoint(addresses))
     ]
     every = [name for name, one in endpoints.items() if one.interface == ALL_INTERFACES]
-    return min(fitting or every, default=None)
+    return min(fitting or (every if interface != LOOPBACK else []), default=None)

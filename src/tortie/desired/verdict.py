@@ -51,14 +51,24 @@ class Facts(Protocol):
 
 def allows(policies: PolicyList, direction: Direction, packet: Packet, facts: Facts) -> bool:
     """Whether a packet may leave (egress) or reach (ingress) an endpoint with this list."""
+    return decision(policies, direction, packet, facts) == "Allow"
+
+
+def decision(
+    policies: PolicyList, direction: Direction, packet: Packet, facts: Facts
+) -> Literal["Allow", "Deny"] | None:
+    """What the list says of the packet; None where nothing in it decides."""
     for tier in policies.tiers:
         found = (_action(one, direction, packet, facts) for one in tier.policies)
         action = next((one for one in found if one is not None), tier.default_action)
         if action != "Pass":
-            return action == "Allow"
-    found = (_action(one, direction, packet, facts) for one in policies.profiles)
-    # A profile that passes leaves it to the next one, as if it had said nothing.
-    return next((one for one in found if one not in (None, "Pass")), "Deny") == "Allow"
+            return "Allow" if action == "Allow" else "Deny"
+    for profile in policies.profiles:
+        said = _action(profile, direction, packet, facts)
+        # A profile that passes leaves it to the next one, as if it had said nothing.
+        if said not in (None, "Pass"):
+            return "Allow" if said == "Allow" else "Deny"
+    return None
 
 
 def _action(policy_id: PolicyId, direction: Direction, packet: Packet, facts: Facts) -> str | None:

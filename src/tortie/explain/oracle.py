@@ -12,6 +12,7 @@ workload's decides nothing.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from tortie.lib.errors import InvalidInput
@@ -41,10 +42,16 @@ from tortie.selector import syntax
 _PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58, "sctp": 132, "udplite": 136}
 _WITH_PORTS = frozenset({6, 17, 132, 136})
 
+_network = lru_cache(4096)(parse_network)
+"""The same few texts are read for every packet."""
+
 State = Mapping[Key, object]
 """The datastore's resources by key; what does not decode is simply not in it."""
 
 Way = Literal["Ingress", "Egress"]
+Place = Literal["normal", "forward", "untracked", "pre-DNAT"]
+"""Which of an endpoint's policies are asked; all but the first are host endpoints' only."""
+
 Policy = NetworkPolicy | GlobalNetworkPolicy
 
 
@@ -74,6 +81,7 @@ class Step(NamedTuple):
     rule: int
     """Index into the rules; -1 when no rule decided."""
     action: str
+    place: Place = "normal"
 
 
 class Decision(NamedTuple):
@@ -92,7 +100,7 @@ def decide(state: State, packet: Packet) -> Decision:
     for address, way in ways:
         endpoint = workload_with(state, address)
         if endpoint is not None:
-            decision = _decide_endpoint(state, endpoint, way, packet)
+            decision = decide_at(state, endpoint, way, packet)
             steps.extend(decision.steps)
             allowed = allowed and decision.allowed
     return Decision(allowed, tuple(steps))
@@ -105,7 +113,7 @@ def workload_with(state: State, address: Network) -> ResourceKey | None:
         for key, endpoint in state.items()
         if isinstance(key, ResourceKey)
         and isinstance(endpoint, WorkloadEndpoint)
-        and address in map(parse_network, endpoint.spec.ip_networks)
+        and address in map(_network, endpoint.spec.ip_networks)
     ]
     return min(holders, key=lambda key: (key.namespace, key.name), default=None)
 
@@ -148,9 +156,21 @@ def _profiles_of(resource: object) -> tuple[str, ...]:
     return ()
 
 
-def _decide_endpoint(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> Decision:
+def decide_at(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> Decision:
+    """What the endpoint's tiers say, or else its profiles; what neither decides is denied."""
+    action, steps = decide_tiers(state, endpoint, way, "normal", packet)
+    if action is None:
+        found = decide_profiles(state, endpoint, way, packet)
+        action, steps = found.action, (*steps, found)
+    return Decision(action == "Allow", steps)
+
+
+def decide_tiers(
+    state: State, endpoint: ResourceKey, way: Way, place: Place, packet: Packet
+) -> tuple[str | None, tuple[Step, ...]]:
+    """Allow or Deny, or None if nothing in the tiers decides; and how it came to that."""
     steps: list[Step] = []
-    for tier, default_action, policies in tiers_of(state, endpoint, way):
+    for tier, default_action, policies in tiers_of(state, endpoint, way, place):
         passed = False
         for name, policy in policies:
             rules = policy.spec.ingress if way == "Ingress" else policy.spec.egress
@@ -158,33 +178,33 @@ def _decide_endpoint(state: State, endpoint: ResourceKey, way: Way, packet: Pack
             if found is None:
                 continue
             index, action = found
-            steps.append(Step(way, endpoint, tier, str(name), index, action))
+            steps.append(Step(way, endpoint, tier, str(name), index, action, place))
             if action != "Pass":
-                return Decision(action == "Allow", tuple(steps))
+                return action, tuple(steps)
             passed = True
             break
         if not passed:
-            steps.append(Step(way, endpoint, tier, "", -1, default_action))
+            steps.append(Step(way, endpoint, tier, "", -1, default_action, place))
             if default_action == "Deny":
-                return Decision(False, tuple(steps))
-    found_step = decide_profiles(state, endpoint, way, packet)
-    steps.append(found_step)
-    return Decision(found_step.action == "Allow", tuple(steps))
+                return "Deny", tuple(steps)
+    return None, tuple(steps)
 
 
 def tiers_of(
-    state: State, endpoint: ResourceKey, way: Way
+    state: State, endpoint: ResourceKey, way: Way, place: Place = "normal"
 ) -> Iterator[tuple[str, str, list[tuple[ResourceKey, Policy]]]]:
     """Name, default action and policies of each tier that applies, in order.
 
     A tier that policies name and nobody made comes after all others and
-    denies: what such a policy selects must not be open.
+    denies: what such a policy selects must not be open. Before the normal
+    policies every tier passes at its end, as those are still to be asked.
     """
     by_tier: dict[str, list[tuple[ResourceKey, Policy]]] = {}
     for key, policy in state.items():
         if (
             isinstance(key, ResourceKey)
             and isinstance(policy, NetworkPolicy | GlobalNetworkPolicy)
+            and acts_in(policy, place)
             and selects(state, key, policy, endpoint)
             and way in policy_types(policy.spec)
         ):
@@ -204,7 +224,23 @@ def tiers_of(
     for name in sorted(by_tier, key=tier_order):
         tier = state.get(ResourceKey("Tier", name))
         default = tier.spec.default_action if isinstance(tier, Tier) else "Deny"
+        if place in ("untracked", "pre-DNAT"):
+            default = "Pass"
         yield name, default, sorted(by_tier[name], key=policy_order)
+
+
+def acts_in(policy: Policy, place: Place) -> bool:
+    """Whether the policy is among those asked there, of an endpoint that it selects.
+
+    Source: Calico, felix/rules/static.go, felix/rules/endpoints.go.
+    """
+    if isinstance(policy, NetworkPolicy):
+        return place == "normal"
+    if policy.spec.do_not_track:
+        return place == "untracked"
+    if policy.spec.pre_dnat:
+        return place == "pre-DNAT"
+    return place == "normal" or (place == "forward" and policy.spec.apply_on_forward)
 
 
 def selects(state: State, key: ResourceKey, policy: Policy, endpoint: ResourceKey) -> bool:
@@ -216,7 +252,7 @@ def selects(state: State, key: ResourceKey, policy: Policy, endpoint: ResourceKe
         return endpoint.namespace == key.namespace and selector_matches(
             policy.spec.selector, labels
         )
-    if policy.spec.do_not_track or policy.spec.pre_dnat:
+    if (policy.spec.do_not_track or policy.spec.pre_dnat) and endpoint.namespace:
         return False  # these act on host endpoints only
     namespaces = policy.spec.namespace_selector
     if namespaces and not namespace_matches(namespaces, labels):
@@ -226,7 +262,7 @@ def selects(state: State, key: ResourceKey, policy: Policy, endpoint: ResourceKe
 
 def decide_profiles(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> Step:
     resource = state[endpoint]
-    assert isinstance(resource, WorkloadEndpoint)
+    assert isinstance(resource, WorkloadEndpoint | HostEndpoint)
     for name in resource.spec.profiles:
         if name == DEFAULT_ALLOW_PROFILE:
             return Step(way, endpoint, "", f"Profile({name})", 0, "Allow")
@@ -424,7 +460,7 @@ def icmp_matches(wanted: ICMP, packet: Packet) -> bool:
 
 
 def in_any(networks: Iterable[str], address: Network) -> bool:
-    return any(parse_network(text).contains(address) for text in networks)
+    return any(_network(text).contains(address) for text in networks)
 
 
 def selector_matches(selector: str, labels: Mapping[str, str]) -> bool:

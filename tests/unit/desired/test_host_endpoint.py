@@ -31,3 +31,8 @@ def test_one_for_all_interfaces_stands_back() -> None:
 def test_a_named_interface_does_not_go_by_address() -> None:
     named = {"a": HostEndpoint("eth0", (HERE,))}
     assert host_endpoint_for("eth1", (HERE,), named) is None
+
+
+def test_one_for_all_interfaces_is_not_for_loopback() -> None:
+    assert host_endpoint_for("lo", (), ENDPOINTS) is None
+    assert host_endpoint_for("lo", (), {**ENDPOINTS, "d": HostEndpoint("lo")}) == "d"
