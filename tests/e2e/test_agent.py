@@ -7,6 +7,10 @@ import pytest
 from tests.e2e.live import LiveLab
 from tests.e2e.traffic import connection
 
+from tortie.attach.namespaces import CAPABILITIES
+from tortie.kernel.capabilities import Capability, of_process
+from tortie.lab import processes
+
 HOST = "h3"
 """Of w5, which the policy guards."""
 
@@ -84,3 +88,29 @@ def test_a_second_agent_is_refused(live: LiveLab) -> None:
     assert live.agent_pid(HOST) == pid
     assert (directory / "agent.pid").read_text().strip() == str(pid)
     live.check("the first one goes on")
+
+
+def test_the_lab_starts_an_agent_anew(live: LiveLab, tmp_path: Path) -> None:
+    live.apply(FROM_B, tmp_path)
+    before = live.agent_pid(HOST)
+    for options in ((), ("--kill",)):
+        said = live.lab_ok("restart", HOST, *options)
+        after = live.agent_pid(HOST)
+        assert str(after) in said
+        assert after != before
+        before = after
+    # Without one, it is started.
+    live.stop_agent(HOST)
+    live.lab_ok("restart", HOST)
+    live.check("the new one enforces")
+
+
+def test_the_agent_has_given_up_what_it_does_not_need(live: LiveLab) -> None:
+    """Also what it gave up to its helper, which does nothing else."""
+    assert of_process(live.agent_pid(HOST)) == {Capability.NET_ADMIN}
+    (helper,) = (
+        pid
+        for pid in processes.inside([live.lab.host_namespace(HOST)])
+        if Path(f"/proc/{pid}/comm").read_text() == "tortie-netns\n"
+    )
+    assert of_process(helper) == set(CAPABILITIES)

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 
-from tortie.agent import wiring
+from tortie.agent import early, wiring
 from tortie.agent.effective import Effective, StoredSettings
 from tortie.agent.handover import ToBIRD, has_remote_routes, retire
 from tortie.agent.health_server import HealthServer
@@ -50,6 +50,7 @@ async def serve(
         stack.callback(kernel.close)
         # Now that no other agent runs here; for people and scripts.
         paths.run.joinpath("agent.pid").write_text(f"{os.getpid()}\n")
+        early.remember(config["InterfacePrefix"], paths.state)
         by_bgp = routing is Routing.BGP
         # Former routes of ours stay until BIRD has them.
         moving = by_bgp and has_remote_routes(kernel.rtnl, config["DeviceRouteProtocol"])
@@ -81,7 +82,7 @@ async def serve(
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(loop.run(), name="loop")
             tasks.create_task(syncer.run(), name="syncer")
-            tasks.create_task(wiring.audit(inbox), name="audit")
+            tasks.create_task(wiring.audit(inbox, health), name="audit")
             tasks.create_task(status.run(), name="status")
             if endpoint_status is not None:
                 tasks.create_task(endpoint_status.run(), name="endpoint status")

@@ -38,8 +38,18 @@ def main(directory: str) -> int:
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
     )
     netlink.bind((0, 0))
-    serve(_listen(os.path.join(directory, SOCKET_NAME)), netlink)
+    listener = _listen(os.path.join(directory, SOCKET_NAME))
+    _notify(os.environ.pop("NOTIFY_SOCKET", ""))
+    serve(listener, netlink)
     return 0
+
+
+def _notify(address: str) -> None:
+    """Tell systemd that we answer; `lib/supervisor.py` is out of reach under -I -S."""
+    if address.startswith(("/", "@")):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as door:
+            door.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
+            door.send(b"READY=1")
 
 
 def _listen(path: str) -> socket.socket:

@@ -1,7 +1,7 @@
 """`tortie agent`: the daemon of one host.
 
-Start: settings of this machine, datastore, settings stored there, the socket
-that owns our tables, then everything else. Stop (SIGTERM): the kernel's state
+Start: settings of this machine, workload interfaces closed unless policy is in
+force, datastore, settings stored there, then everything else. Stop (SIGTERM): the kernel's state
 stays, so nothing that was protected is open. A crash is the same, less polite.
 """
 
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tortie.agent import daemon, wiring
+from tortie.agent import daemon, early, wiring
 from tortie.agent.config import FELIX_CFG, Local, read_local
 from tortie.agent.effective import Effective, StoredSettings
 from tortie.agent.settings_watch import Restart
@@ -24,7 +24,10 @@ from tortie.attach import namespaces
 from tortie.datastore.client import Client
 from tortie.datastore.connect import DatastoreSettings, connect, from_environment
 from tortie.datastore.resources import Resources, key_of
+from tortie.kernel import capabilities
+from tortie.kernel.capabilities import Capability
 from tortie.lib import log as logs
+from tortie.lib import supervisor
 from tortie.lib.backoff import Backoff
 from tortie.lib.errors import Denied, TortieError, Unavailable
 
@@ -67,6 +70,8 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_FAILED
     # Forked before any thread or event loop exists.
     helper = namespaces.start()
+    capabilities.keep((Capability.NET_ADMIN,))
+    supervisor.notify(READY="1", STATUS="waiting for the datastore")
     try:
         local = read_local(os.environ, arguments.felix_config)
         settings = from_environment(os.environ, arguments.config)
@@ -75,6 +80,8 @@ def main(argv: Sequence[str]) -> int:
         log.info("settings changed; starting anew")
         helper.close()  # exec keeps children, and nobody would wait for it
         logging.shutdown()
+        if capabilities.no_new_privileges():
+            return 0  # the next helper needs what we gave up; whoever supervises us starts us
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
     except TortieError as error:
         print(f"tortie agent: {error}", file=sys.stderr)
@@ -111,6 +118,8 @@ async def _serve(
     settings: DatastoreSettings,
     helper: namespaces.Namespaces,
 ) -> None:
+    prefix = early.interface_prefix(local, arguments.state_directory)
+    await early.close_workloads(arguments.run_directory, prefix)
     client = await _connect(settings)
     try:
         running = await _read_settings(StoredSettings(local, settings.type), client)

@@ -33,6 +33,8 @@ from tortie.kernel.netlink import NetlinkSocket, OutcomeUnknown
 from tortie.kernel.nft.connection import Changes, Nft, supports_owner_tables
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.kernel.rtnl.monitor import Event, LinkChanged, LinkGone, Monitor
+from tortie.lib import supervisor
+from tortie.lib.health import Health
 
 log = logging.getLogger(__name__)
 
@@ -194,11 +196,14 @@ def build_attach(
     return Server(attacher, paths.run / "attach.sock", cni)
 
 
-async def audit(inbox: AgentInbox) -> None:
+async def audit(inbox: AgentInbox, health: Health) -> None:
     """Now and then have the kernel compared with what we want, for ever."""
     while True:
         await asyncio.sleep(AUDIT_SECONDS)
         inbox.put_now(AUDIT, None)
+        if health.live:
+            status = "; ".join(f"{one.name}: {one.detail}" for one in health.reports())
+            supervisor.notify(WATCHDOG="1", STATUS=status)
 
 
 def watch_changes(kernel: Kernel, inbox: AgentInbox) -> None:

@@ -1,6 +1,6 @@
 """The helper that may enter network namespaces, so that nothing else has to.
 
-    agent ── socketpair ──► helper (CAP_SYS_ADMIN)
+    agent ── socketpair ──► helper (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYS_PTRACE)
           ◄── SCM_RIGHTS ── a NETLINK_ROUTE socket opened inside, and the namespace itself
 
 A netlink socket stays in the namespace where it was made: with it the agent
@@ -24,7 +24,8 @@ from typing import NamedTuple, NoReturn
 
 import msgspec
 
-from tortie.kernel import netns, sysctl
+from tortie.kernel import capabilities, netns, sysctl
+from tortie.kernel.capabilities import Capability
 from tortie.kernel.netlink import NETLINK_ROUTE
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.lib import errors
@@ -32,6 +33,9 @@ from tortie.lib.errors import InvalidInput, NotFound, TortieError, Unavailable
 
 MESSAGE_MAX_BYTES = 16 * 1024
 ANSWER_SECONDS = 10.0
+
+CAPABILITIES = (Capability.NET_ADMIN, Capability.SYS_ADMIN, Capability.SYS_PTRACE)
+"""To configure, to enter, and to open the namespace of another's process (/proc/PID/ns/net)."""
 
 _PR_SET_NAME = 15
 
@@ -159,6 +163,7 @@ def _serve_and_exit(sock: socket.socket) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         ctypes.CDLL(None).prctl(_PR_SET_NAME, b"tortie-netns", 0, 0, 0)
+        capabilities.keep(CAPABILITIES)
         _serve(sock)
         code = 0
     finally:

@@ -32,6 +32,14 @@ _DRY_RUN = Flag(
     "dry-run", "say what would be done, and do nothing",
     value="WHERE", optional="server", choices=("none", "client", "server"),
 )  # fmt: skip
+_FELIX_CONFIG = Flag(
+    "felix-config", "the agent's; /etc/calico/felix.cfg", value="FILE", completes="file"
+)
+_DIRECTORIES = (
+    Flag("run-directory", "the agent's sockets; /run/tortie", value="DIRECTORY", completes="file"),
+    Flag("state-directory", "what outlives a reboot; /var/lib/tortie", value="DIRECTORY",
+         completes="file"),
+)  # fmt: skip
 _KIND_NAME = "KIND [NAME ...] | KIND/NAME ..."
 
 COMMANDS = (
@@ -232,6 +240,19 @@ COMMANDS = (
         flags=(Flag("log-dir", "logs; /var/log/calico", value="DIRECTORY", completes="file"),),
     ),
     Command(
+        "node close", "tortie.ctl.node_close",
+        "close workloads' interfaces until the agent knows their policy",
+        flags=(
+            Flag("forward", "then switch forwarding on, before Docker does it in its way"),
+            *_DIRECTORIES, _FELIX_CONFIG,
+        ),
+        notes=(
+            "For the time before the agent: a unit of tortie node install runs it at boot. "
+            "Where the agent's rules are in force it does nothing; the agent removes what it "
+            "did when its own rules come into force.",
+        ),
+    ),
+    Command(
         "node run", "tortie.ctl.node_run", "make this host a node, and become its agent",
         flags=(
             Flag("ip", "IPv4 address of this host, or autodetect", value="IP"),
@@ -240,8 +261,7 @@ COMMANDS = (
             Flag("name", "of the node; NODENAME, else the host's name", value="NAME"),
             Flag("ip-autodetection-method", "see node autodetect; first-found", value="METHOD"),
             Flag("ip6-autodetection-method", "see node autodetect; first-found", value="METHOD"),
-            Flag("felix-config", "the agent's; /etc/calico/felix.cfg", value="FILE",
-                 completes="file"),
+            _FELIX_CONFIG,
             Flag("no-default-ippools", "make no pool, even if there is none"),
             Flag("dryrun", "show what would be started, and do nothing"),
             Flag("log-dir", "taken for calicoctl's sake", value="DIR", is_hidden=True),

@@ -264,6 +264,23 @@ def agent_pid(lab: Lab, host: Host) -> int | None:
     return pid if pid in processes.inside([lab.host_namespace(host.name)]) else None
 
 
+def restart_agent(lab: Lab, host: Host, *, kill: bool = False) -> int:
+    """End a host's agent if it runs, start it anew, wait until it enforces; its process id.
+
+    Args:
+        kill: with SIGKILL, as a crash would.
+
+    Raises:
+        Unavailable: the new one does not become ready, with the end of its log.
+    """
+    pid = agent_pid(lab, host)
+    if pid is not None:
+        processes.stop([pid], signal.SIGKILL if kill else signal.SIGTERM)
+    started = start_agent(lab, host)
+    wait_ready(lab, {host: started})
+    return started
+
+
 def wait_ready(lab: Lab, agents: Mapping[Host, int]) -> None:
     """Return when every agent is ready.
 

@@ -45,6 +45,9 @@ def _parser() -> Parser:
     verb("list", "show all labs", _list)
     env = verb("env", "print the settings that make other commands work on the lab", _env)
     env.set_defaults(needs_root=False)
+    restart = verb("restart", "end the agents of hosts, and start them anew", _restart)
+    restart.add_argument("hosts", nargs="+", metavar="HOST")
+    restart.add_argument("--kill", action="store_true", help="with SIGKILL, as a crash would")
     execute = verb("exec", "run a command inside a host or workload", _exec)
     execute.add_argument("where", metavar="HOST|WORKLOAD")
     execute.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
@@ -143,6 +146,14 @@ def _status(arguments: argparse.Namespace) -> int:
         print()
         print(workloads.listing(lab))
     return 0 if ready else 1
+
+
+def _restart(arguments: argparse.Namespace) -> int:
+    lab = description.load(arguments.name)
+    for host in [lab.host(name) for name in arguments.hosts]:
+        pid = cluster.restart_agent(lab, host, kill=arguments.kill)
+        print(f"the agent of {host.name} runs again, as process {pid}")
+    return 0
 
 
 def _exec(arguments: argparse.Namespace) -> int:

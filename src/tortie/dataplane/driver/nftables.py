@@ -9,6 +9,9 @@ difference. Where nothing differs nothing is written, and no packet sees a
 change. Every commit, anyone's, counts the kernel's generation up by one: while
 it is what our own commits have made of it, there is nothing to read.
 
+The early tables (`rules/early.py`), which close every workload's interface until
+ours are there, go in the transaction that brings ours.
+
 A table that has been damaged beyond editing (a set of another type, a base
 chain elsewhere) is replaced whole, in the same transaction.
 """
@@ -18,6 +21,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from tortie.dataplane.driver.table import Found, TableState
+from tortie.dataplane.rules import early
 from tortie.kernel.netlink import OutcomeUnknown
 from tortie.kernel.nft.connection import Backend, WrittenRule
 from tortie.kernel.nft.constants import Family, TableFlag
@@ -62,6 +66,8 @@ class NftablesDriver:
         self._flags = OWNED if owned else TableFlag(0)
         self._tables = {INET: self.inet, ARP: self.arp}
         self._missing: set[TableName] = set()
+        self._early: list[TableName] = []
+        """Early tables that are there and that we may delete."""
         self._stale = True
         """The kernel's state is not known: read it back before writing."""
         self._generation: int | None = None
@@ -100,6 +106,8 @@ class NftablesDriver:
             elif name in self._missing:
                 transaction.add_table(table)
             state.write(transaction)
+        for name in self._early:
+            transaction.delete_table(name)
         if not transaction:
             return False
         try:
@@ -144,6 +152,7 @@ class NftablesDriver:
         for name, state in self._tables.items():
             state.confirm(handles[name])
         self._missing.clear()
+        self._early.clear()
         self._stale = False
         self._commits += 1
         if self._generation is not None:
@@ -159,6 +168,7 @@ class NftablesDriver:
     async def _read_tables(self) -> None:
         tables = {table.table_name: table for table in await self._backend.tables()}
         self._missing = set()
+        self._early = [name for name in early.TABLES if self._may_delete(tables.get(name))]
         for name, state in self._tables.items():
             table = tables.get(name)
             if table is None or not self._has_flags(table):
@@ -176,6 +186,19 @@ class NftablesDriver:
         if table.flags & (OWNED | TableFlag.DORMANT) != self._flags:
             return False
         return not self._flags or table.owner == self._backend.port_id
+
+    def _may_delete(self, table: Table | None) -> bool:
+        if table is None:
+            return False
+        if not table.owner or table.owner == self._backend.port_id:
+            return True
+        log.warning(
+            "workload interfaces stay closed: table %s belongs to another living process, socket "
+            "%d; stop that keeper",
+            table.table_name,
+            table.owner,
+        )
+        return False
 
     async def _read(self, name: TableName) -> Found:
         """One table. Somebody may delete it meanwhile: then it is empty."""

@@ -1,0 +1,51 @@
+"""`tortie node close`: no packet from or to a workload until the agent knows which may pass.
+
+A unit runs it at boot, before the network is up. See `agent/early.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from tortie.agent.config import FELIX_CFG, read_local
+from tortie.agent.early import Outcome, close_workloads, interface_prefix
+from tortie.ctl.grammar import Given
+from tortie.ctl.node import RUN_DIRECTORY
+from tortie.ctl.screen import Screen
+from tortie.kernel import sysctl
+from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound
+
+STATE_DIRECTORY = Path("/var/lib/tortie")
+
+
+def main(given: Given, screen: Screen) -> int:
+    if os.geteuid() != 0:
+        raise InvalidInput("tortie node close needs root")
+    local = read_local(os.environ, Path(given.text("felix-config", str(FELIX_CFG))))
+    state = Path(given.text("state-directory", str(STATE_DIRECTORY)))
+    prefix = interface_prefix(local, state)
+    try:
+        run = Path(given.text("run-directory", str(RUN_DIRECTORY)))
+        outcome = asyncio.run(close_workloads(run, prefix))
+    except AlreadyExists:
+        screen.print("an agent runs here, and has seen to it")
+    else:
+        screen.print(
+            f"interfaces {prefix}* are closed until the agent knows their policy"
+            if outcome is Outcome.CLOSED
+            else "policy is in force; nothing to do"
+        )
+    if given.has("forward"):
+        _forward()
+    return 0
+
+
+def _forward() -> None:
+    """Behind closed interfaces: Docker, finding it off, would switch it on and drop the rest."""
+    sysctl.set_global("ipv4/ip_forward", 1)
+    try:
+        sysctl.set_global("ipv6/conf/all/forwarding", 1)
+    except NotFound:
+        return  # a kernel without IPv6
