@@ -55,6 +55,8 @@ _NAME_PREFIXES = {
     ("AdminNetworkPolicy", ADMIN_TIER): "kanp.adminnetworkpolicy.",
     ("BaselineAdminNetworkPolicy", BASELINE_TIER): "kbanp.baselineadminnetworkpolicy.",
 }
+NAME_PREFIXES = tuple(_NAME_PREFIXES.values())
+"""What the names of all that is made here begin with."""
 _PROTOCOLS = ("TCP", "UDP", "SCTP")
 _PRIORITY_MAX = 1000
 

@@ -1,0 +1,257 @@
+"""All controllers of a cluster: what the API says and what is stored, brought together.
+
+    API server ──Reflector──►┐                        ┌► Mirror (policies, profiles, pods, …)
+                             ├─► here: convert, route ┤                 │ what differs
+    datastore ──Syncer──────►┘                        └► NodeController ▼
+                                                              Queue ──► datastore
+
+Level-triggered throughout: every event says only what to look at again.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from tortie.datastore.resources import Resources
+from tortie.datastore.syncer import Status, Syncer, Update
+from tortie.kube import kinds
+from tortie.kube.api import Api, Kind, Name
+from tortie.kube.mirror import Mirror
+from tortie.kube.nodes import NodeController, is_automatic
+from tortie.kube.pods import PodMirror
+from tortie.kube.queue import Queue
+from tortie.kube.reflector import Reflector
+from tortie.kube.reports import Reports, quietly
+from tortie.kube.settings import Settings
+from tortie.lib.errors import InvalidInput
+from tortie.model import codec
+from tortie.model.keys import PLURALS, RESOURCES, ResourceKey, parse_key
+from tortie.model.kubernetes.cluster_policy import NAME_PREFIXES as CLUSTER_POLICY_PREFIXES
+from tortie.model.kubernetes.cluster_policy import kubernetes_tiers
+from tortie.model.kubernetes.fields import Object
+from tortie.model.kubernetes.network_policy import NAME_PREFIX
+from tortie.model.metadata import Resource
+from tortie.model.node import Node
+
+log = logging.getLogger(__name__)
+
+
+class Item(NamedTuple):
+    """Something to bring up to date."""
+
+    owner: "Mirror | NodeController | Reports"
+    key: "ResourceKey | str | tuple[Kind, Name]"
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.key)) if isinstance(self.key, tuple) else str(self.key)
+
+
+class Controllers:
+    """`run` it while leading."""
+
+    def __init__(self, api: Api, resources: Resources, settings: Settings) -> None:
+        self._api = api
+        self._resources = resources
+        self._settings = settings
+        self._queue: Queue[Item] = Queue(self._work)
+        self._reports = Reports(api)
+        self._mirrors: dict[Kind, Mirror] = {}
+        """Kind of the API → who takes what is made of it."""
+        self._by_resource: dict[str, list[Mirror]] = {}
+        self._nodes: NodeController | None = None
+        self.ready = asyncio.Event()
+        """Both sides have been read completely."""
+        self._build()
+
+    # --- life ---
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        for _, tier in kubernetes_tiers():
+            with contextlib.suppress(InvalidInput):  # there, and not ours to change
+                await self._resources.apply(tier)
+        prefixes = [f"{RESOURCES}{PLURALS[kind]}/" for kind in self._stored_kinds]
+        syncer = Syncer(self._resources.client, prefixes, self)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._queue.run())
+            tasks.create_task(syncer.run())
+            for kind in self._api_kinds:
+                tasks.create_task(Reflector(self._api, kind, self).run())
+            tasks.create_task(self._resync())
+
+    async def settled(self) -> None:
+        """Wait until everything was read and what differed has been written once."""
+        await self.ready.wait()
+        await self._queue.drained()
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.resync_seconds)
+            self._look_at_all()
+
+    def _look_at_all(self) -> None:
+        for mirror in self._all_mirrors():
+            if mirror.is_ready:
+                mirror.look_at_all()
+        if self._nodes is not None:
+            self._nodes.look_at_all()
+
+    # --- what the API says (reflector.Sink) ---
+
+    def seen(self, kind: Kind, name: Name, object_: Object) -> None:
+        try:
+            if kind == kinds.NODES and self._nodes is not None:
+                self._nodes.seen(name, object_)
+            if (mirror := self._mirrors.get(kind)) is not None:
+                made = kinds.convert(kind, object_)
+                mirror.want((kind, name), made.resource)
+                self._report(kind, name, object_, made.problems)
+        except InvalidInput as error:
+            # What was made of it before stands no more: it counts as absent.
+            if (mirror := self._mirrors.get(kind)) is not None:
+                mirror.want((kind, name), None)
+            self._report(kind, name, object_, (str(error),))
+
+    def gone(self, kind: Kind, name: Name) -> None:
+        self._reports.forget(kind, name)
+        if kind == kinds.NODES and self._nodes is not None:
+            self._nodes.gone(name)
+        if (mirror := self._mirrors.get(kind)) is not None:
+            mirror.want((kind, name), None)
+
+    def listed(self, kind: Kind) -> None:
+        log.info("listed", extra={"fields": {"kind": kind}})
+        if kind == kinds.NODES and self._nodes is not None:
+            self._nodes.listed()
+        if (mirror := self._mirrors.get(kind)) is not None:
+            mirror.listed(kind)
+        self._check_ready()
+
+    # --- what is stored (syncer.Sink) ---
+
+    async def on_updates(self, updates: Sequence[Update]) -> None:
+        for update in updates:
+            key = parse_key(update.key)
+            if isinstance(key, ResourceKey):
+                resource = None if update.value is None else _decoded(key, update.value)
+                if key.kind == "Node" and self._nodes is not None:
+                    self._nodes.observe(key, resource if isinstance(resource, Node) else None)
+                for mirror in self._by_resource.get(key.kind, ()):
+                    mirror.observe(key, resource)
+
+    def on_status(self, status: Status) -> None:
+        log.info("datastore %s", status.value)
+        if status is Status.IN_SYNC:
+            if self._nodes is not None:
+                self._nodes.store_read()
+            for mirror in self._all_mirrors():
+                mirror.store_read()
+            self._check_ready()
+
+    def _check_ready(self) -> None:
+        parts: list[Mirror | NodeController] = [*self._all_mirrors()]
+        if self._nodes is not None:
+            parts.append(self._nodes)
+        if all(part.is_ready for part in parts):
+            self.ready.set()
+
+    # --- work ---
+
+    async def _work(self, item: Item) -> None:
+        if isinstance(item.owner, Reports):
+            assert isinstance(item.key, tuple)
+            kind, name = item.key
+            assert isinstance(kind, Kind)
+            assert isinstance(name, Name)
+            await quietly(item.owner, kind, name)
+        elif isinstance(item.owner, NodeController):
+            assert isinstance(item.key, str)
+            await item.owner.reconcile(item.key)
+        else:
+            assert isinstance(item.key, ResourceKey)
+            await item.owner.reconcile(item.key)
+
+    def _report(self, kind: Kind, name: Name, object_: Object, problems: tuple[str, ...]) -> None:
+        if self._reports.note(kind, name, object_, problems):
+            self._queue.add(Item(self._reports, (kind, name)))
+
+    # --- which there are ---
+
+    def _build(self) -> None:
+        enabled = self._settings.controllers
+        if "policy" in enabled:
+            self._mirror(
+                "NetworkPolicy", (kinds.NETWORK_POLICIES,),
+                lambda key: key.name.startswith(NAME_PREFIX),
+            )  # fmt: skip
+            self._mirror("GlobalNetworkPolicy", kinds.CLUSTER_POLICIES, _is_cluster_policy)
+        if "namespace" in enabled:
+            self._mirror("Profile", (kinds.NAMESPACES,), lambda key: key.name.startswith("kns."))
+        if "serviceaccount" in enabled:
+            self._mirror(
+                "Profile", (kinds.SERVICE_ACCOUNTS,), lambda key: key.name.startswith("ksa.")
+            )
+        if "workloadendpoint" in enabled:
+            self._add(PodMirror(self._resources, self._changed), (kinds.PODS,))
+        if "node" in enabled:
+            templates = self._settings.host_endpoint_templates
+            # Without templates it wants none, and so removes those that it once made.
+            host_endpoints = Mirror(
+                "HostEndpoint", (kinds.NODES,), self._resources, is_automatic, self._changed
+            )
+            self._add(host_endpoints, ())
+            self._nodes = NodeController(
+                self._api,
+                self._resources,
+                lambda name: self._queue.add(Item(self._node_controller, name)),
+                syncs_labels=self._settings.syncs_labels,
+                host_endpoints=host_endpoints,
+                templates=templates,
+            )
+
+    def _mirror(
+        self, kind: str, sources: Sequence[Kind], owns: Callable[[ResourceKey], bool]
+    ) -> None:
+        self._add(Mirror(kind, sources, self._resources, owns, self._changed), sources)
+
+    def _add(self, mirror: Mirror, sources: Sequence[Kind]) -> None:
+        for source in sources:
+            self._mirrors[source] = mirror
+        self._by_resource.setdefault(mirror.kind, []).append(mirror)
+
+    def _changed(self, mirror: Mirror, key: ResourceKey) -> None:
+        self._queue.add(Item(mirror, key))
+
+    @property
+    def _node_controller(self) -> NodeController:
+        assert self._nodes is not None
+        return self._nodes
+
+    def _all_mirrors(self) -> list[Mirror]:
+        return [mirror for mirrors in self._by_resource.values() for mirror in mirrors]
+
+    @property
+    def _api_kinds(self) -> list[Kind]:
+        more = [kinds.NODES] if self._nodes is not None else []
+        return [*self._mirrors, *more]
+
+    @property
+    def _stored_kinds(self) -> list[str]:
+        more = ["Node"] if self._nodes is not None else []
+        return [*dict.fromkeys([*self._by_resource, *more])]
+
+
+def _is_cluster_policy(key: ResourceKey) -> bool:
+    return key.name.startswith(CLUSTER_POLICY_PREFIXES)
+
+
+def _decoded(key: ResourceKey, raw: bytes) -> Resource | None:
+    """None for what nobody can read: it is written anew if it is ours."""
+    try:
+        value = codec.decode(key, raw)
+    except InvalidInput as error:
+        log.warning("stored object is not valid: %s: %s", key, error)
+        return None
+    return value if isinstance(value, Resource) else None

@@ -1,0 +1,187 @@
+"""`tortie kube`: what a Kubernetes cluster needs beside an agent on each node."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tortie.lib import log as logs
+from tortie.lib.arguments import Parser
+from tortie.lib.errors import InvalidInput, NotFound, TortieError
+
+if TYPE_CHECKING:
+    from tortie.datastore.client import Client
+    from tortie.kube.api import Api
+    from tortie.kube.settings import Settings
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+EXIT_INVALID = 2
+LEASE = "tortie-kube-controllers"
+RETRY_SECONDS = 5.0
+SETTINGS_SECONDS = 30.0
+"""Between looks at whether the settings are still those."""
+
+
+def parser() -> Parser:
+    made = Parser(prog="tortie kube", description=__doc__, allow_abbrev=False)
+    verbs = made.add_subparsers(dest="verb", required=True, metavar="controllers|install")
+    controllers = verbs.add_parser(
+        "controllers",
+        help="keep the datastore in step with the Kubernetes API",
+        description="Keep the datastore in step with the Kubernetes API. Settings: the resource "
+        "KubeControllersConfiguration, and ENABLED_CONTROLLERS, RECONCILER_PERIOD, "
+        "COMPACTION_PERIOD, SYNC_NODE_LABELS, AUTO_HOST_ENDPOINTS, LOG_LEVEL, HEALTH_ENABLED.",
+    )
+    controllers.add_argument(
+        "--kubeconfig", type=Path, metavar="FILE",
+        help="default: KUBECONFIG, a pod's own account, ~/.kube/config",
+    )  # fmt: skip
+    controllers.add_argument("-c", "--config", type=Path, metavar="FILE", help="a CalicoAPIConfig")
+    controllers.add_argument(
+        "--lease-namespace", default="kube-system", metavar="NS",
+        help="of the Lease that says which of several works (default %(default)s)",
+    )  # fmt: skip
+    controllers.add_argument(
+        "--no-leader-elect", action="store_true", help="work at once: there is only one"
+    )
+    controllers.add_argument(
+        "--health-port", type=int, default=9097, metavar="PORT",
+        help="/liveness and /readiness on loopback (default %(default)s)",
+    )  # fmt: skip
+    controllers.add_argument("--log-json", action="store_true", help="log JSON instead of text")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv)
+    return _controllers(arguments)
+
+
+def _controllers(arguments: argparse.Namespace) -> int:
+    logs.configure(json=arguments.log_json)
+    try:
+        asyncio.run(_until_signalled(arguments))
+    except ModuleNotFoundError as error:
+        if error.name != "aiohttp":
+            raise
+        raise NotFound(
+            "tortie kube needs the library aiohttp: install tortie[kube], or Debian's "
+            "python3-aiohttp"
+        ) from None
+    return 0
+
+
+async def _until_signalled(arguments: argparse.Namespace) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    work = asyncio.create_task(_serve(arguments))
+    waiting = asyncio.create_task(stopped.wait())
+    await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not work.done():
+        log.info("stopping")
+        work.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    from tortie.datastore.connect import from_environment, open_client
+    from tortie.kube.api import HttpApi, Name
+    from tortie.kube.leader import Election
+    from tortie.lib.kubeconfig import from_environment as cluster_of
+
+    cluster = cluster_of(os.environ, arguments.kubeconfig)
+    client = open_client(from_environment(os.environ, arguments.config))
+    api = HttpApi(cluster, "tortie-kube-controllers")
+    lease = Name(arguments.lease_namespace, LEASE)
+    election = Election(api, lease, f"{os.uname().nodename}_{uuid.uuid4()}")
+    log.info("starting", extra={"fields": {"api": cluster.server}})
+    try:
+        while True:
+            work = _retrying(lambda: _lead(arguments, client, api))
+            if arguments.no_leader_elect:
+                await work()
+            else:
+                await election.lead(work)
+    finally:
+        if not arguments.no_leader_elect:
+            await asyncio.shield(election.step_down())
+        await api.close()
+        await client.close()
+
+
+def _retrying(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    async def run() -> None:
+        while True:
+            try:
+                await work()
+            except* TortieError as several:
+                error = _first(several)
+                if isinstance(error, InvalidInput):
+                    raise error from None
+                log.warning("will start anew: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    return run
+
+
+async def _lead(arguments: argparse.Namespace, client: "Client", api: "Api") -> None:
+    """One life with one set of settings; returns when they change."""
+    from tortie.datastore.resources import Resources
+    from tortie.kube import settings as kube_settings
+    from tortie.kube.controllers import Controllers
+
+    resources = Resources(client)
+    await resources.ensure_initialized("k8s")
+    settings = await kube_settings.read(resources, os.environ)
+    logs.configure(settings.log_severity, json=arguments.log_json)
+    log.info("controllers", extra={"fields": {"run": ",".join(sorted(settings.controllers))}})
+    controllers = Controllers(api, resources, settings)
+    work = asyncio.create_task(controllers.run())
+    changed = asyncio.create_task(_watch_settings(resources, settings))
+    try:
+        await asyncio.wait({work, changed}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (work, changed):
+            if task.done():
+                await task
+        log.info("settings changed; starting anew")
+    finally:
+        for task in (work, changed):
+            task.cancel()
+        await asyncio.gather(work, changed, return_exceptions=True)
+
+
+async def _watch_settings(resources: "object", running: "Settings") -> None:
+    from tortie.datastore.resources import Resources
+    from tortie.kube import settings as kube_settings
+
+    assert isinstance(resources, Resources)
+    while True:
+        await asyncio.sleep(SETTINGS_SECONDS)
+        try:
+            if await kube_settings.read(resources, os.environ) != running:
+                return
+        except TortieError as error:
+            log.warning("the settings cannot be read; going on with those we have: %s", error)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    for error in group.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    return group
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
