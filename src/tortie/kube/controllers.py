@@ -9,7 +9,6 @@ Level-triggered throughout: every event says only what to look at again.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -29,7 +28,6 @@ from tortie.lib.errors import InvalidInput
 from tortie.model import codec
 from tortie.model.keys import PLURALS, RESOURCES, ResourceKey, parse_key
 from tortie.model.kubernetes.cluster_policy import NAME_PREFIXES as CLUSTER_POLICY_PREFIXES
-from tortie.model.kubernetes.cluster_policy import kubernetes_tiers
 from tortie.model.kubernetes.fields import Object
 from tortie.model.kubernetes.network_policy import NAME_PREFIX
 from tortie.model.metadata import Resource
@@ -69,9 +67,7 @@ class Controllers:
 
     async def run(self) -> None:
         """Until cancelled."""
-        for _, tier in kubernetes_tiers():
-            with contextlib.suppress(InvalidInput):  # there, and not ours to change
-                await self._resources.apply(tier)
+        await self._resources.ensure_initialized("k8s")
         prefixes = [f"{RESOURCES}{PLURALS[kind]}/" for kind in self._stored_kinds]
         syncer = Syncer(self._resources.client, prefixes, self)
         async with asyncio.TaskGroup() as tasks:

@@ -144,7 +144,6 @@ async def _lead(arguments: argparse.Namespace, client: "Client", api: "Api") -> 
     from tortie.kube.controllers import Controllers
 
     resources = Resources(client)
-    await resources.ensure_initialized("k8s")
     settings = await kube_settings.read(resources, os.environ)
     logs.configure(settings.log_severity, json=arguments.log_json)
     log.info("controllers", extra={"fields": {"run": ",".join(sorted(settings.controllers))}})

@@ -1,0 +1,347 @@
+"""The controllers against a real API server; what they write is read back from the datastore."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from tests.kube.control_plane import ControlPlane, path_of
+
+from tortie.datastore.memory import MemoryClient
+from tortie.datastore.resources import Resources
+from tortie.kube.api import HttpApi
+from tortie.kube.controllers import Controllers
+from tortie.kube.settings import NAMES, Settings
+from tortie.lib import kubeconfig
+from tortie.lib.errors import NotFound
+from tortie.model.endpoint import WorkloadEndpoint
+from tortie.model.keys import ResourceKey
+from tortie.model.kube_controllers import HostEndpointTemplate
+from tortie.model.kubernetes.workload import pod_endpoint
+from tortie.model.metadata import Metadata, Resource
+from tortie.model.node import Node, NodeBGP, NodeSpec
+
+SETTINGS = Settings(
+    controllers=frozenset(NAMES),
+    resync_seconds=300.0,
+    compaction_seconds=0.0,
+    syncs_labels=True,
+    host_endpoint_templates=(),
+    leak_grace_seconds=900.0,
+    assigns_all_services=True,
+    log_severity="Info",
+    health_enabled=False,
+)
+WAIT_SECONDS = 15.0
+
+names = (f"ns{number}" for number in itertools.count())
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """Its objects are there; without a controller manager it would never quite be gone."""
+    name = next(names)
+    control_plane.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+
+
+@contextlib.asynccontextmanager
+async def running(
+    plane: ControlPlane, resources: Resources, settings: Settings = SETTINGS
+) -> AsyncIterator[Controllers]:
+    api = HttpApi(kubeconfig.read(plane.kubeconfig()))
+    controllers = Controllers(api, resources, settings)
+    task = asyncio.create_task(controllers.run())
+    try:
+        await asyncio.wait_for(controllers.settled(), WAIT_SECONDS)
+        yield controllers
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await api.close()
+
+
+async def until(is_so: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """The first true answer."""
+    give_up = time.monotonic() + WAIT_SECONDS
+    while True:
+        with contextlib.suppress(NotFound):
+            if answer := await is_so():
+                return answer
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.05)
+
+
+async def is_gone(resources: Resources, key: ResourceKey) -> bool:
+    try:
+        await resources.get(key)
+    except NotFound:
+        return True
+    return False
+
+
+async def on_thread(act: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.to_thread(act, *arguments)
+
+
+def policy(namespace: str, name: str, port: int = 80) -> dict[str, Any]:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "web"}},
+            "ingress": [{"ports": [{"protocol": "TCP", "port": port}]}],
+        },
+    }
+
+
+def pod(namespace: str, name: str, **labels: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": {
+            "nodeName": "n1",
+            "serviceAccountName": "default",
+            "containers": [
+                {"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 8080}]}
+            ],
+        },
+    }
+
+
+def test_a_policy_is_followed_from_its_making_to_its_end(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    key = ResourceKey("NetworkPolicy", "knp.default.web", namespace)
+
+    async def run() -> None:
+        resources = Resources(MemoryClient())
+        await on_thread(control_plane.create, policy(namespace, "web"))
+        async with running(control_plane, resources):
+            first: Any = (await resources.get(key)).resource
+            assert first.spec.ingress[0].destination.ports == (80,)
+            path = path_of(policy(namespace, "web"))
+            changed = policy(namespace, "web", 81)
+            await on_thread(control_plane.patch, path, {"spec": changed["spec"]})
+
+            async def has_81() -> bool:
+                found: Any = (await resources.get(key)).resource
+                return bool(found.spec.ingress[0].destination.ports == (81,))
+
+            await until(has_81)
+            await on_thread(control_plane.delete, path)
+            await until(lambda: is_gone(resources, key))
+
+    asyncio.run(run())
+
+
+def test_what_happened_while_nobody_looked_is_made_good(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    """A policy was deleted, one was made, one was spoiled by hand; other people's stay."""
+
+    async def run() -> None:
+        resources = Resources(MemoryClient())
+        for name in ("gone", "spoiled"):
+            await on_thread(control_plane.create, policy(namespace, name))
+        async with running(control_plane, resources):
+            pass
+        await on_thread(control_plane.delete, path_of(policy(namespace, "gone")))
+        await on_thread(control_plane.create, policy(namespace, "new"))
+        spoiled = ResourceKey("NetworkPolicy", "knp.default.spoiled", namespace)
+        right: Any = (await resources.get(spoiled)).resource
+        wrong = msgspec.structs.replace(
+            right, spec=msgspec.structs.replace(right.spec, ingress=(), selector="all()")
+        )
+        await resources.update(wrong)
+        metadata = Metadata(name="by-hand", namespace=namespace)
+        by_hand = msgspec.structs.replace(right, metadata=metadata)
+        await resources.create(by_hand)
+        async with running(control_plane, resources):
+            found = await resources.list("NetworkPolicy", namespace)
+        assert [stored.resource.metadata.name for stored in found.items] == [
+            "by-hand", "knp.default.new", "knp.default.spoiled",
+        ]  # fmt: skip
+        assert found.items[2].resource.spec == right.spec  # type: ignore[attr-defined]
+
+    asyncio.run(run())
+
+
+def test_namespaces_and_service_accounts_lend_their_labels(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    async def run() -> None:
+        resources = Resources(MemoryClient())
+        account = {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": "bot", "namespace": namespace, "labels": {"tier": "gold"}},
+        }
+        await on_thread(control_plane.create, account)
+        async with running(control_plane, resources):
+            of_account: Any = (
+                await resources.get(ResourceKey("Profile", f"ksa.{namespace}.bot"))
+            ).resource
+            assert of_account.spec.labels_to_apply["pcsa.tier"] == "gold"
+            path = f"/api/v1/namespaces/{namespace}"
+            await on_thread(control_plane.patch, path, {"metadata": {"labels": {"team": "blue"}}})
+
+            async def is_blue() -> bool:
+                key = ResourceKey("Profile", f"kns.{namespace}")
+                found: Any = (await resources.get(key)).resource
+                return bool(found.spec.labels_to_apply.get("pcns.team") == "blue")
+
+            await until(is_blue)
+
+    asyncio.run(run())
+
+
+def test_labels_of_a_pod_reach_its_endpoint_and_its_addresses_stay(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    async def run() -> None:
+        resources = Resources(MemoryClient())
+        object_ = pod(namespace, "p", app="web")
+        await on_thread(control_plane.create, object_)
+        made = pod_endpoint(object_)
+        assert made is not None
+        key, endpoint = made
+        bare = msgspec.structs.replace(
+            endpoint,
+            metadata=Metadata(name=key.name, namespace=namespace),
+            spec=msgspec.structs.replace(
+                endpoint.spec, ip_networks=("10.65.0.7/32",), ports=(), container_id="abc",
+                mac="ee:ee:ee:ee:ee:ee",
+            ),
+        )  # fmt: skip
+        await resources.create(bare)
+
+        async def labels() -> tuple[str | None, WorkloadEndpoint]:
+            found = (await resources.get(key)).resource
+            assert isinstance(found, WorkloadEndpoint)
+            return found.metadata.labels.get("app"), found
+
+        async with running(control_plane, resources):
+            app, found = await labels()
+            assert app == "web"
+            assert [port.name for port in found.spec.ports] == ["http"]
+            assert found.spec.ip_networks == ("10.65.0.7/32",)
+            assert found.spec.container_id == "abc"
+            await on_thread(
+                control_plane.patch, path_of(object_), {"metadata": {"labels": {"app": "db"}}}
+            )
+
+            async def is_db() -> bool:
+                return (await labels())[0] == "db"
+
+            await until(is_db)
+            # Its end is the plugin's business.
+            await on_thread(control_plane.delete, path_of(object_) + "?gracePeriodSeconds=0")
+            await asyncio.sleep(0.3)
+            assert (await labels())[0] == "db"
+
+    asyncio.run(run())
+
+
+def node(name: str, kube_name: str = "") -> Node:
+    return Node(
+        kind="Node",
+        metadata=Metadata(name=name, labels={"mine": "stays"}),
+        spec=NodeSpec(bgp=NodeBGP(ipv4_address="172.30.0.1/24")),
+    )
+
+
+def test_a_node_has_its_labels_and_host_endpoint_and_goes_with_all_that_it_had(
+    control_plane: ControlPlane,
+) -> None:
+    settings = SETTINGS._replace(host_endpoint_templates=(HostEndpointTemplate(),))
+    object_: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "worker", "labels": {"rack": "7", "zone": "a"}},
+    }
+
+    async def stored(resources: Resources) -> Any:
+        return (await resources.get(ResourceKey("Node", "worker"))).resource
+
+    async def run() -> None:
+        resources = Resources(MemoryClient())
+        await on_thread(control_plane.create, object_)
+        await resources.create(node("worker"))
+        await resources.create(node("by-hand"))
+        automatic = ResourceKey("HostEndpoint", "worker-auto-hep")
+        async with running(control_plane, resources, settings):
+            found = await stored(resources)
+            assert found.metadata.labels["rack"] == "7"
+            assert found.metadata.labels["mine"] == "stays"
+            assert [reference.node_name for reference in found.spec.orch_refs] == ["worker"]
+
+            async def has_endpoint() -> Any:
+                return (await resources.get(automatic)).resource
+
+            endpoint = await until(has_endpoint)
+            assert endpoint.spec.interface_name == "*"
+            assert endpoint.spec.expected_ips == ("172.30.0.1",)
+            labels = {"rack": None, "zone": "b"}
+            await on_thread(control_plane.patch, path_of(object_), {"metadata": {"labels": labels}})
+
+            async def is_relabelled() -> bool:
+                now = (await stored(resources)).metadata.labels
+                return now.get("zone") == "b" and "rack" not in now and now["mine"] == "stays"
+
+            await until(is_relabelled)
+            await on_thread(control_plane.delete, path_of(object_))
+            await until(lambda: is_gone(resources, ResourceKey("Node", "worker")))
+            await until(lambda: is_gone(resources, automatic))
+            # Never of Kubernetes, so not Kubernetes' to remove.
+            await resources.get(ResourceKey("Node", "by-hand"))
+
+    asyncio.run(run())
+
+
+def test_a_host_endpoint_of_former_settings_goes(control_plane: ControlPlane) -> None:
+    object_ = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "w2"}}
+
+    async def run() -> None:
+        resources = Resources(MemoryClient())
+        await on_thread(control_plane.create, object_)
+        await resources.create(node("w2"))
+        key = ResourceKey("HostEndpoint", "w2-auto-hep")
+        with_endpoints = SETTINGS._replace(host_endpoint_templates=(HostEndpointTemplate(),))
+
+        async def exists() -> Resource:
+            return (await resources.get(key)).resource
+
+        async with running(control_plane, resources, with_endpoints):
+            await until(exists)
+        async with running(control_plane, resources):
+            await until(lambda: is_gone(resources, key))
+
+    asyncio.run(run())
+
+
+def test_the_api_server_dies_and_comes_back_with_news(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    async def run() -> None:
+        resources = Resources(MemoryClient())
+        async with running(control_plane, resources):
+            await on_thread(control_plane.create, policy(namespace, "before"))
+            before = ResourceKey("NetworkPolicy", "knp.default.before", namespace)
+            await until(lambda: resources.get(before))
+            await on_thread(control_plane.kill, "kube-apiserver")
+            await asyncio.sleep(0.5)
+            assert (await resources.get(before)).resource  # absence of news is no news
+            await on_thread(control_plane.start_api)
+            await on_thread(control_plane.create, policy(namespace, "after"))
+            after = ResourceKey("NetworkPolicy", "knp.default.after", namespace)
+            await until(lambda: resources.get(after))
+
+    asyncio.run(run())
