@@ -137,8 +137,8 @@ def _without_not_ports(patcher: pytest.MonkeyPatch) -> None:
 
 
 def _action(action: str, *expressions: Any) -> Patch:
-    def action_of(original: Any, rule: DesiredRule, settings: Any) -> Any:
-        return expressions if rule.action == action else original(rule, settings)
+    def action_of(original: Any, rule: DesiredRule, *rest: Any) -> Any:
+        return expressions if rule.action == action else original(rule, *rest)
 
     return _wrap(policy, "_action", action_of)
 

@@ -49,7 +49,7 @@ class TwoHosts:
         for name, namespace in self._namespaces.items():
             with enter(namespace):
                 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-                self._hosts[name] = Host(Settings(host=name))
+                self._hosts[name] = Host(Settings(host=name, log_denied=True, log_allowed=True))
         self._join()
         for slot in SLOTS:
             self._attach(slot)

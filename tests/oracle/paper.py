@@ -57,7 +57,8 @@ class PaperHost:
         for interface in (UPLINK, *(slot.interface for slot in SLOTS if slot.host == name)):
             link = self._rtnl.create_veth(interface, VethPeer(name="far", namespace=0))
             self._rtnl.change_link(link.index, LinkChange(up=True))
-        self.dataplane = Dataplane(Settings(host=name), self.nft, self._rtnl, NoConnections())
+        settings = Settings(host=name, log_denied=True, log_allowed=True)
+        self.dataplane = Dataplane(settings, self.nft, self._rtnl, NoConnections())
         self.graph = Graph(name, self.dataplane.on_update)
         self.rules = Ruleset(())
         self._routes: dict[int, list[Route]] = {}

@@ -15,6 +15,12 @@ class ProtoPort(msgspec.Struct, frozen=True):
     port: int
 
 
+class LogLimit(msgspec.Struct, frozen=True):
+    packets: int
+    unit_seconds: int
+    burst: int
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Defaults are Calico's where it has the setting, else the closed choice."""
 
@@ -34,6 +40,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mark_mask: int = 0xFFFF0000
     """Bits of the packet mark that are ours; at least one."""
     log_prefix: str = "calico-packet"
+    """Of what rules with the action Log write to the kernel's log."""
+    log_limit: LogLimit | None = None
+    """How often such a rule writes; None: each packet."""
+    log_denied: bool = False
+    """Tell NFLOG what is dropped, and what decided so: see `rules.seen`."""
+    log_allowed: bool = False
+    """And the first packets of what is let through."""
     failsafe_inbound: tuple[ProtoPort, ...] = ()
     failsafe_outbound: tuple[ProtoPort, ...] = ()
     nat_exclusions: NatExclusions = "IPPoolsOnly"
@@ -52,3 +65,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def mark_pass(self) -> int:
         """The bit that says "a rule said Pass": the lowest of ours."""
         return self.mark_mask & -self.mark_mask
+
+    @property
+    def mark_rule(self) -> int:
+        """The bits that say which rule let a packet through: all of ours but the lowest four.
+
+        May be none, if ours are few.
+        """
+        left = self.mark_mask
+        for _ in range(4):
+            left &= left - 1
+        return left

@@ -11,6 +11,8 @@ TCP, UDP, SCTP, ICMP, ICMPV6, UDPLITE = 6, 17, 132, 1, 58, 136
 """Protocol numbers (IANA)."""
 
 Action = Literal["Allow", "Deny", "Log", "Pass"]
+Direction = Literal["ingress", "egress"]
+"""Of an endpoint: what reaches it, and what leaves it."""
 
 
 class IPSetType(Enum):
@@ -98,6 +100,9 @@ class Policy(msgspec.Struct, frozen=True):
     egress: tuple[Rule, ...] = ()
     tier: str = ""
     """Empty for a profile."""
+
+    def rules(self, direction: Direction) -> tuple[Rule, ...]:
+        return self.ingress if direction == "ingress" else self.egress
 
 
 class TierPolicies(msgspec.Struct, frozen=True):

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple, Protocol
 
 from tortie.desired.policy import (
+    Action,
     AddressPort,
+    Direction,
     ICMPMatch,
     Policy,
     PolicyId,
@@ -20,8 +22,6 @@ from tortie.desired.policy import (
     Side,
 )
 from tortie.lib.ip import Network
-
-Direction = Literal["ingress", "egress"]
 
 
 class Packet(NamedTuple):
@@ -49,6 +49,18 @@ class Facts(Protocol):
         """Whether the address, or address and port, is in the set."""
 
 
+class Decision(NamedTuple):
+    """What a list says of a packet, and which part of it does."""
+
+    action: Literal["Allow", "Deny"]
+    tier: str = ""
+    """Empty for profiles."""
+    policy: PolicyId | None = None
+    """None: the tier's default action."""
+    rule: int | None = None
+    """From 0, of the policy's rules in this direction; None for a policy that is not known."""
+
+
 def allows(policies: PolicyList, direction: Direction, packet: Packet, facts: Facts) -> bool:
     """Whether a packet may leave (egress) or reach (ingress) an endpoint with this list."""
     return decision(policies, direction, packet, facts) == "Allow"
@@ -58,30 +70,52 @@ def decision(
     policies: PolicyList, direction: Direction, packet: Packet, facts: Facts
 ) -> Literal["Allow", "Deny"] | None:
     """What the list says of the packet; None where nothing in it decides."""
+    found = decide(policies, direction, packet, facts)
+    return found and found.action
+
+
+def decide(
+    policies: PolicyList, direction: Direction, packet: Packet, facts: Facts
+) -> Decision | None:
+    """What the list says, and which rule of it does; None where nothing in it decides."""
     for tier in policies.tiers:
-        found = (_action(one, direction, packet, facts) for one in tier.policies)
-        action = next((one for one in found if one is not None), tier.default_action)
-        if action != "Pass":
-            return "Allow" if action == "Allow" else "Deny"
-    for profile in policies.profiles:
-        said = _action(profile, direction, packet, facts)
+        passed = False
+        for one in tier.policies:
+            found = _deciding(one, direction, packet, facts)
+            if found is not None and found[0] != "Pass":
+                return _decision(found[0], tier.name, one, found[1])
+            if found is not None:
+                passed = True
+                break
+        if not passed and tier.default_action != "Pass":
+            return Decision("Deny", tier.name)
+    for one in policies.profiles:
+        found = _deciding(one, direction, packet, facts)
         # A profile that passes leaves it to the next one, as if it had said nothing.
-        if said not in (None, "Pass"):
-            return "Allow" if said == "Allow" else "Deny"
+        if found is not None and found[0] != "Pass":
+            return _decision(found[0], "", one, found[1])
     return None
 
 
-def _action(policy_id: PolicyId, direction: Direction, packet: Packet, facts: Facts) -> str | None:
-    """What the first rule that matches says; None if no rule decides."""
+def _decision(action: Action, tier: str, policy: PolicyId, rule: int | None) -> Decision:
+    return Decision("Allow" if action == "Allow" else "Deny", tier, policy, rule)
+
+
+def _deciding(
+    policy_id: PolicyId, direction: Direction, packet: Packet, facts: Facts
+) -> tuple[Action, int | None] | None:
+    """What the first rule that matches says, and which it is; None if no rule decides."""
     policy = facts.policy(policy_id)
     if policy is None:
-        return "Deny"
-    rules = policy.ingress if direction == "ingress" else policy.egress
-    deciding = (rule for rule in rules if rule.action != "Log" and _matches(rule, packet, facts))
-    return next((rule.action for rule in deciding), None)
+        return "Deny", None
+    for position, rule in enumerate(policy.rules(direction)):
+        if rule.action != "Log" and matches(rule, packet, facts):
+            return rule.action, position
+    return None
 
 
-def _matches(rule: Rule, packet: Packet, facts: Facts) -> bool:
+def matches(rule: Rule, packet: Packet, facts: Facts) -> bool:
+    """Whether all that the rule says holds for the packet."""
     protocol = packet.protocol
     source = AddressPort(packet.source, protocol, packet.source_port)
     destination = AddressPort(packet.destination, protocol, packet.destination_port)

@@ -245,7 +245,7 @@ def test_a_set_that_is_absent_in_a_family_matches_nothing_there(
 
 
 def test_an_unknown_policy_drops() -> None:
-    assert texts(policy.stand_in(WEB, "ingress")) == ["drop"]
+    assert texts(policy.stand_in(WEB, "ingress", SETTINGS)) == ["drop"]
 
 
 # Lists.

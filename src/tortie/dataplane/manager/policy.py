@@ -203,9 +203,9 @@ class PolicyManager:
     def _write(self, half: _Half) -> None:
         policy_id, direction = half
         known = self._policies.get(policy_id)
-        rules = policy.rules_of(known, direction) if known else ()
+        rules = known.rules(direction) if known else ()
         if known is None or self._is_closed(policy_id, rules):
-            content = policy.stand_in(policy_id, direction, known=known is not None)
+            content = policy.stand_in(policy_id, direction, self._settings, known=known is not None)
         else:
             content = policy.policy_chain(
                 policy_id, known, direction, self._settings, set_forms=self._set_forms

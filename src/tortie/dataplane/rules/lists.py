@@ -13,14 +13,14 @@ action, that has the next word.
 
 from collections.abc import Callable
 
-from tortie.dataplane.rules import match, names
+from tortie.dataplane.rules import match, names, seen
 from tortie.dataplane.rules.content import ChainContent, Content
 from tortie.dataplane.rules.match import Expressions
 from tortie.dataplane.rules.names import Direction
 from tortie.dataplane.settings import Settings
 from tortie.desired.policy import PolicyId, PolicyList, TierPolicies
 from tortie.kernel.nft import userdata
-from tortie.kernel.nft.expressions import DROP, jump
+from tortie.kernel.nft.expressions import jump
 from tortie.kernel.nft.objects import Rule
 
 
@@ -33,10 +33,10 @@ def list_chain(policies: PolicyList, direction: Direction, settings: Settings) -
         rules.append(Rule(chain, expressions, userdata.pack_rule(comment=comment)))
 
     for tier in policies.tiers:
-        _add_tier(tier, direction, settings.mark_pass, add=add)
+        _add_tier(tier, direction, settings, add=add)
     for profile in policies.profiles:
         add((jump(names.policy_chain(profile, direction)),), str(profile))
-    add(match.counted(DROP), "nothing decided")
+    add(seen.dropped(seen.END_OF_LIST, direction, settings), "nothing decided")
     return Content(chains={chain: ChainContent(None, tuple(rules))})
 
 
@@ -49,14 +49,15 @@ def policies_of(policies: PolicyList) -> tuple[PolicyId, ...]:
 def _add_tier(
     tier: TierPolicies,
     direction: Direction,
-    mark_pass: int,
+    settings: Settings,
     *,
     add: Callable[[Expressions, str], None],
 ) -> None:
-    not_passed = match.mark_is_clear(mark_pass)
-    add(match.clear_mark(mark_pass), f"tier {tier.name}")
+    not_passed = match.mark_is_clear(settings.mark_pass)
+    add(match.clear_mark(settings.mark_pass), f"tier {tier.name}")
     for position, policy in enumerate(tier.policies):
         condition = not_passed if position else ()
         add((*condition, jump(names.policy_chain(policy, direction))), str(policy))
     if tier.default_action == "Deny":
-        add((*not_passed, *match.counted(DROP)), f"end of tier {tier.name}")
+        drop = seen.denied(seen.end_of_tier(tier.name, direction), direction, settings)
+        add((*not_passed, *drop), f"end of tier {tier.name}")

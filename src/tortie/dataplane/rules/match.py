@@ -112,8 +112,13 @@ def clear_mark(bits: int) -> Expressions:
 
 
 def set_mark(bits: int) -> Expressions:
+    return set_bits(bits, bits)
+
+
+def set_bits(bits: int, value: int) -> Expressions:
+    """Make these bits of the mark `value`, and leave the others."""
     kept = keys.u32(~bits & 0xFFFFFFFF)
-    return (Meta(MetaKey.MARK), Bitwise(kept, keys.u32(bits)), MetaSet(MetaKey.MARK))
+    return (Meta(MetaKey.MARK), Bitwise(kept, keys.u32(value)), MetaSet(MetaKey.MARK))
 
 
 def dispatch(interface: MetaKey, lists: str, chains: str) -> Expressions:

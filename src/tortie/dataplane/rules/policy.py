@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from itertools import product
 
-from tortie.dataplane.rules import match, names
+from tortie.dataplane.rules import match, names, seen
 from tortie.dataplane.rules.content import (
     ChainContent,
     Content,
@@ -48,10 +48,9 @@ from tortie.desired.policy import (
 from tortie.kernel.nft import keys, objects, userdata
 from tortie.kernel.nft.constants import LogLevel, MetaKey
 from tortie.kernel.nft.expressions import (
-    ACCEPT,
-    DROP,
     RETURN,
     Counter,
+    Limit,
     Log,
     Lookup,
     Meta,
@@ -99,19 +98,35 @@ def policy_chain(
     Args:
         set_forms: by id and family; a set that is not here has the form `ADDRESSES`.
     """
-    return _Renderer(policy_id, direction, settings, set_forms).render(rules_of(policy, direction))
+    return _Renderer(policy_id, direction, settings, set_forms).render(policy.rules(direction))
 
 
-def rules_of(policy: Policy, direction: Direction) -> tuple[Rule, ...]:
-    return policy.ingress if direction == "ingress" else policy.egress
-
-
-def stand_in(policy_id: PolicyId, direction: Direction, *, known: bool = False) -> Content:
+def stand_in(
+    policy_id: PolicyId, direction: Direction, settings: Settings, *, known: bool = False
+) -> Content:
     """The chain of a policy that is referred to and not known, or refused: it drops everything."""
     chain = names.policy_chain(policy_id, direction)
     comment = f"refused: {policy_id}" if known else "unknown policy"
-    rule = objects.Rule(chain, match.counted(DROP), userdata.pack_rule(comment=comment))
+    verdict = seen.denied(stand_in_id(policy_id, direction), direction, settings)
+    rule = objects.Rule(chain, verdict, userdata.pack_rule(comment=comment))
     return Content(chains={chain: ChainContent(None, (rule,))})
+
+
+def stand_in_id(policy_id: PolicyId, direction: Direction) -> int:
+    return seen.rule_id("stand-in", policy_id, direction)
+
+
+def rule_ids(policy_id: PolicyId, rules: tuple[Rule, ...], direction: Direction) -> Iterator[int]:
+    """What each rule of this direction is known by in `rules.seen`."""
+    shapes: Tally[str] = Tally()
+    for rule in rules:
+        shape = _shape(rule)
+        yield _rule_id(policy_id, direction, shape, shapes[shape])
+        shapes[shape] += 1
+
+
+def _rule_id(policy_id: PolicyId, direction: Direction, shape: str, occurrence: int) -> int:
+    return seen.rule_id(policy_id, direction, shape, occurrence)
 
 
 class _Renderer:
@@ -148,7 +163,8 @@ class _Renderer:
         occurrence = self._shapes[shape]
         self._shapes[shape] += 1
         stem = names.digest(self._policy_id, self._direction, shape, occurrence)
-        action = _action(rule, self._settings)
+        identity = _rule_id(self._policy_id, self._direction, shape, occurrence)
+        action = _action(rule, self._settings, self._direction, identity)
         for family in self._families(rule):
             yield from (condition + action for condition in self._conditions(rule, family, stem))
 
@@ -332,11 +348,19 @@ def _named_port(set_id: str, family: int, *, source: bool, negate: bool = False)
     )
 
 
-def _action(rule: Rule, settings: Settings) -> Expressions:
+def _action(rule: Rule, settings: Settings, direction: Direction, identity: int) -> Expressions:
     if rule.action == "Allow":
-        return match.counted(ACCEPT)
+        return seen.allowed(identity, direction, settings)
     if rule.action == "Deny":
-        return match.counted(DROP)
+        return seen.denied(identity, direction, settings)
     if rule.action == "Pass":
         return (Counter(), *match.set_mark(settings.mark_pass), RETURN)
-    return (Counter(), Log(prefix=f"{settings.log_prefix}: ", level=LogLevel.NOTICE))
+    return (Counter(), *_log(settings))
+
+
+def _log(settings: Settings) -> Expressions:
+    limit = settings.log_limit
+    log = Log(prefix=f"{settings.log_prefix}: ", level=LogLevel.NOTICE)
+    if limit is None:
+        return (log,)
+    return (Limit(limit.packets, limit.unit_seconds, limit.burst), log)

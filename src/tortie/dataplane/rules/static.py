@@ -20,7 +20,7 @@ Host endpoints, floating addresses and untracked or pre-DNAT policy add rules
 to these chains and base chains beside them; nothing here is written for them.
 """
 
-from tortie.dataplane.rules import match, names, nat
+from tortie.dataplane.rules import match, names, nat, seen
 from tortie.dataplane.rules.content import ChainContent, Content, interval_set
 from tortie.dataplane.rules.match import Expressions
 from tortie.dataplane.settings import Settings
@@ -95,6 +95,7 @@ def inet_table(settings: Settings) -> Content:
         _workload_to_host(settings),
         _output(settings),
         _postrouting(settings),
+        *seen.chains(settings),
     )
     return Content(chains=dict(chains), sets={one.name: one for one in _sets(settings)})
 
@@ -168,7 +169,7 @@ def _workload_source(settings: Settings) -> tuple[str, ChainContent]:
         rules += [
             # Before the sources: an advertisement from a good address is as bad.
             *(
-                (*match.family(6), *_icmpv6(kind), *match.counted(DROP))
+                (*match.family(6), *_icmpv6(kind), *_from_drop(seen.NOT_ITS_PLACE, settings))
                 for kind in (ROUTER_ADVERTISEMENT, REDIRECT)
             ),
             (*match.family(6), *match.interface_and_source(6, names.SOURCES[6]), ACCEPT),
@@ -179,7 +180,7 @@ def _workload_source(settings: Settings) -> tuple[str, ChainContent]:
         rules.append(
             (*match.family(4), match.source(4), _is(bytes(4)), *_udp(68, 67), ACCEPT),
         )
-    return _chain(_WORKLOAD_SOURCE, *rules, match.counted(DROP))
+    return _chain(_WORKLOAD_SOURCE, *rules, _from_drop(seen.NOT_ITS_SOURCE, settings))
 
 
 def _link_local_source(settings: Settings) -> tuple[str, ChainContent]:
@@ -187,7 +188,7 @@ def _link_local_source(settings: Settings) -> tuple[str, ChainContent]:
     rules = [(*_icmpv6(kind), ACCEPT) for kind in TO_HOST_ICMPV6] if settings.ipv6 else []
     if settings.ipv6 and settings.dhcp_to_host:
         rules.append((*_udp(546, 547), ACCEPT))
-    return _chain(_LINK_LOCAL_SOURCE, *rules, match.counted(DROP))
+    return _chain(_LINK_LOCAL_SOURCE, *rules, _from_drop(seen.NOT_ITS_SOURCE, settings))
 
 
 def _half(name: str, hook: Hook, priority: int, *rules: Expressions) -> tuple[str, ChainContent]:
@@ -219,10 +220,10 @@ def _egress() -> Expressions:
 def _from_workload(settings: Settings) -> tuple[str, ChainContent]:
     return _chain(
         _FROM_WORKLOAD,
-        (*match.connection(CtState.INVALID), *match.counted(DROP)),
+        (*match.connection(CtState.INVALID), *_from_drop(seen.INVALID, settings)),
         *_never_from_workload(settings),
         _egress(),
-        match.counted(DROP),
+        _from_drop(seen.NO_ENDPOINT, settings),
     )
 
 
@@ -232,21 +233,21 @@ def _never_from_workload(settings: Settings) -> list[Expressions]:
     rules: list[Expressions] = []
     if not settings.allow_vxlan_from_workloads:
         port = match.transport(2, keys.port(settings.vxlan_port))
-        rules.append((*match.protocol(UDP), *port, *match.counted(DROP)))
+        rules.append((*match.protocol(UDP), *port, *_from_drop(seen.TUNNEL, settings)))
     if not settings.allow_ipip_from_workloads:
         for protocol in (IPIP, IPV6_IN_IP, GRE):
-            rules.append((*match.protocol(protocol), *match.counted(DROP)))
-    rules.append((*match.family(4), *_udp(67, 68), *match.counted(DROP)))
-    rules.append((*match.family(6), *_udp(547, 546), *match.counted(DROP)))
+            rules.append((*match.protocol(protocol), *_from_drop(seen.TUNNEL, settings)))
+    for family, ports in ((4, _udp(67, 68)), (6, _udp(547, 546))):
+        rules.append((*match.family(family), *ports, *_from_drop(seen.NOT_ITS_PLACE, settings)))
     return rules
 
 
 def _to_workload(settings: Settings) -> tuple[str, ChainContent]:
-    rules = [(*match.connection(CtState.INVALID), *match.counted(DROP))]
+    rules = [(*match.connection(CtState.INVALID), *_to_drop(seen.INVALID, settings))]
     if not settings.ipv6:
-        rules.append((*match.family(6), *match.counted(DROP)))
+        rules.append((*match.family(6), *_to_drop(seen.NO_IPV6, settings)))
     ingress = match.dispatch(MetaKey.OIFNAME, names.LISTS["ingress"], names.CHAINS["ingress"])
-    return _chain(_TO_WORKLOAD, *rules, ingress, match.counted(DROP))
+    return _chain(_TO_WORKLOAD, *rules, ingress, _to_drop(seen.NO_ENDPOINT, settings))
 
 
 def _to_host_always(settings: Settings) -> list[Expressions]:
@@ -263,17 +264,30 @@ def _workload_input(settings: Settings) -> tuple[str, ChainContent]:
     return _chain(
         _WORKLOAD_INPUT,
         *_to_host_always(settings),
-        (*match.connection(CtState.INVALID), *match.counted(DROP)),
+        (*match.connection(CtState.INVALID), *_from_drop(seen.INVALID, settings)),
         *_never_from_workload(settings),
         _egress(),
-        match.counted(DROP),
+        _from_drop(seen.NO_ENDPOINT, settings),
     )
 
 
 def _workload_to_host(settings: Settings) -> tuple[str, ChainContent]:
     """Behind an egress list's accept. Return leaves it to what follows in input-to."""
-    verdict = {"Drop": DROP, "Accept": ACCEPT, "Return": RETURN}[settings.endpoint_to_host_action]
-    return _chain(_WORKLOAD_TO_HOST, *_to_host_always(settings), match.counted(verdict))
+    end = {
+        "Drop": _from_drop(seen.TO_HOST, settings),
+        "Accept": match.counted(ACCEPT),
+        "Return": match.counted(RETURN),
+    }
+    action = end[settings.endpoint_to_host_action]
+    return _chain(_WORKLOAD_TO_HOST, *_to_host_always(settings), action)
+
+
+def _from_drop(reason: str, settings: Settings) -> Expressions:
+    return seen.dropped(reason, "egress", settings)
+
+
+def _to_drop(reason: str, settings: Settings) -> Expressions:
+    return seen.dropped(reason, "ingress", settings)
 
 
 def _output(settings: Settings) -> tuple[str, ChainContent]:

@@ -1,0 +1,131 @@
+"""Verdicts that are seen: logged with what decided them, and then carried out.
+
+A rule that decides puts its id into the packet's mark and goes to a chain that
+all rules of that verdict and direction share. That one logs the mark, while it
+is under its limit, and accepts or drops. So a rule stays one rule, the limit
+lies in the kernel, and packets of known connections come to none of this.
+
+The id of a rule is a hash of the policy and of the rule's shape, not of its
+place: rules that move are not written anew. A packet that is dropped needs its
+mark no more, so there the id is all 32 bits; one that is accepted has only bits
+of ours to give (`Settings.mark_rule`), and several rules may share what fits in
+there: `manager.seen` tells them apart.
+"""
+
+import hashlib
+from collections.abc import Hashable
+from typing import Literal
+
+from tortie.dataplane.rules import match
+from tortie.dataplane.rules.content import ChainContent
+from tortie.dataplane.rules.match import Expressions
+from tortie.dataplane.rules.names import Direction
+from tortie.dataplane.settings import Settings
+from tortie.kernel.nft import keys
+from tortie.kernel.nft.constants import MetaKey
+from tortie.kernel.nft.expressions import (
+    ACCEPT,
+    DROP,
+    Counter,
+    Immediate,
+    Limit,
+    Log,
+    MetaSet,
+    Verdict,
+    goto,
+)
+from tortie.kernel.nft.objects import Rule
+
+Seen = Literal["allowed", "denied"]
+
+GROUP = 7430
+"""NFLOG group; a group has one listener, so none that others' examples use."""
+
+LOGGED_A_SECOND = 100
+LOGGED_AT_ONCE = 200
+"""For each direction and verdict. An agent needs some 50 µs for each packet."""
+
+DIRECTIONS: tuple[Direction, ...] = ("ingress", "egress")
+
+NOT_ITS_SOURCE = "source address is not the workload's"
+NOT_ITS_PLACE = "only a router or DHCP server sends this"
+TUNNEL = "encapsulated"
+INVALID = "belongs to no connection"
+NO_ENDPOINT = "no endpoint, or none in force"
+NO_IPV6 = "IPv6 is off"
+END_OF_LIST = "no policy or profile decided"
+TO_HOST = "endpoint-to-host action"
+REASONS = (
+    NOT_ITS_SOURCE, NOT_ITS_PLACE, TUNNEL, INVALID, NO_ENDPOINT, NO_IPV6, END_OF_LIST, TO_HOST
+)  # fmt: skip
+"""Why a packet is dropped where no policy is asked, or none answers."""
+
+
+def rule_id(*parts: Hashable) -> int:
+    """What a verdict is known by, 1 to 2^32-1; equal parts, equal id, in any process."""
+    packed = hashlib.blake2b(repr(parts).encode(), digest_size=4).digest()
+    return int.from_bytes(packed, "big") or 1
+
+
+def end_of_tier(name: str, direction: Direction) -> int:
+    return rule_id("end of tier", name, direction)
+
+
+def denied(identity: int, direction: Direction, settings: Settings) -> Expressions:
+    """Count, log and drop."""
+    if not settings.log_denied:
+        return match.counted(DROP)
+    mark = (Immediate(keys.u32(identity)), MetaSet(MetaKey.MARK))
+    return (Counter(), *mark, goto(chain_name("denied", direction)))
+
+
+def allowed(identity: int, direction: Direction, settings: Settings) -> Expressions:
+    """Count, log and accept."""
+    if not settings.log_allowed:
+        return match.counted(ACCEPT)
+    mark = match.set_bits(settings.mark_rule, spread(identity, settings.mark_rule))
+    return (Counter(), *mark, goto(chain_name("allowed", direction)))
+
+
+def dropped(reason: str, direction: Direction, settings: Settings) -> Expressions:
+    """Count, log and drop what is none of policy's business."""
+    assert reason in REASONS
+    return denied(rule_id(reason), direction, settings)
+
+
+def chain_name(seen: Seen, direction: Direction) -> str:
+    return f"{seen}-{direction}"
+
+
+def chains(settings: Settings) -> list[tuple[str, ChainContent]]:
+    """Those that log; none where nothing is logged."""
+    wanted: list[tuple[Seen, Verdict]] = []
+    if settings.log_denied:
+        wanted.append(("denied", DROP))
+    if settings.log_allowed:
+        wanted.append(("allowed", ACCEPT))
+    return [
+        (name, _logging_chain(name, verdict))
+        for seen, verdict in wanted
+        for direction in DIRECTIONS
+        for name in (chain_name(seen, direction),)
+    ]
+
+
+def _logging_chain(name: str, verdict: Verdict) -> ChainContent:
+    limit = Limit(LOGGED_A_SECOND, burst=LOGGED_AT_ONCE)
+    # The prefix is the chain's name: one of four words of ours.
+    log: Expressions = (limit, Counter(), Log(prefix=name, group=GROUP))
+    return ChainContent(None, (Rule(name, log), Rule(name, match.counted(verdict))))
+
+
+def spread(value: int, bits: int) -> int:
+    """The low bits of `value`, laid into the bits that are set in `bits`, lowest first."""
+    found = 0
+    while bits:
+        lowest = bits & -bits
+        if value & 1:
+            found |= lowest
+        value >>= 1
+        bits ^= lowest
+    return found
