@@ -8,13 +8,15 @@ from tests.datastore.etcd_server import EtcdServer
 from tortie.datastore.etcd import TLSFiles
 
 
-def etcdctl(server: EtcdServer, *command: str) -> None:
-    subprocess.run(
+def etcdctl(server: EtcdServer, *command: str) -> str:
+    """What it printed."""
+    done = subprocess.run(
         ["etcdctl", f"--endpoints={server.endpoint}", *command],
         check=True,
         capture_output=True,
         env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/usr/local/bin"},
     )
+    return done.stdout.decode()
 
 
 def openssl(*command: str) -> None:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+_SOCKET = "127.0.0.1:1"
+
 
 class EtcdServer:
     """One member; `kill`, `forget` and `start` make faults."""
@@ -37,13 +39,21 @@ class EtcdServer:
         cluster = ",".join(f"{member.folder.name}={member.peer}" for member in members)
         self._command.append(f"--initial-cluster={cluster}")
 
+    def also_on_socket(self) -> Path:
+        """Before the start: listen on a unix socket, too, for who is in another network."""
+        listening = f"--listen-client-urls={self.endpoint}"
+        # Host and port of nothing: etcd makes a socket of this name where it runs.
+        at = self._command.index(listening)
+        self._command[at] = f"{listening},unix://{_SOCKET}"
+        return self.folder / _SOCKET
+
     def start(self) -> "EtcdServer":
         self.spawn()
         return self.wait()
 
     def spawn(self) -> None:
         with (self.folder / "log").open("wb") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self.folder)
 
     def wait(self) -> "EtcdServer":
         log_path = self.folder / "log"

@@ -155,6 +155,9 @@ async def _read_settings(stored: StoredSettings, client: Client) -> Effective:
     resources = Resources(client)
     try:
         await resources.ensure_initialized()
+    except Denied as error:
+        log.warning("this cluster is not initialized, and we may not do it: %s", error)
+    try:
         for kind in ("FelixConfiguration", "BGPConfiguration", "Node"):
             for found in (await resources.list(kind)).items:
                 stored.on_resource(key_of(found.resource), found.resource)

@@ -217,6 +217,30 @@ COMMANDS = (
                     completes="file"),),
     ),
     Command(
+        "datastore roles", "tortie.ctl.datastore_roles",
+        "a role of etcd for each component: show how to make them, or make them",
+        flags=(
+            Flag("apply", "make them; without it nothing is changed"),
+            Flag("users", "a user for each, too: whom a client certificate names"),
+            Flag("host", "for this host alone: its agent's and its plugins'", value="HOST",
+                 repeats=True),
+            Flag("namespace", "with --host: of its workload endpoints; without it, those of all "
+                 "hosts", short="n", value="NS", repeats=True),
+            Flag("region", "with --host: OpenStack's, if agents are told one", value="REGION"),
+        ),
+        notes=(
+            "What is printed without --apply are the commands that etcdctl would have to be "
+            "given: all of them, or those that are missing if the datastore says what is there. "
+            "Only etcd's user root may see and change roles.",
+            "An agent that brings workloads in needs tortie-agent and tortie-cni.",
+        ),
+        examples=(
+            ("datastore roles", "the commands that make every role"),
+            ("datastore roles --users --apply", "make them, and a user of each one's name"),
+            ("datastore roles --host n1 -n default --apply", "narrower ones, of one host"),
+        ),
+    ),
+    Command(
         "datastore migrate-policy-names", "tortie.ctl.datastore_policy_names",
         "move policies from before v3.32 to where today's names put them",
     ),

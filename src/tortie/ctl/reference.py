@@ -14,6 +14,8 @@ from tortie.ctl.grammar import Command, Flag
 from tortie.ctl.help import overview
 from tortie.ctl.kinds import ALIASES, COLUMNS, NAMESPACED
 from tortie.ctl.main import VERBS
+from tortie.datastore.etcd.messages import Access, Permission, range_end
+from tortie.datastore.roles import cluster_roles, host_roles
 from tortie.model.catalogue import TYPES
 
 GENERATED = "<!-- Made by scripts/reference; change the source instead. -->\n"
@@ -23,7 +25,7 @@ _DEPTH_MAX = 12
 
 def pages() -> dict[str, str]:
     """File name, below docs/reference → text."""
-    found = {"README.md": _index(), "commands.md": _commands()}
+    found = {"README.md": _index(), "commands.md": _commands(), "etcd-roles.md": _roles()}
     found |= {f"resources/{kind.lower()}.md": _kind(kind) for kind in sorted(TYPES)}
     found["man/tortie.1"] = manual.overview_page()
     for command in COMMANDS:
@@ -39,6 +41,7 @@ def _index() -> str:
 
 - [Commands](commands.md), and the same as manual pages in `man/`
 - [Compared with calicoctl](calicoctl.md)
+- [Roles of etcd](etcd-roles.md)
 
 Resources are of `apiVersion: projectcalico.org/v3`. `tortie explain KIND.FIELD` says the same
 as these pages:
@@ -72,6 +75,33 @@ def _command(command: Command) -> str:
 def _flag(flag: Flag) -> str:
     choices = f" ({', '.join(flag.choices)})" if flag.choices else ""
     return f"| `{_cell(flag.spelled)}` | {_cell(flag.summary + choices)} |"
+
+
+def _roles() -> str:
+    parts = [
+        f"{GENERATED}\n# Roles of etcd\n\n"
+        "`tortie datastore roles` shows how to make them, or makes them; "
+        "[why, and how to switch it on](../etcd.md). `n1` stands for a host.\n"
+    ]
+    for role in (*cluster_roles(), *host_roles("n1", ["default"])):
+        rows = [
+            f"| `{permission.key.decode()}` | {_reach(permission)} | {_WORDS[permission.access]} |"
+            for permission in sorted(role.permissions, key=lambda permission: permission.key)
+        ]
+        summary = f"{role.summary[0].upper()}{role.summary[1:]}."
+        table = "\n".join(["| Key | | |", "|---|---|---|", *rows])
+        parts.append(f"## {role.name}\n\n{summary}\n\n{table}\n")
+    return "\n".join(parts)
+
+
+_WORDS = {Access.READ: "read", Access.WRITE: "write", Access.READ_WRITE: "read, write"}
+
+
+def _reach(permission: Permission) -> str:
+    if not permission.end:
+        return "itself"
+    is_prefix = permission.end == range_end(permission.key)
+    return "and all below" if is_prefix else f"up to `{permission.end.decode()}`"
 
 
 def _kind(kind: str) -> str:

@@ -21,11 +21,13 @@ from tortie.datastore.client import (
     check_transaction,
 )
 from tortie.datastore.etcd import messages
+from tortie.datastore.etcd.auth import Auth
 from tortie.datastore.etcd.messages import WatchResponse, range_end
 from tortie.datastore.etcd.tls import TLSFiles, TLSText
 from tortie.datastore.etcd.transport import Discovery, Login, Stream, Timing, Transport
 from tortie.datastore.single import SingleKeyCalls
 from tortie.lib.errors import Compacted, Denied, NotFound, TortieError, Unavailable
+from tortie.model.keys import ResourceKey
 
 _PAGE_ENTRIES = 1_000
 """About 1 MB of resources: bounds the server's and our memory for one message."""
@@ -39,6 +41,9 @@ _RETRY_SECONDS = 1.0
 
 _FIRST_KEY = b"\0"
 """Where a range over all keys starts."""
+
+_READABLE_KEY = ResourceKey("ClusterInformation", "default").path.encode()
+"""Every role, of Calico's and of ours, may read it; the answer's header is what we want."""
 
 _NO_FILES = TLSFiles()
 _USUAL = Timing()
@@ -111,7 +116,7 @@ class EtcdClient(SingleKeyCalls):
             stream.cancel()
 
     async def revision(self) -> int:
-        request = messages.encode_range(_FIRST_KEY)
+        request = messages.encode_range(_READABLE_KEY)
         return (await self._transport.call("KV/Range", request, messages.decode_header)).revision
 
     async def compact(self, revision: int) -> None:
@@ -134,6 +139,10 @@ class EtcdClient(SingleKeyCalls):
             # Twice does no harm, so an unknown outcome may go to another endpoint.
             await self._transport.call("Lease/LeaseRevoke", request, messages.decode_header)
         lease.lost.set()
+
+    def auth(self) -> Auth:
+        """Users and roles, over the same connection."""
+        return Auth(self._transport)
 
     async def close(self) -> None:
         for keeper in self._keepers.values():

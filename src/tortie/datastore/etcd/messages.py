@@ -2,9 +2,10 @@
 
 Field numbers are etcd's own and never change.
 
-Source: etcd, api/etcdserverpb/rpc.proto and api/mvccpb/kv.proto.
+Source: etcd, api/etcdserverpb/rpc.proto, api/mvccpb/kv.proto and api/authpb/auth.proto.
 """
 
+from enum import IntEnum
 from typing import NamedTuple
 
 from tortie.datastore.client import (
@@ -65,6 +66,26 @@ class LeaseResponse(NamedTuple):
     """0 or less: the lease is gone."""
 
 
+class Access(IntEnum):
+    """etcd's numbers; a role that only writes is of no use to us."""
+
+    READ = 0
+    WRITE = 1
+    READ_WRITE = 2
+
+
+class Permission(NamedTuple):
+    """What a role may do with one key, or with a range of keys.
+
+    Attributes:
+        end: the first key behind the range; empty for one key, `\\0` for no end.
+    """
+
+    access: Access
+    key: bytes
+    end: bytes = b""
+
+
 def range_end(prefix: bytes) -> bytes:
     """The first key behind all that start with `prefix`; `\\0` means no end."""
     stem = prefix.rstrip(b"\xff")
@@ -120,6 +141,14 @@ def encode_lease_id(lease_id: int) -> bytes:
 
 def encode_authenticate(username: str, password: str) -> bytes:
     return bytes_field(1, username.encode()) + bytes_field(2, password.encode())
+
+
+def encode_permission(permission: Permission) -> bytes:
+    return (
+        number_field(1, permission.access)
+        + bytes_field(2, permission.key)
+        + bytes_field(3, permission.end)
+    )
 
 
 def decode_header(data: bytes) -> Header:
@@ -180,6 +209,18 @@ def decode_lease(data: bytes) -> LeaseResponse:
 
 def decode_token(data: bytes) -> str:
     return next((content.decode() for number, _, content in fields(data) if number == 2), "")
+
+
+def decode_permission(data: bytes) -> Permission:
+    access, key, end = 0, b"", b""
+    for number, value, content in fields(data):
+        if number == 1:
+            access = value
+        elif number == 2:
+            key = content
+        elif number == 3:
+            end = content
+    return Permission(Access(access), key, end)
 
 
 def _encode_compare(compare: Compare) -> bytes:
