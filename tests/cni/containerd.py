@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -59,7 +60,9 @@ class Pod(NamedTuple):
 class Containerd:
     """One daemon, in the network namespace of a lab host, with mounts of its own."""
 
-    def __init__(self, lab: Lab, host: Host, directory: Path) -> None:
+    def __init__(
+        self, lab: Lab, host: Host, directory: Path, kubeconfig: Path | None = None
+    ) -> None:
         self._lab, self._host = lab, host
         self.directory = directory
         self.pid = 0
@@ -70,7 +73,7 @@ class Containerd:
             directory / "bin",
             directory / "net.d",
             install.Places(state / "attach.sock", state / "state" / "cni"),
-            install.default_conflist(kubernetes=True, ipv6=False),
+            _conflist(kubeconfig),
         )
         for found in DEBIAN_PLUGINS.iterdir():
             (directory / "bin" / found.name).symlink_to(found)
@@ -164,7 +167,10 @@ class Containerd:
         asyncio.run(run())
 
     def execute(self, pod: Pod, *command: str) -> tuple[int, str]:
-        request = bytes_field(1, pod.container.encode())
+        return self.execute_in(pod.container, *command)
+
+    def execute_in(self, container: str, *command: str) -> tuple[int, str]:
+        request = bytes_field(1, container.encode())
         request += b"".join(bytes_field(2, word.encode()) for word in command)
         answer = self._call("ExecSync", request + number_field(3, 10))
         found = {number: (value, data) for number, value, data in fields(answer)}
@@ -192,6 +198,15 @@ class Containerd:
     def _ctr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = ["ctr", "-a", str(self.directory / "containerd.sock"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _conflist(kubeconfig: Path | None) -> bytes:
+    text = install.default_conflist(kubernetes=True, ipv6=False)
+    if kubeconfig is None:
+        return text
+    document = json.loads(text)
+    document["plugins"][0]["kubernetes"] = {"kubeconfig": str(kubeconfig)}
+    return json.dumps(document).encode()
 
 
 def remove_cgroups() -> None:

@@ -10,11 +10,13 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.datastore.etcd_server import EtcdServer, free_ports
+
+from tortie.kernel import netns
 
 REPOSITORY = Path(__file__).parents[2]
 START_SECONDS = 60.0
@@ -40,21 +42,28 @@ class ControlPlane:
     """etcd and kube-apiserver; more of it by `spawn`. Started anew after `stop`, it is the same.
 
     Args:
-        prefix: what a command begins with that must run elsewhere (`ip netns exec …`).
+        address: where it listens.
+        namespace: of the network, by path, in which that is.
+        etcd: where an etcd is that others use as well; None: one of our own.
     """
 
     def __init__(
-        self, directory: Path, address: str = "127.0.0.1", prefix: Sequence[str] = ()
+        self,
+        directory: Path,
+        address: str = "127.0.0.1",
+        namespace: str = netns.OWN,
+        etcd: str = "",
     ) -> None:
         self.directory = directory
+        self.namespace = namespace
+        self.programs = programs()
         self._address = address
-        self._prefix = tuple(prefix)
-        self._programs = programs()
-        self._etcd = EtcdServer(directory / "etcd")
+        self._etcd = None if etcd else EtcdServer(directory / "etcd")
+        self._etcd_url = self._etcd.endpoint if self._etcd else etcd
         [self._port] = free_ports(1)
         self.url = f"https://{address}:{self._port}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._tls = ssl._create_unverified_context()  # noqa: S323 - its certificate is its own
+        self._tls = ssl._create_unverified_context()  # its certificate is its own
         (directory / "tokens.csv").write_text(_TOKENS)
         subprocess.run(
             ["openssl", "genrsa", "-out", directory / "sa.key", "2048"],
@@ -62,14 +71,15 @@ class ControlPlane:
         )  # fmt: skip
 
     def start(self) -> None:
-        self._etcd.start()
+        if self._etcd is not None:
+            self._etcd.start()
         self.start_api()
 
     def start_api(self) -> None:
         key = self.directory / "sa.key"
         self.spawn(
             "kube-apiserver",
-            f"--etcd-servers={self._etcd.endpoint}",
+            f"--etcd-servers={self._etcd_url}",
             "--service-cluster-ip-range=10.96.0.0/16",
             f"--cert-dir={self.directory / 'certs'}",
             f"--secure-port={self._port}",
@@ -80,7 +90,8 @@ class ControlPlane:
             f"--service-account-key-file={key}",
             f"--service-account-signing-key-file={key}",
             "--service-account-issuer=https://kubernetes.default.svc",
-            "--disable-admission-plugins=ServiceAccount" if self._is_loopback else "--v=0",
+            # Alone, it has nobody who makes service accounts and their tokens.
+            "--disable-admission-plugins=" + ("ServiceAccount" if self._etcd else ""),
             "--allow-privileged",
             "--kubelet-preferred-address-types=InternalIP",
             "--endpoint-reconciler-type=none",
@@ -92,16 +103,28 @@ class ControlPlane:
                 self.call("GET", "/api/v1/namespaces/default")
                 return
             except (OSError, AssertionError):
-                process = self._processes["kube-apiserver"]
-                assert process.poll() is None and time.monotonic() < give_up, self.log(
-                    "kube-apiserver"
-                )
+                is_there = self._processes["kube-apiserver"].poll() is None
+                assert is_there, self.log("kube-apiserver")
+                assert time.monotonic() < give_up, self.log("kube-apiserver")
                 time.sleep(0.1)
 
+    def start_rest(self) -> None:
+        """What makes pods out of Deployments, and puts them onto nodes."""
+        kubeconfig = f"--kubeconfig={self.kubeconfig()}"
+        elect = "--leader-elect=false"
+        key = f"--service-account-private-key-file={self.directory / 'sa.key'}"
+        controllers = "--controllers=*,-nodeipam"
+        self.spawn(
+            "kube-controller-manager", kubeconfig, elect, key, controllers, "--port=0",
+            "--node-monitor-grace-period=8s",
+        )  # fmt: skip
+        self.spawn("kube-scheduler", kubeconfig, elect, "--port=0")
+
     def spawn(self, program: str, *arguments: str) -> None:
+        command = [str(self.programs / program), *arguments]
         with (self.directory / f"{program}.log").open("ab") as log:
-            self._processes[program] = subprocess.Popen(
-                [*self._prefix, self._programs / program, *arguments], stdout=log, stderr=log
+            self._processes[program] = netns.spawn_in(
+                self.namespace, command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
     def kill(self, program: str) -> None:
@@ -112,7 +135,8 @@ class ControlPlane:
     def stop(self) -> None:
         for program in reversed([*self._processes]):
             self.kill(program)
-        self._etcd.kill()
+        if self._etcd is not None:
+            self._etcd.kill()
 
     def log(self, program: str) -> str:
         return (self.directory / f"{program}.log").read_text(errors="replace")[-3000:]
@@ -147,9 +171,13 @@ class ControlPlane:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {ADMIN}", "Content-Type": content_type},
         )
-        try:
+
+        def ask() -> Any:
             with urllib.request.urlopen(request, context=self._tls, timeout=10) as answer:
                 return json.load(answer)
+
+        try:
+            return netns.run_in(self.namespace, ask)
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{method} {path}: {error.code} {error.read()[:1000]!r}") from None
 

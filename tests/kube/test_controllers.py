@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -42,11 +42,11 @@ names = (f"ns{number}" for number in itertools.count())
 
 
 @pytest.fixture
-def namespace(control_plane: ControlPlane) -> Iterator[str]:
+def namespace(control_plane: ControlPlane) -> str:
     """Its objects are there; without a controller manager it would never quite be gone."""
     name = next(names)
     control_plane.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    yield name
+    return name
 
 
 @contextlib.asynccontextmanager

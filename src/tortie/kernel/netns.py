@@ -112,7 +112,7 @@ def list_named() -> list[str]:
         names = sorted(os.listdir(NAMED_DIRECTORY))
     except FileNotFoundError:
         return []
-    return [name for name in names if _is_namespace(f"{NAMED_DIRECTORY}/{name}")]
+    return [name for name in names if is_namespace(f"{NAMED_DIRECTORY}/{name}")]
 
 
 def list_leftovers() -> list[str]:
@@ -121,7 +121,7 @@ def list_leftovers() -> list[str]:
         names = sorted(os.listdir(NAMED_DIRECTORY))
     except FileNotFoundError:
         return []
-    return [name for name in names if not _is_namespace(f"{NAMED_DIRECTORY}/{name}")]
+    return [name for name in names if not is_namespace(f"{NAMED_DIRECTORY}/{name}")]
 
 
 def named_path(name: str) -> str:
@@ -331,7 +331,8 @@ def _mount(source: str, target: str, flags: int) -> None:
     _check(code, f"mount {target}")
 
 
-def _is_namespace(path: str) -> bool:
+def is_namespace(path: str) -> bool:
+    """Whether a network namespace is there, as we see it."""
     try:
         os.close(open_namespace(path))
     except TortieError:

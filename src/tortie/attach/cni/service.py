@@ -43,6 +43,7 @@ from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources
 from tortie.ipam.audit import FOREIGN
 from tortie.ipam.stored import list_resources
+from tortie.kernel import netns
 from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound, TortieError, Unavailable
 from tortie.lib.ip import parse_network
 from tortie.model.keys import IPAM, HandleKey, ResourceKey, parse_key
@@ -324,17 +325,13 @@ class CniService:
 def seen_by(pid: int, path: str, handle: int) -> str:
     """A namespace of a process, from where we are: a runtime may have mounts of its own.
 
-    Its namespaces are mounts, so in ours there is an empty file of that name, or nothing.
+    Its namespaces are mounts, so in ours there is an empty file of that name, or nothing. Whether
+    its mounts are ours cannot be asked: it may have privileges that we have given up.
 
     Args:
         handle: the process has it open as that.
     """
-    try:
-        theirs, ours = os.stat(f"/proc/{pid}/ns/mnt"), os.stat("/proc/self/ns/mnt")
-    except OSError:
-        return path  # gone, or in another PID namespace
-    same = (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
-    return path if same or handle < 0 else f"/proc/{pid}/fd/{handle}"
+    return path if handle < 0 or netns.is_namespace(path) else f"/proc/{pid}/fd/{handle}"
 
 
 def wants_delegate(call: Call) -> bool:
