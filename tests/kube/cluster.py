@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ class KubeCluster:
             self.kubelets[host.name] = Kubelet(self.plane, self.live, host, runtime)
             self.kubelets[host.name].start()
         for host in lab.hosts:
-            self.until(lambda name=host.name: self.is_ready(name), self.kubelets[host.name].log)
+            self.until(partial(self.is_ready, host.name), self.kubelets[host.name].log)
 
     def stop(self) -> None:
         for kubelet in self.kubelets.values():
@@ -188,7 +189,10 @@ class KubeCluster:
         if count == 0:
             self.until(lambda: not self.pods(namespace, **labels))
             return []
-        return self.until(find, lambda: json.dumps(self.pods(namespace, **labels))[-3000:])
+        found: list[dict[str, Any]] = self.until(
+            find, lambda: json.dumps(self.pods(namespace, **labels))[-3000:]
+        )
+        return found
 
     def execute(self, pod: Mapping[str, Any], *command: str) -> tuple[int, str]:
         """In its first container, as `kubectl exec` would."""

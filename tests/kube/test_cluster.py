@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from tests.cni.containerd import remove_cgroups
@@ -34,4 +35,4 @@ def test_pods_reach_each_other_as_policy_says(kube: KubeCluster) -> None:
     clients = kube.running("shop", 2, app="client")
     for client in clients:
         for server in servers:
-            assert kube.until(lambda: kube.reaches(client, address_of(server)))
+            assert kube.until(partial(kube.reaches, client, address_of(server)))
