@@ -7,6 +7,7 @@ import pytest
 from tests.attacks.arena import Arena, arena
 from tests.netns.conftest import netns
 
+from tortie.dataplane.settings import Settings
 from tortie.kernel.netns import enter
 from tortie.kernel.nft.connection import supports_owner_tables
 
@@ -18,6 +19,14 @@ def field() -> Iterator[Arena]:
     """Tables that anyone with the right may change."""
     assert os.geteuid() == 0, "needs root; a skipped fault is one that nobody survived"
     with arena() as made, enter(made.namespace):
+        yield made
+
+
+@pytest.fixture
+def guarded() -> Iterator[Arena]:
+    """Tables that anyone with the right may change, and links that let out only what they saw."""
+    settings = Settings(host="h1", guard_links=True)
+    with arena(settings) as made, enter(made.namespace):
         yield made
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable
 import pytest
 from tests.attacks.arena import Arena
 from tests.faults.agent import running
-from tests.faults.monitor import monitored
+from tests.faults.monitor import Seen, monitored
 
 from tortie.dataplane.rules.names import SOURCES
+from tortie.dataplane.settings import Settings
 from tortie.desired.policy import PolicyList
-from tortie.kernel.nft.connection import Nft
+from tortie.kernel.nft.connection import Nft, supports_owner_tables
 
 FLUSHES = 40
 EXPOSED_SECONDS = 0.04
@@ -63,9 +64,8 @@ def _all_tables() -> str:
     return subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout
 
 
-def test_k1_flush_of_tables_that_are_not_owned(field: Arena) -> None:
-    """Repaired as the kernel tells of it; what passes meanwhile is counted and bounded."""
-    before = whole(field)
+def flush_again_and_again(field: Arena) -> tuple[Seen, float]:
+    """Each flush when the one before is repaired; what was seen, and the seconds it took."""
     nftables = field.host.dataplane.statistics
     with running(field), monitored(field) as seen:
         began = time.monotonic()
@@ -74,12 +74,78 @@ def test_k1_flush_of_tables_that_are_not_owned(field: Arena) -> None:
             seconds_until(lambda done=done: nftables().nftables.repairs > done)  # type: ignore[misc]
             time.sleep(0.02)
         took = time.monotonic() - began
-        assert nftables().nftables.repairs >= FLUSHES, "the flushes took place"
-    assert whole(field) == before
+    assert nftables().nftables.repairs >= FLUSHES, "the flushes took place"
     assert seen.broken is None, "an established connection lives on"
-    # Until there is a second line of defence, a flush is a hole as wide as the repair.
+    return seen, took
+
+
+def test_k1_flush_of_tables_that_are_not_owned(field: Arena) -> None:
+    """Repaired as the kernel tells of it; what passes meanwhile is counted and bounded."""
+    before = whole(field)
+    seen, took = flush_again_and_again(field)
+    assert whole(field) == before
+    assert seen.leaked, "without a second line, a flush is a hole as wide as the repair"
     exposed_seconds = took * seen.leaked / seen.forbidden / FLUSHES
     assert exposed_seconds < EXPOSED_SECONDS, f"{exposed_seconds:.4f} s each: {seen}"
+
+
+def test_k1_flush_of_tables_that_are_not_owned_behind_guarded_links(guarded: Arena) -> None:
+    """The same hole in the tables, and nothing gets through it to a workload."""
+    before = whole(guarded)
+    seen, _ = flush_again_and_again(guarded)
+    assert whole(guarded) == before
+    assert seen.leaked == 0, str(seen)
+    assert seen.delivered > FLUSHES, f"what is allowed goes on after each repair: {seen}"
+
+
+def test_guards_alone_let_nothing_through(guarded: Arena) -> None:
+    """However long nobody repairs: IP of both families is dropped, the ARP of the host passes."""
+    with monitored(guarded) as seen:
+        nft("delete table inet tortie")
+        time.sleep(0.2)
+        assert not guarded.attacker.pings(guarded.open.ipv4)
+        assert not guarded.attacker.pings(guarded.open.ipv6)
+        assert guarded.attacker.arp_is_answered(
+            sender=guarded.attacker.ipv4.address_text,
+            mac=guarded.attacker.mac,
+            target=guarded.open.ipv4.address_text,
+        )
+    assert seen.leaked == 0, str(seen)
+    guarded.host.resync()
+    assert guarded.attacker.pings(guarded.open.ipv4)
+    assert guarded.attacker.pings(guarded.open.ipv6)
+
+
+def test_an_agent_without_guards_takes_away_those_of_one_with(guarded: Arena) -> None:
+    """A newer kernel's agent, or another setting: no link may wait for a mark that nobody sets."""
+    guarded.host.settings = Settings(host="h1")
+    guarded.host.restart()
+    _tell_again(guarded)
+    with monitored(guarded) as seen:
+        guarded.host.apply()
+        assert not guarded.host.dataplane.statistics().pending
+        assert guarded.attacker.pings(guarded.open.ipv4)
+    assert seen.broken is None
+    assert seen.leaked == 0, str(seen)
+
+
+def test_owned_tables_follow_tables_that_were_not(field: Arena) -> None:
+    """And the other way: no table can change that, so it is replaced, in one transaction."""
+    if not supports_owner_tables():
+        pytest.skip("this kernel has no owner tables (before 6.9)")
+    with monitored(field) as seen:
+        for owned in (True, False, True):
+            field.host._owned = owned
+            field.host.restart()
+            _tell_again(field)
+            field.host.resync()
+            before = whole(field)
+            nft("insert rule inet tortie forward-to accept")
+            assert (whole(field) == before) == owned
+            field.host.resync()
+            assert whole(field) == before
+    assert seen.broken is None
+    assert seen.delivered >= seen.allowed - 5, str(seen)
 
 
 DAMAGE = {

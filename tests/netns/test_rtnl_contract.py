@@ -451,3 +451,13 @@ def test_the_fake_can_be_told_to_fail() -> None:
     fake.failures[wanted.key] = refusal
     assert backend.replace_routes([wanted]) == [refusal]
     assert ours(backend) == set()
+
+
+def test_guards_are_made_again_and_one_missing_link_stops_nobody(backend: Backend) -> None:
+    index = up_veth(backend)
+    for _ in range(2):
+        gone, done = backend.guard_links([9999, index], 0x8000)
+        assert isinstance(gone, NotFound)
+        assert done is None
+    backend.unguard_links()
+    backend.unguard_links()

@@ -43,6 +43,8 @@ INBOX_LIMIT = 1_000
 AUDIT_SECONDS = 60.0
 BIRD_ENVIRONMENT = "TORTIE_BIRD"
 """`external`: BIRD is somebody else's to start, such as systemd's."""
+OWNED_TABLES_ENVIRONMENT = "TORTIE_OWNED_TABLES"
+"""`never`: do as on a kernel without owner tables: repair, with guarded links."""
 SECRETS_ENVIRONMENT = "TORTIE_BGP_SECRETS"
 """Names the directory of the passwords of BGP sessions."""
 
@@ -84,9 +86,9 @@ def open_kernel(paths: Paths, inbox: AgentInbox) -> Kernel:
         inbox.put_now(("link", index), event)
 
     ownership = obtain(paths.run)
-    owned = supports_owner_tables()
+    owned = os.environ.get(OWNED_TABLES_ENVIRONMENT) != "never" and supports_owner_tables()
     if not owned:
-        log.warning("this kernel has no owned tables; changes by others are repaired, not refused")
+        log.warning("tables are not owned; changes by others are repaired, not refused")
     return Kernel(
         ownership,
         Nft(NetlinkSocket.adopt(ownership.netlink.detach())),
@@ -117,6 +119,7 @@ def build_dataplane(config: Config, kernel: Kernel, *, remote_routes: bool) -> D
         nat_exclusions=config["NATOutgoingExclusions"],
         route_protocol=config["DeviceRouteProtocol"],
         install_remote_routes=remote_routes,
+        guard_links=kernel.changes is not None,
     )
     return Dataplane(
         settings,

@@ -3,7 +3,8 @@
 Order of an apply, which is what safety rests on:
 
 1. nftables, both tables in one transaction. If it is refused nothing else is
-   done: no route leads to a workload whose policy is not in force.
+   done: no route leads to a workload whose policy is not in force. Where others
+   can empty the tables, links get their guards next.
 2. Connections of addresses that left an endpoint are cut. Its interface is
    closed by then, so no new one can appear behind our back.
 3. Sysctls and neighbours: forwarding is on only where the rules are.
@@ -21,6 +22,7 @@ import time
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple, Protocol
 
+from tortie.dataplane.driver.guard import GuardDriver
 from tortie.dataplane.driver.link import Links
 from tortie.dataplane.driver.neighbour import NeighbourDriver
 from tortie.dataplane.driver.nftables import NftablesDriver, NftablesStatistics
@@ -106,6 +108,7 @@ class Dataplane:
         self._nft = NftablesDriver(nft, owned=owned_tables)
         self._sysctls = SysctlDriver()
         self._links = Links(self._sysctls, settings)
+        self._guards = GuardDriver(rtnl, self._links, mark_bit=settings.mark_seen)
         self._neighbours = NeighbourDriver(rtnl, self._links)
         self._routes = RouteDriver(rtnl, protocol=settings.route_protocol)
         inet, arp = self._nft.inet, self._nft.arp
@@ -185,7 +188,9 @@ class Dataplane:
         """
         if self._stale:
             self._read_back()
+        self._guards.open_former()
         await self._refusals.apply()
+        self._report(self._guards.apply())
         self._cut_departed()
         self._report(self._sysctls.apply())
         try:
@@ -199,9 +204,12 @@ class Dataplane:
 
     async def resync(self) -> None:
         """Compare all of ours with the kernel, and write what differs. Raises as `apply`."""
-        self._read_back()
-        await self._sysctls.resync()
+        # The rules first: whoever has changed anything has most likely changed them.
+        self._guards.open_former()
         await self._refusals.resync()
+        self._read_back()
+        self._guards.resync()
+        await self._sysctls.resync()
         await self.apply()
 
     # Telling.
@@ -258,7 +266,7 @@ class Dataplane:
         )
 
     def _pending_count(self) -> int:
-        drivers = (self._sysctls, self._neighbours, self._routes)
+        drivers = (self._guards, self._sysctls, self._neighbours, self._routes)
         return sum(driver.pending_count for driver in drivers)
 
     def _read_back(self) -> None:
@@ -270,6 +278,7 @@ class Dataplane:
 
     def _on_links(self, names: set[str]) -> None:
         for name in names:
+            self._guards.on_link(name)
             self._route_manager.on_link(name)
             self._neighbours.on_link(name)
 

@@ -61,6 +61,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cut_denied_connections: bool = True
     """Delete the connections that policy let in before and would not let in now."""
 
+    guard_links: bool = False
+    """Links to workloads let out only what these tables have seen; see `driver.guard`."""
+
     @property
     def mark_pass(self) -> int:
         """The bit that says "a rule said Pass": the lowest of ours."""
@@ -76,3 +79,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for _ in range(4):
             left &= left - 1
         return left
+
+    @property
+    def mark_seen(self) -> int:
+        """The bit that says "through these tables to a workload": the fourth of ours; 0
+        where links are not guarded, or ours are too few."""
+        left = self.mark_mask
+        for _ in range(3):
+            left &= left - 1
+        return left & -left if self.guard_links else 0

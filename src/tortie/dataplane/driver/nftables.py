@@ -68,6 +68,8 @@ class NftablesDriver:
         self._missing: set[TableName] = set()
         self._early: list[TableName] = []
         """Early tables that are there and that we may delete."""
+        self._unlike: set[TableName] = set()
+        """Made to be owned and should not be, or the other way: no table can change that."""
         self._stale = True
         """The kernel's state is not known: read it back before writing."""
         self._generation: int | None = None
@@ -98,9 +100,9 @@ class NftablesDriver:
         transaction = Transaction()
         for name, state in self._tables.items():
             table = Table(name.family, name.name, self._flags)
-            if state.must_be_replaced:
-                log.warning("table %s was changed beyond repair by others; replacing it", name)
-                transaction.replace_table(table)
+            if state.must_be_replaced or name in self._unlike:
+                log.warning("table %s cannot be changed into what it should be; replacing it", name)
+                transaction.replace_table(table, exists=name in self._unlike)
                 state.forget()
                 self._stale = True
             elif name in self._missing:
@@ -153,6 +155,7 @@ class NftablesDriver:
             state.confirm(handles[name])
         self._missing.clear()
         self._early.clear()
+        self._unlike.clear()
         self._stale = False
         self._commits += 1
         if self._generation is not None:
@@ -167,10 +170,13 @@ class NftablesDriver:
 
     async def _read_tables(self) -> None:
         tables = {table.table_name: table for table in await self._backend.tables()}
-        self._missing = set()
+        self._missing, self._unlike = set(), set()
         self._early = [name for name in early.TABLES if self._may_delete(tables.get(name))]
         for name, state in self._tables.items():
             table = tables.get(name)
+            # An orphan has lost its owner, and persists: that one can be adopted.
+            if table is not None and (table.flags ^ self._flags) & TableFlag.PERSIST:
+                self._unlike.add(name)
             if table is None or not self._has_flags(table):
                 self._missing.add(name)
             if table is None:

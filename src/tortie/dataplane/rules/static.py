@@ -86,7 +86,13 @@ def inet_table(settings: Settings) -> Content:
         _workload_source(settings),
         _link_local_source(settings),
         _half("forward-from", Hook.FORWARD, FROM_PRIORITY, _from_jump(settings, _FROM_WORKLOAD)),
-        _half("forward-to", Hook.FORWARD, FILTER_PRIORITY, _to_jump(settings)),
+        _half(
+            "forward-to",
+            Hook.FORWARD,
+            FILTER_PRIORITY,
+            _to_jump(settings),
+            before=_seen(settings),
+        ),
         _from_workload(settings),
         _to_workload(settings),
         _half("input-from", Hook.INPUT, FROM_PRIORITY, _from_jump(settings, _WORKLOAD_INPUT)),
@@ -191,11 +197,18 @@ def _link_local_source(settings: Settings) -> tuple[str, ChainContent]:
     return _chain(_LINK_LOCAL_SOURCE, *rules, _from_drop(seen.NOT_ITS_SOURCE, settings))
 
 
-def _half(name: str, hook: Hook, priority: int, *rules: Expressions) -> tuple[str, ChainContent]:
+def _half(
+    name: str,
+    hook: Hook,
+    priority: int,
+    *rules: Expressions,
+    before: tuple[Expressions, ...] = (),
+) -> tuple[str, ChainContent]:
     """A base chain that is done with known connections and otherwise goes on."""
     related = match.connection(CtState.RELATED)
     return _chain(
         name,
+        *before,
         (*match.connection(CtState.ESTABLISHED), ACCEPT),
         # Errors only: helpers' expectations would let a workload open any port.
         (*related, *match.protocol(ICMP), ACCEPT),
@@ -203,6 +216,14 @@ def _half(name: str, hook: Hook, priority: int, *rules: Expressions) -> tuple[st
         *rules,
         base=Base("filter", hook, priority),
     )
+
+
+def _seen(settings: Settings) -> tuple[Expressions, ...]:
+    """First where a way to a workload begins, so that no accept before it escapes the guard."""
+    if not settings.mark_seen:
+        return ()
+    to_workload = match.output_interface(settings.interface_prefix)
+    return ((*to_workload, *match.set_mark(settings.mark_seen)),)
 
 
 def _from_jump(settings: Settings, chain: str) -> Expressions:
@@ -295,6 +316,7 @@ def _output(settings: Settings) -> tuple[str, ChainContent]:
     to_workload = match.output_interface(settings.interface_prefix)
     return _chain(
         "output",
+        *_seen(settings),
         (*to_workload, *_icmpv6(ROUTER_ADVERTISEMENT), *match.counted(DROP)),
         base=Base("filter", Hook.OUTPUT, FILTER_PRIORITY),
     )

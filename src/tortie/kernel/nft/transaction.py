@@ -72,10 +72,15 @@ class Transaction:
         """
         self._put(_Phase.ADD_TABLE, AddTable(table, exclusive))
 
-    def replace_table(self, table: Table) -> None:
-        """Start it anew, whether it exists or not, and empty."""
+    def replace_table(self, table: Table, *, exists: bool = False) -> None:
+        """Start it anew, and empty.
+
+        Args:
+            exists: it does, for sure, and may have other flags; else whether or not.
+        """
         add = AddTable(table)
-        self._put(_Phase.REPLACE_TABLE, add)
+        if not exists:
+            self._put(_Phase.REPLACE_TABLE, add)
         self._put(_Phase.REPLACE_TABLE, DeleteTable(table.table_name))
         self._put(_Phase.REPLACE_TABLE, add)
 

@@ -78,6 +78,18 @@ class Backend(Protocol):
         """Delete links, all in one wait of the kernel; those already gone are fine."""
         ...
 
+    def guard_links(self, indexes: Sequence[int], mark_bit: int) -> Outcomes:
+        """Have IP packets dropped that leave by these links without this bit in their mark.
+
+        Outcomes: NotFound for a link that is gone, KernelRefused where the
+        kernel has no such filters.
+        """
+        ...
+
+    def unguard_links(self) -> None:
+        """Every link lets its packets out again, as far as we kept them in."""
+        ...
+
     def routes(
         self,
         family: int | None = None,

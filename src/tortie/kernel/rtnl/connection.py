@@ -32,7 +32,7 @@ from tortie.kernel.netlink import (
     message,
     messages,
 )
-from tortie.kernel.rtnl import address, link, neighbour, route, rule
+from tortie.kernel.rtnl import address, guard, link, neighbour, route, rule
 from tortie.kernel.rtnl.address import Address
 from tortie.kernel.rtnl.backend import Outcomes
 from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer
@@ -179,6 +179,25 @@ class Rtnl:
     def delete_group(self, group: int) -> None:
         """Delete all links of a group in one wait of the kernel; none is fine."""
         self._attempt(link.delete_group(group))
+
+    def guard_links(self, indexes: Sequence[int], mark_bit: int) -> Outcomes:
+        outcomes = self.run([guard.add_hook(index) for index in indexes])
+        hooked = [
+            place
+            for place, outcome in enumerate(outcomes)
+            if outcome is None or isinstance(outcome, AlreadyExists)
+        ]
+        filters = self.run([guard.add_filter(indexes[place], mark_bit) for place in hooked])
+        for place, outcome in zip(hooked, filters, strict=True):
+            if isinstance(outcome, NotFound):
+                # The link is there, it has just got its hook: there are no such filters.
+                outcome = KernelRefused(str(outcome), errno.EOPNOTSUPP)
+            outcomes[place] = outcome
+        return outcomes
+
+    def unguard_links(self) -> None:
+        found = map(guard.hook_of, self._sock.dump(guard.dump_hooks()))
+        self.run([guard.delete_filter(index) for index in _present(found)])
 
     # Addresses.
 

@@ -43,6 +43,8 @@ class FakeRtnl:
         self._routes: dict[RouteKey, Route] = {}
         self._neighbours: dict[NeighbourKey, Neighbour] = {}
         self._next_index = 2
+        self.guarded: dict[int, int] = {}
+        """Mark bit without which nothing leaves, by link."""
         self.failures: dict[RouteKey | NeighbourKey, TortieError] = {}
         """What to answer instead of doing it, by key: for tests of error paths."""
 
@@ -116,6 +118,12 @@ class FakeRtnl:
                 self._forget(link.peer)
             self._forget(index)
 
+    def guard_links(self, indexes: Sequence[int], mark_bit: int) -> Outcomes:
+        return [_outcome(lambda one: self._guard(one, mark_bit), index) for index in indexes]
+
+    def unguard_links(self) -> None:
+        self.guarded.clear()
+
     # Routes.
 
     def routes(
@@ -187,8 +195,14 @@ class FakeRtnl:
         if not up:
             self._clear(index)
 
+    def _guard(self, index: int, mark_bit: int) -> None:
+        if index not in self._links:
+            raise NotFound(f"guard link {index}: No such device")
+        self.guarded[index] = mark_bit
+
     def _forget(self, index: int) -> None:
         del self._links[index]
+        self.guarded.pop(index, None)
         self._clear(index)
 
     def _clear(self, index: int) -> None:
