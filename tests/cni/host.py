@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from tests.unit.ipam.invariants import allocated, check
 
 from tortie.attach import namespaces
-from tortie.attach.attacher import Attacher, Settings
+from tortie.attach.addition import Settings
+from tortie.attach.attacher import Attacher
 from tortie.attach.cni.service import CniService
 from tortie.attach.journal import Journal
 from tortie.attach.plumbing import Veths

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tortie.attach import namespaces
-from tortie.attach.namespaces import Namespaces
+from tortie.attach.namespaces import Namespaces, Setting
 from tortie.kernel import netns as kernel_netns
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.lib.errors import InvalidInput, NotFound, Unavailable
@@ -46,7 +46,10 @@ def test_the_socket_lives_in_the_other_namespace(helper: Namespaces, workload: s
 
 
 def test_sysctls_of_an_interface_inside(helper: Namespaces, workload: str) -> None:
-    helper.set_interface(workload, "lo", [(6, "accept_ra", "0"), (6, "no_such_key", "1")])
+    descriptor = helper.hold(workload)
+    settings = [Setting("lo", 6, "accept_ra", "0"), Setting("lo", 6, "no_such_key", "1")]
+    helper.enter(descriptor, settings).close()
+    os.close(descriptor)
     read = kernel_netns.run_in(
         workload, lambda: Path("/proc/sys/net/ipv6/conf/lo/accept_ra").read_text()
     )

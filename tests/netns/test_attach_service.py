@@ -13,7 +13,8 @@ import pytest
 from tests.unit.ipam.invariants import allocated, check
 
 from tortie.attach import namespaces
-from tortie.attach.attacher import Attacher, Settings
+from tortie.attach.addition import Settings
+from tortie.attach.attacher import Attacher
 from tortie.attach.client import Client as AttachClient
 from tortie.attach.journal import Journal
 from tortie.attach.namespaces import Namespaces

@@ -71,7 +71,9 @@ async def serve(
         loop = Loop(inbox, graph, dataplane, others, progress, health.reporter("loop"), settings)
         ingest = Ingest(inbox)
         syncer = Syncer(client, PREFIXES, ingest)
-        attach = wiring.build_attach(config, client, paths, namespaces, progress)
+        attach = wiring.build_attach(
+            config, client, paths, namespaces, progress, ingest.allocation_unchanged
+        )
         status = wiring.build_status(config, client)
         if config["HealthEnabled"]:
             server = HealthServer(health, lambda: progress.revision)

@@ -45,12 +45,17 @@ AgentInbox = Inbox[Hashable, object]
 """`Key` → `Arrived`, `Signal` → None, and for links `("link", index)` → the event."""
 
 
+_ALLOCATION_KINDS = frozenset({"IPPool", "IPReservation", "Node", "Profile"})
+"""What decides from where a host takes addresses, beside what IPAM compares itself."""
+
+
 class Ingest:
     """The syncer's sink."""
 
     def __init__(self, inbox: AgentInbox) -> None:
         self._inbox = inbox
         self._invalid: dict[Key, str] = {}
+        self._allocation_changes = 0
         self.status = Status.CONNECTING
 
     @property
@@ -58,9 +63,15 @@ class Ingest:
         """Why an object that is stored counts as absent."""
         return MappingProxyType(self._invalid)
 
+    def allocation_unchanged(self) -> int | None:
+        """As `tortie.ipam.allocator.Unchanged`; None while we are not in sync."""
+        return self._allocation_changes if self.status is Status.IN_SYNC else None
+
     async def on_updates(self, updates: Sequence[Update]) -> None:
         for update in updates:
             key = parse_key(update.key)
+            if isinstance(key, ResourceKey) and key.kind in _ALLOCATION_KINDS:
+                self._allocation_changes += 1
             if isinstance(key, ResourceKey | AffinityKey):
                 value = None if update.value is None else self._decode(key, update.value)
                 if update.value is None:

@@ -13,8 +13,8 @@ from tortie.agent.ingest import AUDIT, AgentInbox
 from tortie.agent.loop import Consumer
 from tortie.agent.ownership import Ownership, obtain
 from tortie.agent.status import Progress, StatusReporter
+from tortie.attach.addition import Settings as AttachSettings
 from tortie.attach.attacher import Attacher
-from tortie.attach.attacher import Settings as AttachSettings
 from tortie.attach.cni.service import CniService
 from tortie.attach.journal import Journal
 from tortie.attach.namespaces import Namespaces
@@ -28,6 +28,7 @@ from tortie.dataplane.driver.nftables import ARP, INET
 from tortie.dataplane.settings import ProtoPort, Settings
 from tortie.datastore.client import Client
 from tortie.desired.kinds import Emit, Kind
+from tortie.ipam.allocator import Allocator, Unchanged
 from tortie.kernel.conntrack import Conntrack
 from tortie.kernel.netlink import NetlinkSocket, OutcomeUnknown
 from tortie.kernel.nft.connection import Changes, Nft, supports_owner_tables
@@ -185,7 +186,12 @@ def build_endpoint_status(
 
 
 def build_attach(
-    config: Config, client: Client, paths: Paths, namespaces: Namespaces, progress: Progress
+    config: Config,
+    client: Client,
+    paths: Paths,
+    namespaces: Namespaces,
+    progress: Progress,
+    unchanged: Unchanged,
 ) -> Server:
     attacher = Attacher(
         AttachSettings(config.host, config["InterfacePrefix"]),
@@ -193,6 +199,7 @@ def build_attach(
         Veths(namespaces),
         Journal(paths.state / "attach"),
         progress.wait,
+        Allocator(client, config.host, unchanged=unchanged),
     )
     # Removals that found no agent wait beside the journal.
     cni = CniService(attacher, client, paths.state / "cni")

@@ -1,19 +1,23 @@
 """What this host has begun, on disk, before it is begun.
 
-One small JSON file for each workload, replaced atomically and synced, so that
-after a crash every half-made thing has a file that names it:
+One small file for each workload, a line of JSON for each phase it has come to; the last line
+that can be read counts. After a crash every half-made thing has a file that names it:
 
     adding    made so far is unknown: undo it (who asked never got an answer)
     attached  all is in place
     removing  finish it; also while the datastore is away
 
-Calls block for a sync of the disk; the attacher makes them in a thread.
+Only the first line is synced to disk. The process may die at any time and lose nothing, since
+what is written is the kernel's then. When the whole host stops, later lines may be lost, and
+with them went every link: an *attached* that reads as *adding* is undone, rightly. A *removing*
+whose rest has to wait for the datastore is synced before anybody is told so.
 """
 
 import contextlib
 import hashlib
 import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -63,26 +67,57 @@ class Journal:
         """By key."""
         return [self._entries[key] for key in sorted(self._entries)]
 
+    @property
+    def unordered(self) -> Collection[Entry]:
+        """The same, without the cost of sorting a thousand."""
+        return self._entries.values()
+
     def get(self, key: WorkloadKey) -> Entry | None:
         return self._entries.get(key)
 
-    def write(self, entry: Entry) -> None:
-        """On disk when it returns.
+    def begin(self, entry: Entry) -> None:
+        """Start the workload's file anew with this; on disk when it returns. Blocks for that.
 
         Raises:
             Unavailable: the disk is full or broken; what was there before still is.
         """
         try:
-            self._replace(self._path(entry.key), msgspec.json.encode(entry))
+            self._replace(self._path(entry.key), _line(entry))
         except OSError as error:
-            raise Unavailable(f"the attach journal in {self._directory}: {error}") from error
+            raise self._failed(error) from error
         self._entries[entry.key] = entry
 
+    def note(self, entry: Entry) -> None:
+        """Add the workload's next phase; outlives this process, and perhaps the host.
+
+        Raises:
+            Unavailable: the disk is full or broken; what was there before still counts.
+        """
+        if self._entries.get(entry.key) == entry:
+            return
+        try:
+            self._append(self._path(entry.key), _line(entry))
+        except OSError as error:
+            raise self._failed(error) from error
+        self._entries[entry.key] = entry
+
+    def sync(self, key: WorkloadKey) -> None:
+        """What was noted outlives the host, if the disk can; blocks."""
+        with contextlib.suppress(OSError):
+            handle = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            self._sync_directory()
+
     def forget(self, key: WorkloadKey) -> None:
-        """The workload is gone, and nothing is left of it."""
+        """The workload is gone, and nothing is left of it.
+
+        Not synced: a file that comes back is a removal, which may be repeated.
+        """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path(key))
-        self._sync_directory()
         self._entries.pop(key, None)
 
     def _replace(self, path: Path, content: bytes) -> None:
@@ -94,13 +129,24 @@ class Journal:
         os.replace(temporary, path)
         self._sync_directory()
 
+    def _append(self, path: Path, content: bytes) -> None:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            before = os.fstat(handle).st_size
+            written = os.write(handle, content)
+            if written < len(content):  # the disk is full; half a line would spoil the next
+                os.ftruncate(handle, before)
+                raise OSError("no space left for a whole line")
+        finally:
+            os.close(handle)
+
     def _read_all(self) -> dict[WorkloadKey, Entry]:
         found: dict[WorkloadKey, Entry] = {}
         for unfinished in self._directory.glob("*.new"):
             unfinished.unlink()
         for path in sorted(self._directory.glob("*.json")):
             try:
-                entry = msgspec.json.decode(path.read_bytes(), type=Entry)
+                entry = _newest(path.read_bytes())
             except (OSError, msgspec.DecodeError) as error:
                 log.error("attach journal: %s is left alone: %s", path, error)
                 continue
@@ -118,6 +164,26 @@ class Journal:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+    def _failed(self, error: OSError) -> Unavailable:
+        return Unavailable(f"the attach journal in {self._directory}: {error}")
+
+
+def _line(entry: Entry) -> bytes:
+    return msgspec.json.encode(entry) + b"\n"
+
+
+def _newest(content: bytes) -> Entry:
+    """The last line that is whole.
+
+    Raises:
+        msgspec.DecodeError: none is.
+    """
+    lines = content.splitlines() or [b""]
+    for line in reversed(lines[1:]):
+        with contextlib.suppress(msgspec.DecodeError):
+            return msgspec.json.decode(line, type=Entry)
+    return msgspec.json.decode(lines[0], type=Entry)
 
 
 def _private(path: str, flags: int) -> int:

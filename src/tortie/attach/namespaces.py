@@ -1,15 +1,18 @@
 """The helper that may enter network namespaces, so that nothing else has to.
 
-    agent ── socketpair ──► helper (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYS_PTRACE)
-          ◄── SCM_RIGHTS ── a NETLINK_ROUTE socket opened inside, and the namespace itself
+    agent ── a namespace, SCM_RIGHTS ──► helper (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYS_PTRACE)
+          ◄── a NETLINK_ROUTE socket opened inside ──
 
 A netlink socket stays in the namespace where it was made: with it the agent
 configures a container without entering it, and with CAP_NET_ADMIN alone.
-The helper is forked before any thread or event loop exists. It reads nothing
-but its socketpair and ends with it (EOF), so also when the agent is killed.
+The helper is forked before any thread or event loop exists. It has one thread,
+which goes in and comes back for each request; it reads nothing but its
+socketpair and ends with it (EOF), so also when the agent is killed.
 
-What it is asked to enter is proved to be a network namespace (`netns.open_namespace`:
+What is entered is proved to be a network namespace (`netns.open_namespace`:
 O_PATH, nsfs, NS_GET_NSTYPE) before it is used, through the same descriptor.
+Where the agent may not follow a path (into another process's /proc), the helper
+opens it.
 """
 
 import array
@@ -29,7 +32,7 @@ from tortie.kernel.capabilities import Capability
 from tortie.kernel.netlink import NETLINK_ROUTE
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.lib import errors
-from tortie.lib.errors import InvalidInput, NotFound, TortieError, Unavailable
+from tortie.lib.errors import InvalidInput, KernelRefused, NotFound, TortieError, Unavailable
 
 MESSAGE_MAX_BYTES = 16 * 1024
 ANSWER_SECONDS = 10.0
@@ -40,17 +43,20 @@ CAPABILITIES = (Capability.NET_ADMIN, Capability.SYS_ADMIN, Capability.SYS_PTRAC
 _PR_SET_NAME = 15
 
 
-class _Setting(msgspec.Struct, frozen=True, array_like=True):
+class Setting(msgspec.Struct, frozen=True, array_like=True):
+    """A per-interface sysctl; skipped where the kernel has none of it."""
+
+    interface: str
+    """A name, or `all`."""
     family: int
     key: str
     value: str
 
 
 class _Request(msgspec.Struct, frozen=True):
-    path: str
-    interface: str = ""
-    """Empty: open. Else: apply `settings` to this interface."""
-    settings: tuple[_Setting, ...] = ()
+    path: str = ""
+    """Open this and send it back; empty: enter the namespace that comes along."""
+    settings: tuple[Setting, ...] = ()
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -80,30 +86,41 @@ class Namespaces:
         self._turn = threading.Lock()
         self.helper_pid = helper_pid
 
-    def open(self, path: str) -> Opened:
-        """
+    def hold(self, path: str) -> int:
+        """A descriptor of the namespace; the caller closes it.
+
         Raises:
             NotFound: nothing there.
             InvalidInput: not a network namespace.
             Unavailable: the helper is gone.
         """
-        descriptors = self._ask(_Request(path), 2)
-        rtnl_descriptor, descriptor = descriptors
         try:
-            return Opened(Rtnl.adopt(rtnl_descriptor), descriptor)
+            return netns.open_namespace(path)
+        except KernelRefused:
+            [descriptor] = self._ask(_Request(path), None, 1)
+            return descriptor
+
+    def enter(self, descriptor: int, settings: Sequence[Setting] = ()) -> Rtnl:
+        """Apply `settings` inside, and open rtnetlink there.
+
+        Args:
+            descriptor: as of `hold`.
+
+        Raises:
+            InvalidInput: a value that is none.
+            Unavailable: the helper is gone.
+        """
+        [socket_descriptor] = self._ask(_Request(settings=tuple(settings)), descriptor, 1)
+        return Rtnl.adopt(socket_descriptor)
+
+    def open(self, path: str) -> Opened:
+        """`hold` and `enter`; raises as they do."""
+        descriptor = self.hold(path)
+        try:
+            return Opened(self.enter(descriptor), descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-
-    def set_interface(
-        self, path: str, interface: str, settings: Sequence[tuple[int, str, str]]
-    ) -> None:
-        """Apply per-interface sysctls (family, key, value) inside; absent ones are skipped.
-
-        Raises: as `open`; KernelRefused for a value that is none.
-        """
-        wanted = tuple(_Setting(*setting) for setting in settings)
-        self._ask(_Request(path, interface, wanted), 0)
 
     def close(self) -> None:
         """End the helper; may be called twice."""
@@ -113,13 +130,14 @@ class Namespaces:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.helper_pid, 0)
 
-    def _ask(self, request: _Request, count: int) -> list[int]:
+    def _ask(self, request: _Request, descriptor: int | None, count: int) -> list[int]:
+        """Send `descriptor` along; get `count` of them back."""
         data = msgspec.json.encode(request)
         if len(data) > MESSAGE_MAX_BYTES:
             raise InvalidInput("the path of a network namespace is too long")
         with self._turn:
             try:
-                self._sock.send(data)
+                self._sock.sendmsg([data], _rights([] if descriptor is None else [descriptor]))
                 raw, ancillary, _, _ = self._sock.recvmsg(
                     MESSAGE_MAX_BYTES, socket.CMSG_SPACE(8), socket.MSG_CMSG_CLOEXEC
                 )
@@ -171,41 +189,55 @@ def _serve_and_exit(sock: socket.socket) -> NoReturn:
 
 
 def _serve(sock: socket.socket) -> None:
-    while raw := sock.recv(MESSAGE_MAX_BYTES):
-        descriptors: list[int] = []
+    home = os.open(netns.OWN, os.O_RDONLY | os.O_CLOEXEC)
+    while True:
+        raw, ancillary, _, _ = sock.recvmsg(
+            MESSAGE_MAX_BYTES, socket.CMSG_SPACE(8), socket.MSG_CMSG_CLOEXEC
+        )
+        if not raw:
+            return
+        given, made = _descriptors(ancillary), []
         try:
-            descriptors = _act(msgspec.json.decode(raw, type=_Request))
+            made = [_act(msgspec.json.decode(raw, type=_Request), given, home)]
             answer = _Answer()
         except TortieError as error:
             answer = _Answer(type(error).__name__, str(error))
         except OSError as error:
             answer = _Answer("Unavailable", str(error))
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
-        sock.sendmsg([msgspec.json.encode(answer)], [rights] if descriptors else [])
-        for descriptor in descriptors:
+        sock.sendmsg([msgspec.json.encode(answer)], _rights(made))
+        for descriptor in (*given, *made):
             os.close(descriptor)
 
 
-def _act(request: _Request) -> list[int]:
-    namespace = netns.open_namespace(request.path)
+def _act(request: _Request, given: list[int], home: int) -> int:
+    """The descriptor that is asked for.
+
+    Where the way back fails, the helper ends: the next request would meet it in a container.
+    """
+    if request.path:
+        return netns.open_namespace(request.path)
+    netns.move_to(given[0])
     try:
-        if request.interface:
-            netns.run_in(namespace, lambda: _apply(request))
-            return []
-        opened = netns.open_socket_in(
-            namespace, socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE
+        for setting in request.settings:
+            with contextlib.suppress(NotFound):  # without IPv6 there is nothing to restrict
+                family: sysctl.Family = 4 if setting.family == 4 else 6
+                sysctl.set_interface(family, setting.interface, setting.key, setting.value)
+        opened = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE
         )
         opened.bind((0, 0))
-        return [opened.detach(), os.dup(namespace)]
+        return opened.detach()
     finally:
-        os.close(namespace)
+        try:
+            netns.move_to(home)
+        except TortieError:
+            os._exit(1)
 
 
-def _apply(request: _Request) -> None:
-    for setting in request.settings:
-        with contextlib.suppress(NotFound):  # a kernel without IPv6 has nothing to restrict
-            family: sysctl.Family = 4 if setting.family == 4 else 6
-            sysctl.set_interface(family, request.interface, setting.key, setting.value)
+def _rights(descriptors: list[int]) -> "list[tuple[int, int, array.array[int]]]":
+    if not descriptors:
+        return []
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

@@ -22,11 +22,12 @@ agent's business, driven by the endpoint resource.
 """
 
 import contextlib
+import os
 import threading
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from tortie.attach.namespaces import Namespaces, Opened
+from tortie.attach.namespaces import Namespaces, Setting
 from tortie.attach.requests import Device
 from tortie.kernel import netns, sysctl
 from tortie.kernel.rtnl.address import SCOPE_LINK as ADDRESS_SCOPE_LINK
@@ -36,7 +37,7 @@ from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer, mac_text, parse_
 from tortie.kernel.rtnl.neighbour import Neighbour
 from tortie.kernel.rtnl.route import SCOPE_LINK, Route
 from tortie.kernel.rtnl.tap import create_tap
-from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound
+from tortie.lib.errors import AlreadyExists, InvalidInput, KernelBusy, NotFound
 from tortie.lib.ip import Network, parse_address, parse_network
 
 HOST_MAC = parse_mac("ee:ee:ee:ee:ee:ee")
@@ -49,13 +50,14 @@ GATEWAY_6 = parse_address("fe80::ecee:eeff:feee:eeee")
 _GATEWAYS = {4: GATEWAY_4, 6: GATEWAY_6}
 _DEFAULT = {4: parse_network("0.0.0.0/0"), 6: parse_network("::/0")}
 _INSIDE_SETTINGS = (
-    (6, "disable_ipv6", "0"),
-    (6, "accept_ra", "0"),
-    (6, "accept_dad", "0"),
-    (6, "accept_redirects", "0"),
+    ("disable_ipv6", "0"),
+    ("accept_ra", "0"),
+    ("accept_dad", "0"),
+    ("accept_redirects", "0"),
 )
+"""IPv6; before the link is up."""
 _IPV6_DEFAULT_METRIC = 1024
-_FORWARDING = ((4, "forwarding", "1"), (6, "forwarding", "1"))
+_FORWARDING = (Setting("all", 4, "forwarding", "1"), Setting("all", 6, "forwarding", "1"))
 
 
 class Wanted(NamedTuple):
@@ -109,22 +111,29 @@ class Veths:
     def connect(self, wanted: Wanted) -> str:
         if wanted.device != "veth":
             return self._connect_machine(wanted)
-        opened = self._namespaces.open(wanted.netns)
+        namespace = self._namespaces.hold(wanted.netns)
         try:
-            if netns.identity(opened.descriptor) == netns.identity():
+            if netns.identity(namespace) == netns.identity():
                 raise InvalidInput(f"{wanted.netns} is the host's own network namespace")
             with Rtnl.open() as host:
-                near, far = self._pair(host, opened, wanted)
-                self._prepare_host_end(host, near)
-                self._namespaces.set_interface(wanted.netns, wanted.inside, _INSIDE_SETTINGS)
-                if wanted.forwarding:
-                    self._namespaces.set_interface(wanted.netns, "all", _FORWARDING)
-                _configure_inside(opened.rtnl, far, wanted.addresses)
-                host.change_link(near.index, LinkChange(up=True))
-                _route_inside(opened.rtnl, far, wanted)
-                return mac_text(far.mac)
+                return self._connect_container(host, namespace, wanted)
         finally:
-            opened.close()
+            os.close(namespace)
+
+    def _connect_container(self, host: Rtnl, namespace: int, wanted: Wanted) -> str:
+        is_new = _make_pair(host, namespace, wanted)
+        settings = _settings(wanted)
+        # The usual case enters the namespace once: interface and settings are both its first.
+        with self._namespaces.enter(namespace, settings if is_new else ()) as inside:
+            if not is_new:
+                _find_or_replace_pair(host, namespace, inside, wanted)
+                self._namespaces.enter(namespace, settings).close()
+            near, far = host.link(wanted.interface), inside.link(wanted.inside)
+            self._prepare_host_end(host, near)
+            _configure_inside(inside, far, wanted.addresses)
+            host.change_link(near.index, LinkChange(up=True))
+            _route_inside(inside, far, wanted)
+            return mac_text(far.mac)
 
     def disconnect(self, interface: str) -> bool:
         with Rtnl.open() as host:
@@ -184,24 +193,6 @@ class Veths:
             host.change_link(link.index, LinkChange(up=True))
             return wanted.mac
 
-    def _pair(self, host: Rtnl, opened: Opened, wanted: Wanted) -> tuple[Link, Link]:
-        """Both ends, found or made. A host end whose workload is gone is replaced."""
-        near, far = _find(host, wanted.interface), _find(opened.rtnl, wanted.inside)
-        if near and far and _is_pair(near, far):
-            return near, far
-        if far is not None:
-            raise AlreadyExists(
-                f"{wanted.netns} has another interface {wanted.inside!r}; remove it, or ask for "
-                "another name"
-            )
-        if near is not None:
-            host.delete_links([near.index])
-        mac = parse_mac(wanted.mac) if wanted.mac else None
-        mtu = wanted.mtu or None
-        peer = VethPeer(name=wanted.inside, namespace=opened.descriptor, mac=mac, mtu=mtu)
-        near = host.create_veth(wanted.interface, peer, mac=HOST_MAC, mtu=mtu)
-        return near, opened.rtnl.link(wanted.inside)
-
     def _prepare_host_end(self, host: Rtnl, near: Link) -> None:
         if near.up:
             return
@@ -221,6 +212,39 @@ def _find(rtnl: Rtnl, name: str) -> Link | None:
         return rtnl.link(name)
     except NotFound:
         return None
+
+
+def _settings(wanted: Wanted) -> list[Setting]:
+    forwarding = _FORWARDING if wanted.forwarding else ()
+    return [*(Setting(wanted.inside, 6, *pair) for pair in _INSIDE_SETTINGS), *forwarding]
+
+
+def _make_pair(host: Rtnl, namespace: int, wanted: Wanted) -> bool:
+    """Make both ends, down; False if one of the names is taken."""
+    mac = parse_mac(wanted.mac) if wanted.mac else None
+    mtu = wanted.mtu or None
+    peer = VethPeer(name=wanted.inside, namespace=namespace, mac=mac, mtu=mtu)
+    try:
+        host.create_veth(wanted.interface, peer, mac=HOST_MAC, mtu=mtu)
+    except AlreadyExists:
+        return False
+    return True
+
+
+def _find_or_replace_pair(host: Rtnl, namespace: int, inside: Rtnl, wanted: Wanted) -> None:
+    """What is there is completed; a host end whose workload is gone is replaced."""
+    near, far = _find(host, wanted.interface), _find(inside, wanted.inside)
+    if near and far and _is_pair(near, far):
+        return
+    if far is not None:
+        raise AlreadyExists(
+            f"{wanted.netns} has another interface {wanted.inside!r}; remove it, or ask for "
+            "another name"
+        )
+    if near is not None:
+        host.delete_links([near.index])
+    if not _make_pair(host, namespace, wanted):
+        raise KernelBusy(f"{wanted.interface} or {wanted.inside} came while it was being made")
 
 
 def _is_pair(near: Link, far: Link) -> bool:

@@ -142,8 +142,11 @@ class Resources:
 
     # --- writing ---
 
-    async def create(self, resource: R) -> Stored[R]:
+    async def create(self, resource: R, *, look_first: bool = True) -> Stored[R]:
         """Store a new one, with a uid and a creation time of its own.
+
+        Args:
+            look_first: False: the caller knows that it is not there; if it is, the write tells.
 
         Raises:
             InvalidInput: it breaks a rule; nothing is written.
@@ -156,7 +159,7 @@ class Resources:
             await self.ensure_initialized()
         if resource.metadata.resource_version:
             raise InvalidInput(f"{key}: metadata.resourceVersion must not be given to create it")
-        if await self._entry(key) is not None:
+        if look_first and await self._entry(key) is not None:
             raise AlreadyExists(f"{key} already exists")
         compares = await self._compares(resource)
         metadata = msgspec.structs.replace(

@@ -17,6 +17,15 @@ We write only `confirmed` affinities. Calico's own two-step claims leave
 `pending` and `pendingDeletion` ones behind, which count as absent here until
 this host takes such a block up again.
 
+Between two transactions an allocator may keep what it last saw of pools, blocks and affinities
+(`unchanged`): then an assignment costs one transaction and no read. What it decides on is
+compared like anything else, so an old view costs a second try and never an address; and a
+refusal is told only from a fresh one.
+
+Every write of ours compares the host's Node, too: a host that was declared dead (its Node
+deleted, its addresses given to others) gets nothing on what it knew before, not even by
+borrowing, where there is no affinity to compare.
+
 Source: Calico, libcalico-go/lib/ipam/ipam.go, design/ipam.
 """
 
@@ -31,13 +40,31 @@ from msgspec.structs import replace
 from tortie.datastore.client import Client
 from tortie.ipam import block as blocks
 from tortie.ipam.choice import Choice, PoolExhausted, Request
+from tortie.ipam.holdings import (
+    Held,
+    block_keys,
+    check_handle,
+    damage,
+    held_in,
+    missing,
+    node_of,
+    refuse_damaged,
+    set_count,
+)
 from tortie.ipam.stored import Change, Stored, list_blocks, read, read_kind, stored
 from tortie.lib.errors import AlreadyExists, Conflict, InvalidInput, TortieError, Unavailable
-from tortie.lib.ip import Network, parse_network
+from tortie.lib.ip import Network
 from tortie.model.ipam import Attribute, Block, Handle, IPAMConfig
 from tortie.model.keys import BlockKey, HandleKey, IPAMConfigKey
 
 T = TypeVar("T")
+
+Unchanged = Callable[[], object]
+"""What it answers is equal as long as no pool, reservation, profile or Node has changed; None:
+nobody knows. Kept by whoever watches the datastore anyway."""
+
+VIEW_SECONDS = 10.0
+"""How long a view is kept at most, whatever a watch says."""
 
 ATTEMPTS = 100
 """Lost compares in a row before giving up. Source: Calico, datastoreRetries."""
@@ -45,7 +72,6 @@ ATTEMPTS = 100
 UNKNOWN_ATTEMPTS = 3
 """Lost answers in a row before giving up: the datastore is away then."""
 
-HANDLE_MAX_BYTES = 512
 BLOCKS_PER_RELEASE = 60
 """Blocks in one transaction, of etcd's 128 operations and 1.5 MiB."""
 
@@ -66,13 +92,20 @@ class Allocator:
     """
 
     def __init__(
-        self, client: Client, host: str, *, now_ns: Callable[[], int] = time.time_ns
+        self,
+        client: Client,
+        host: str,
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+        unchanged: Unchanged = lambda: None,
     ) -> None:
         self._client = client
         self._host = host
         self._now_ns = now_ns
+        self._unchanged = unchanged
         self._turn = asyncio.Lock()
         self._waiting: list[_Assignment] = []
+        self._view: _View | None = None
 
     async def assign(
         self,
@@ -83,6 +116,7 @@ class Allocator:
         requested: Collection[Network] = (),
         pools: Collection[str] = (),
         use: str = "Workload",
+        handle: Stored[Handle] | None = None,
     ) -> list[Network]:
         """One address of each family, or those asked for by name.
 
@@ -95,6 +129,7 @@ class Allocator:
             pools: take addresses of our choice from these pools only, by
                 name, manual ones too. Empty: every automatic pool.
             use: `Workload` or `Tunnel`.
+            handle: as the caller has just read it, which saves reading it.
 
         Returns:
             All that the handle holds afterwards, IPv4 first.
@@ -118,7 +153,7 @@ class Allocator:
         )
         if not wanted.families or not wanted.families <= {4, 6}:
             raise InvalidInput(f"families are 4, 6 or both, not {sorted(wanted.families)}")
-        mine = _Assignment(handle_id, wanted, asyncio.get_running_loop().create_future())
+        mine = _Assignment(handle_id, wanted, handle)
         self._waiting.append(mine)
         try:
             # Whoever has the turn serves everybody who waits.
@@ -130,8 +165,9 @@ class Allocator:
 
     async def addresses_of(self, handle_id: str) -> list[Network]:
         """What a handle holds, IPv4 first; empty if nothing."""
-        held = await self._held(handle_id)
-        return sorted(address for found in held.blocks for address in held_in(found, handle_id))
+        [held] = await self._held_by([handle_id])
+        held.check()
+        return sorted(held.addresses(handle_id))
 
     async def release(self, handle_id: str, *, only_host: bool = False) -> list[Network]:
         """Free everything that a handle holds; may be repeated.
@@ -188,32 +224,45 @@ class Allocator:
             raise Conflict(f"gave up after {ATTEMPTS} attempts: {lost}")
 
     async def _commit(self, change: Change) -> None:
+        """Write it, and see it written in the view that is kept."""
+        view, self._view = self._view, None  # until it is known to be right
         try:
-            await change.commit(self._client)
+            revision = await change.commit(self._client)
         except Conflict as error:
             raise _LostCompare(str(error)) from error
+        if view is not None:
+            view.choice.settle(change.written(revision))
+            self._view = view
 
-    async def _held(self, handle_id: str) -> "_Held":
-        [held] = await self._held_by([handle_id])
-        for found in (held.handle, held.config):
-            if found.problem:
-                raise InvalidInput(found.problem)
-        return held
+    async def _look(self) -> "tuple[_View, bool]":
+        """What is known of pools and of this host, and whether it was read just now."""
+        view, token = self._view, self._unchanged()
+        now = time.monotonic()
+        if view is not None and view.token == token and now - view.read_at < VIEW_SECONDS:
+            view.choice.renew(self._now_ns())
+            return view, False
+        choice = await Choice.read(self._client, self._host, self._now_ns())
+        return _View(choice, token, now), True
 
-    async def _held_by(self, handle_ids: Sequence[str]) -> "list[_Held]":
+    async def _held_by(self, handle_ids: Sequence[str]) -> list[Held]:
         """What each of them names, as read at one moment or nearly."""
-        keys = [HandleKey(handle_id) for handle_id in handle_ids]
-        config_entry, *entries = await read(self._client, [IPAMConfigKey(), *keys])
-        config = stored(IPAMConfigKey(), IPAMConfig, config_entry)
-        handles = [stored(key, Handle, entry) for key, entry in zip(keys, entries, strict=True)]
-        wanted = {key for handle in handles for key in _block_keys(handle)}
-        ordered = sorted(wanted)
-        found = await read_kind(self._client, ordered, Block) if ordered else []
-        by_key = dict(zip(ordered, found, strict=True))
-        return [
-            _Held(handle, config, [by_key[key] for key in _block_keys(handle)])
-            for handle in handles
-        ]
+        handles = await read_kind(self._client, [HandleKey(name) for name in handle_ids], Handle)
+        wanted = sorted({key for handle in handles for key in block_keys(handle)})
+        found = await read_kind(self._client, wanted, Block) if wanted else []
+        by_key = dict(zip(wanted, found, strict=True))
+        return [Held(handle, [by_key[key] for key in block_keys(handle)]) for handle in handles]
+
+    async def _held_by_all(self, batch: "Sequence[_Assignment]") -> list[Held]:
+        """The same for those who wait; what they have read themselves is believed once."""
+        known: dict[str, Held] = {}
+        for item in batch:
+            hint, item.handle = item.handle, None
+            if hint is not None and hint.entry is None:
+                known[item.handle_id] = Held(hint, [])
+        unknown = [item.handle_id for item in batch if item.handle_id not in known]
+        if unknown:
+            known |= dict(zip(unknown, await self._held_by(unknown), strict=True))
+        return [known[item.handle_id] for item in batch]
 
     async def _serve(self, mine: "_Assignment") -> None:
         """Assign to those who wait, as many as fit into one transaction.
@@ -227,53 +276,51 @@ class Allocator:
         if mine.outcome.done():
             return
         batch = _first_of_each_handle(self._waiting)
-        several = await self._held_by([item.handle_id for item in batch])
-        config = several[0].config
-        choice = await Choice.read(self._client, self._host, config, self._now_ns())
-        change = Change()
-        change.rest_on(config)
+        (view, is_fresh), several = await asyncio.gather(self._look(), self._held_by_all(batch))
+        choice, change = view.choice, Change()
         decided: list[tuple[_Assignment, list[Network] | TortieError]] = []
         for item, held in zip(batch, several, strict=True):
             if change.size > _COMPARES_BEFORE_LAST:
                 break
-            try:
-                decided.append((item, await self._decide(item, held, choice, change)))
-            except Unavailable as error:
-                if not isinstance(error, PoolExhausted):
-                    raise
-                decided.append((item, error))
-            except (InvalidInput, AlreadyExists) as error:
-                decided.append((item, error))
+            outcome = await self._outcome(item, held, choice, change)
+            if isinstance(outcome, TortieError) and not is_fresh:
+                self._view = None
+                raise _LostCompare(f"not by a view of {VIEW_SECONDS:g} s: {outcome}")
+            decided.append((item, outcome))
+        self._view = view if view.token is not None else None
         if change.writes:
+            change.rest_on(choice.config, choice.node)
             await self._commit(change)
         for item, outcome in decided:
-            if item.outcome.done():
-                continue
-            if isinstance(outcome, TortieError):
-                item.outcome.set_exception(outcome)
-                item.outcome.exception()  # its caller may be gone; nobody has to ask
-            else:
-                item.outcome.set_result(outcome)
+            item.tell(outcome)
+
+    async def _outcome(
+        self, item: "_Assignment", held: Held, choice: Choice, change: Change
+    ) -> list[Network] | TortieError:
+        try:
+            return await self._decide(item, held, choice, change)
+        except PoolExhausted as error:
+            return error
+        except (InvalidInput, AlreadyExists) as error:
+            return error
 
     async def _decide(
-        self, item: "_Assignment", held: "_Held", choice: Choice, change: Change
+        self, item: "_Assignment", held: Held, choice: Choice, change: Change
     ) -> list[Network]:
         """What one gets, added to the transaction; nothing is added when this raises."""
         handle_id, wanted = item.handle_id, item.wanted
-        for found in (held.handle, held.config):
-            if found.problem:
-                raise InvalidInput(found.problem)
-        for block in held.blocks:
-            _refuse_damaged(block)
-        mine = {address: found for found in held.blocks for address in held_in(found, handle_id)}
-        missing = _missing(wanted, mine.keys(), handle_id)
-        if not missing.families:
+        held.check()
+        if choice.config.problem:
+            raise InvalidInput(choice.config.problem)
+        mine = held.addresses(handle_id)
+        lacking = missing(wanted, mine.keys(), handle_id)
+        if not lacking.families:
             self._rehome(held, mine, wanted.attribute, choice, change)
             return sorted(mine)
         counts = dict(held.handle.value.block) if held.handle.value else {}
         taken = []
         parts = []
-        for source in await choice.sources(missing):
+        for source in await choice.sources(lacking):
             after, addresses = source.taken(wanted.attribute)
             parts.append((source, after))
             counts[after.cidr] = counts.get(after.cidr, 0) + len(addresses)
@@ -286,7 +333,7 @@ class Allocator:
 
     def _rehome(
         self,
-        held: "_Held",
+        held: Held,
         mine: Mapping[Network, Stored[Block]],
         attribute: Attribute,
         choice: Choice,
@@ -298,7 +345,7 @@ class Allocator:
             if found.value is None:
                 continue
             here = [address for address, where in mine.items() if where is found]
-            if any(_node(found.value, address) != self._host for address in here):
+            if any(node_of(found.value, address) != self._host for address in here):
                 known = choice.known(found)
                 if known.value is None:
                     continue
@@ -311,12 +358,11 @@ class Allocator:
 
     async def _try_release(self, handle_id: str, only_host: bool, freed: list[Network]) -> bool:
         """One transaction's worth; True if there is more to release."""
-        held = await self._held(handle_id)
+        config, held = await self._config_and_held(handle_id)
         if held.handle.value is None:
             return False
         change = Change()
         counts = dict(held.handle.value.block)
-        cooldown = held.config.value.ip_cooldown_seconds if held.config.value else 0
         damaged, released = [], []
         for found in held.blocks[:BLOCKS_PER_RELEASE]:
             if problem := damage(found):
@@ -324,9 +370,9 @@ class Allocator:
                 continue
             here = held_in(found, handle_id)
             gone = [a for a in here if not only_host or self._is_ours(found.value, a)]
-            self._free(change, found, gone, cooldown)
+            self._free(change, found, gone, config.ip_cooldown_seconds)
             released += gone
-            _set_count(counts, found.key, len(here) - len(gone))
+            set_count(counts, found.key, len(here) - len(gone))
         if counts != held.handle.value.block:
             value = replace(held.handle.value, block=counts) if counts else None
             change.write(held.handle, value)
@@ -348,7 +394,7 @@ class Allocator:
         config, found = await self._config_and_block(BlockKey(cidr))
         if found.value is None:
             return False
-        _refuse_damaged(found)
+        refuse_damaged(found)
         owner = blocks.holder(found.value, address)
         _, gone = blocks.release(found.value, [address], handle_id=handle_id, sequence=sequence)
         if not gone:
@@ -360,10 +406,29 @@ class Allocator:
             [handle] = await read_kind(self._client, [key], Handle)
             if handle.value is not None:
                 counts = dict(handle.value.block)
-                _set_count(counts, found.key, len(held_in(found, owner.handle_id)) - 1)
+                set_count(counts, found.key, len(held_in(found, owner.handle_id)) - 1)
                 change.write(handle, replace(handle.value, block=counts) if counts else None)
         await self._commit(change)
         return True
+
+    async def _config_and_held(self, handle_id: str) -> tuple[IPAMConfig, Held]:
+        """
+        Raises:
+            InvalidInput: one of the two cannot be read.
+        """
+        key = HandleKey(handle_id)
+        config_entry, handle_entry = await read(self._client, [IPAMConfigKey(), key])
+        config = stored(IPAMConfigKey(), IPAMConfig, config_entry)
+        handle = stored(key, Handle, handle_entry)
+        for found in (config, handle):
+            if found.problem:
+                raise InvalidInput(found.problem)
+        keys = block_keys(handle)
+        view = self._view
+        held = view.choice.seen(keys) if view else None
+        if held is None:
+            held = await read_kind(self._client, keys, Block) if keys else []
+        return config.value or IPAMConfig(), Held(handle, held)
 
     async def _config_and_block(self, key: BlockKey) -> tuple[IPAMConfig, Stored[Block]]:
         config_entry, block_entry = await read(self._client, [IPAMConfigKey(), key])
@@ -382,41 +447,41 @@ class Allocator:
             change.write(found, None if unused else after)
 
     def _is_ours(self, block: Block | None, address: Network) -> bool:
-        return block is not None and _node(block, address) in (self._host, None)
+        return block is not None and node_of(block, address) in (self._host, None)
 
 
-class _Assignment(NamedTuple):
+class _Assignment:
     """One call that waits for its addresses."""
 
-    handle_id: str
-    wanted: Request
-    outcome: "asyncio.Future[list[Network]]"
+    def __init__(self, handle_id: str, wanted: Request, handle: Stored[Handle] | None) -> None:
+        self.handle_id = handle_id
+        self.wanted = wanted
+        self.handle = handle
+        """As its caller has read it; None: not, or it was of no use."""
+        self.outcome: asyncio.Future[list[Network]] = asyncio.get_running_loop().create_future()
+
+    def tell(self, outcome: list[Network] | TortieError) -> None:
+        if self.outcome.done():
+            return
+        if isinstance(outcome, TortieError):
+            self.outcome.set_exception(outcome)
+            self.outcome.exception()  # its caller may be gone; nobody has to ask
+        else:
+            self.outcome.set_result(outcome)
+
+
+class _View(NamedTuple):
+    """A look at the datastore that may serve more than one transaction."""
+
+    choice: Choice
+    token: object
+    """Of `unchanged`, before it was read."""
+    read_at: float
+    """Monotonic seconds."""
 
 
 class _LostCompare(Exception):
     """A compare of our transaction failed; unlike `Conflict`, never the caller's business."""
-
-
-class _Held(NamedTuple):
-    """What a handle names, as read at one moment or nearly."""
-
-    handle: Stored[Handle]
-    config: Stored[IPAMConfig]
-    blocks: list[Stored[Block]]
-
-
-def check_handle(handle_id: str) -> None:
-    """
-    Raises:
-        InvalidInput: empty, too long, or with control characters, which other
-            tools strip or choke on.
-    """
-    size = len(handle_id.encode())
-    if not 0 < size <= HANDLE_MAX_BYTES or not handle_id.isprintable():
-        raise InvalidInput(
-            f"{handle_id[:80]!r} cannot be an IPAM handle: 1 to {HANDLE_MAX_BYTES} "
-            "printable characters are needed"
-        )
 
 
 def _first_of_each_handle(waiting: Iterable[_Assignment]) -> list[_Assignment]:
@@ -426,54 +491,3 @@ def _first_of_each_handle(waiting: Iterable[_Assignment]) -> list[_Assignment]:
         if not item.outcome.done() and len(found) < BATCH_SIZE:
             found.setdefault(item.handle_id, item)
     return list(found.values())
-
-
-def _block_keys(handle: Stored[Handle]) -> list[BlockKey]:
-    cidrs = handle.value.block if handle.value else {}
-    return [BlockKey(parse_network(cidr, strict=True)) for cidr in cidrs]
-
-
-def held_in(found: Stored[Block], handle_id: str) -> list[Network]:
-    return blocks.held_by(found.value, handle_id) if found.value else []
-
-
-def damage(found: Stored[Block]) -> str:
-    """Why a block is unusable; empty if it is sound or absent."""
-    if found.problem or found.value is None:
-        return found.problem
-    problems = blocks.problems(found.value)
-    return f"block {found.value.cidr}: {', '.join(problems)}" if problems else ""
-
-
-def _refuse_damaged(found: Stored[Block]) -> None:
-    if problem := damage(found):
-        raise InvalidInput(f"{problem}; run an IPAM check, and repair or delete the block")
-
-
-def _missing(wanted: Request, mine: Collection[Network], handle_id: str) -> Request:
-    """The part of a request that the handle does not hold yet."""
-    has = {address.family: address for address in mine}
-    for address in wanted.addresses:
-        if address not in mine and address.family in has:
-            raise AlreadyExists(
-                f"handle {handle_id!r} holds {has[address.family].address_text}, not "
-                f"{address.address_text}; remove the workload first, or do not ask for an address"
-            )
-    return wanted._replace(
-        families=wanted.families - has.keys(),
-        addresses=tuple(a for a in wanted.addresses if a not in mine),
-    )
-
-
-def _node(block: Block, address: Network) -> str | None:
-    owner = blocks.holder(block, address)
-    return (owner.secondary or {}).get("node") if owner else None
-
-
-def _set_count(counts: dict[str, int], key: object, count: int) -> None:
-    """Write a handle's count for one block, under whatever spelling of it is there."""
-    assert isinstance(key, BlockKey)
-    name = next((c for c in counts if parse_network(c) == key.cidr), str(key.cidr))
-    counts.pop(name, None)
-    if count:
-        counts[name] = count

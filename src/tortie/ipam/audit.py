@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from tortie.ipam import block as blocks
-from tortie.ipam.allocator import damage
+from tortie.ipam.holdings import damage
 from tortie.ipam.inventory import Inventory
 from tortie.ipam.pools import parse_pools, pool_of
 from tortie.lib.errors import InvalidInput

@@ -10,8 +10,8 @@ This reads and decides; `allocator` writes.
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tortie.datastore.client import Client
 from tortie.ipam import affinity
@@ -30,7 +30,7 @@ from tortie.ipam.stored import (
 from tortie.lib.errors import AlreadyExists, InvalidInput, Unavailable
 from tortie.lib.ip import Network, parse_network
 from tortie.model.ipam import Attribute, Block, BlockAffinity, IPAMConfig, IPAMHost
-from tortie.model.keys import AffinityKey, BlockKey, IPAMHostKey, ResourceKey
+from tortie.model.keys import AffinityKey, BlockKey, IPAMConfigKey, IPAMHostKey, ResourceKey
 from tortie.model.node import IPPool, Node
 from tortie.model.policy import Profile
 from tortie.model.reservation import IPReservation
@@ -111,9 +111,9 @@ class Source(NamedTuple):
 class _Seen(NamedTuple):
     """What the datastore says about pools and this host."""
 
-    config: IPAMConfig
+    config: Stored[IPAMConfig]
     pools: list[Stored[IPPool]]
-    node_labels: dict[str, str]
+    node: Stored[Node]
     affinities: list[Stored[BlockAffinity]]
     """Of this host, both families, in whatever state."""
     mark: Stored[IPAMHost]
@@ -121,10 +121,10 @@ class _Seen(NamedTuple):
 
 
 class Choice:
-    """One look at the datastore, good for one transaction.
+    """One look at the datastore, for a transaction, and for the next one once it is written.
 
-    Several assignments may go into that transaction: each tells what it `took`, and the next
-    one decides on top of that.
+    Several assignments may go into a transaction: each tells what it `took`, and the next
+    one decides on top of that. Before another transaction, `settle` and `renew` it.
     """
 
     def __init__(self, client: Client, host: str, now_ns: int, seen: _Seen) -> None:
@@ -132,7 +132,8 @@ class Choice:
         self._host = host
         self._now_ns = now_ns
         self._seen = seen
-        self._config = seen.config
+        self._config = seen.config.value or IPAMConfig()
+        self._mark = seen.mark
         self._affinities = seen.affinities
         self._stored_pools = {found.key: found for found in seen.pools}
         parsed = parse_pools(found.value for found in seen.pools if found.value is not None)
@@ -147,27 +148,61 @@ class Choice:
         self._namespaces: dict[str, dict[str, str]] = {}
 
     @classmethod
-    async def read(
-        cls, client: Client, host: str, config: Stored[IPAMConfig], now_ns: int
-    ) -> "Choice":
-        node_key, mark_key = ResourceKey("Node", host), IPAMHostKey(host)
+    async def read(cls, client: Client, host: str, now_ns: int) -> "Choice":
+        config_key, node_key, mark_key = (
+            IPAMConfigKey(),
+            ResourceKey("Node", host),
+            IPAMHostKey(host),
+        )
         # At the same time: on etcd each is a round trip.
-        pools, reservations, (node_entry, mark_entry), affinities = await asyncio.gather(
+        pools, reservations, (config, node, mark), affinities = await asyncio.gather(
             list_resources(client, IPPool, "IPPool"),
             list_resources(client, IPReservation, "IPReservation"),
-            read(client, [node_key, mark_key]),
+            read(client, [config_key, node_key, mark_key]),
             list_affinities(client, host),
         )
-        node = stored(node_key, Node, node_entry)
         seen = _Seen(
-            config.value or IPAMConfig(),
+            stored(config_key, IPAMConfig, config),
             pools,
-            node.value.metadata.labels if node.value else {},
+            stored(node_key, Node, node),
             [stored(key, BlockAffinity, entry) for key, entry in affinities],
-            stored(mark_key, IPAMHost, mark_entry),
+            stored(mark_key, IPAMHost, mark),
             reserved_networks(reservations),
         )
         return cls(client, host, now_ns, seen)
+
+    @property
+    def config(self) -> Stored[IPAMConfig]:
+        return self._seen.config
+
+    @property
+    def node(self) -> Stored[Node]:
+        """This host's; absent for a host that has none."""
+        return self._seen.node
+
+    def settle(self, written: Mapping[str, Stored[Any]]) -> None:
+        """What was decided, or something else, has been written: it is how things are now.
+
+        Args:
+            written: by path, as `Change.written` says.
+        """
+        self._after.clear()
+        for key in self._read:
+            self._read[key] = written.get(key.path, self._read[key])
+        self._affinities = [written.get(found.key.path, found) for found in self._affinities]
+        self._mark = written.get(self._mark.key.path, self._mark)
+
+    def renew(self, now_ns: int) -> None:
+        """For another transaction; what hosts own is listed anew where it matters."""
+        self._now_ns = now_ns
+        self._after.clear()
+        self._existing.clear()
+
+    def seen(self, keys: Sequence[BlockKey]) -> list[Stored[Block]] | None:
+        """These blocks as last seen; None if one of them was not."""
+        if any(key not in self._read for key in keys):
+            return None
+        return [self._read[key] for key in keys]
 
     async def sources(self, wanted: Request) -> list[Source]:
         """One source for each block that is needed, at most one of them claimed per family.
@@ -228,7 +263,7 @@ class Choice:
         pools = serving(
             self._pools,
             family,
-            self._seen.node_labels,
+            self.node.value.metadata.labels if self.node.value else {},
             use=wanted.use,
             names=wanted.pools,
             namespace_labels=await self._namespace_labels(wanted),
@@ -411,7 +446,7 @@ class Choice:
         pool = pool_of(self._pools, blocks.network(block))
         assert pool is not None, "blocks are chosen by pool"
         stored_pool = self._stored_pools[ResourceKey("IPPool", pool.name)]
-        return Source(found, block, (), 0, stored_pool, mine, self._seen.mark if claim else None)
+        return Source(found, block, (), 0, stored_pool, mine, self._mark if claim else None)
 
     def _affinity(self, cidr: Network) -> Stored[BlockAffinity]:
         key = AffinityKey(self._host, cidr)

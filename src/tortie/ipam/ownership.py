@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from tortie.datastore.client import Client
 from tortie.ipam import block as blocks
-from tortie.ipam.allocator import Allocator, damage
+from tortie.ipam.allocator import Allocator
 from tortie.ipam.audit import (
     Leak,
     hosts_gone,
@@ -18,6 +18,7 @@ from tortie.ipam.audit import (
     not_attached,
     seen_twice,
 )
+from tortie.ipam.holdings import damage
 from tortie.ipam.inventory import read_inventory
 from tortie.ipam.stored import Change, Stored, list_affinities, read_kind
 from tortie.lib.errors import Conflict

@@ -6,7 +6,7 @@ counts as something read: revision 0 compares as "still absent".
 """
 
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from tortie.datastore.client import Client, Delete, Entry, Get, Put, Txn, unchanged
 from tortie.lib.errors import Conflict, InvalidInput
@@ -91,8 +91,9 @@ class Change:
     def __init__(self) -> None:
         self._revisions: dict[str, int] = {}
         self._writes: dict[str, Put | Delete] = {}
+        self._values: dict[str, Stored[Any]] = {}
 
-    def rest_on(self, *read: Stored[V]) -> None:
+    def rest_on(self, *read: Stored[Any]) -> None:
         """The change is right only while these are as they were read."""
         for found in read:
             self._revisions[found.key.path] = found.revision
@@ -101,6 +102,7 @@ class Change:
         """Replace what was read; None deletes it. Rests on it, too."""
         self.rest_on(read)
         path = read.key.path
+        self._values[path] = read._replace(value=value, problem="")
         if value is None:
             self._writes[path] = Delete(path)
         else:
@@ -116,8 +118,9 @@ class Change:
     def writes(self) -> int:
         return len(self._writes)
 
-    async def commit(self, client: Client) -> None:
-        """
+    async def commit(self, client: Client) -> int:
+        """Returns the revision at which it was written.
+
         Raises:
             Conflict: something has changed since it was read; nothing was written.
             Unavailable: with `maybe_applied`, read again to learn what happened.
@@ -126,3 +129,18 @@ class Change:
         result = await client.transact(Txn(compares, list(self._writes.values())))
         if not result.succeeded:
             raise Conflict(f"one of {', '.join(self._revisions)} has changed")
+        return result.revision
+
+    def written(self, revision: int) -> dict[str, Stored[Any]]:
+        """By path, what is stored after `commit`, which returned `revision`."""
+        return {path: self._at(path, revision) for path in self._writes}
+
+    def _at(self, path: str, revision: int) -> Stored[Any]:
+        write = self._writes[path]
+        if isinstance(write, Delete):
+            return self._values[path]._replace(entry=None)
+        before = self._values[path].entry
+        created = before.create_revision if before else revision
+        version = before.version + 1 if before else 1
+        entry = Entry(path, write.value, revision, created, version)
+        return self._values[path]._replace(entry=entry)

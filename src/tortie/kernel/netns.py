@@ -221,6 +221,17 @@ def enter(path: str | int) -> Iterator[None]:
         os.close(home)
 
 
+def move_to(descriptor: int) -> None:
+    """Move the calling thread into a namespace, for good.
+
+    For a process of one thread that does nothing else; all others: `enter` and `run_in`.
+
+    Args:
+        descriptor: as of `open_namespace`.
+    """
+    _check(_libc.setns(descriptor, _CLONE_NEWNET), "setns")
+
+
 def run_in(path: str | int, function: Callable[[], T]) -> T:
     """Call `function` in a namespace, in a thread of its own; blocks for it.
 

@@ -6,17 +6,21 @@ test can walk through all points at which a call can die.
 """
 
 import asyncio
-from collections.abc import Awaitable
+import errno
+import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from tests.unit.ipam.invariants import allocated, check
 
-from tortie.attach.attacher import Attacher, Settings
+from tortie.attach.addition import Settings
+from tortie.attach.attacher import Attacher
 from tortie.attach.journal import Entry, Journal
 from tortie.attach.plumbing import Plumbing, Wanted
 from tortie.attach.requests import Add, Check, Remove, WorkloadKey
 from tortie.datastore.memory import MemoryClient, MemoryStore
+from tortie.ipam.allocator import Allocator
 from tortie.model.codec import encode
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Metadata
@@ -84,11 +88,29 @@ class CountedJournal(Journal):
     def __init__(self, directory: Path, steps: Steps) -> None:
         super().__init__(directory)
         self._steps = steps
+        self.full = False
 
-    def write(self, entry: Entry) -> None:
+    def begin(self, entry: Entry) -> None:
         self._steps.take("before", "journal")
-        super().write(entry)
+        super().begin(entry)
         self._steps.take("after", "journal")
+
+    def note(self, entry: Entry) -> None:
+        self._steps.take("before", "journal")
+        super().note(entry)
+        self._steps.take("after", "journal")
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        self._refuse_if_full()
+        super()._replace(path, content)
+
+    def _append(self, path: Path, content: bytes) -> None:
+        self._refuse_if_full()
+        super()._append(path, content)
+
+    def _refuse_if_full(self) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def forget(self, key: WorkloadKey) -> None:
         self._steps.take("before", "forget")
@@ -106,6 +128,10 @@ class Bench:
         self.plumbing: dict[str, FakePlumbing] = {}
         self.waited: list[int] = []
         self.wait_error: Exception | None = None
+        self.on_wait: Callable[[int, float], Awaitable[None]] = self._wait
+        """What enforcing takes; tests may replace it."""
+        self.journals: dict[str, CountedJournal] = {}
+        self.clients: dict[str, MemoryClient] = {}
         self.hosts: dict[str, Attacher] = {}
         for name, cidr in (("v4", "10.65.0.0/24"), ("v6", "fd00:65::/116")):
             key = ResourceKey("IPPool", name)
@@ -120,16 +146,28 @@ class Bench:
             self.restart(name)
         return self.hosts[name]
 
-    def restart(self, name: str = "h1") -> Attacher:
+    def restart(self, name: str = "h1", prefix: str = "cali") -> Attacher:
         """A new process: only datastore, kernel and disk are as they were."""
 
         async def fault(moment: Moment, call: str) -> None:
             self.steps.take(moment, call)
 
         plumbing = self.plumbing.setdefault(name, FakePlumbing(self.steps))
-        journal = CountedJournal(self.directory / name, self.steps)
-        client = MemoryClient(self.store, fault)
-        self.hosts[name] = Attacher(Settings(name), client, plumbing, journal, self._wait)
+        journal = self.journals[name] = CountedJournal(self.directory / name, self.steps)
+        client = self.clients[name] = MemoryClient(self.store, fault)
+
+        async def wait(revision: int, timeout_seconds: float) -> None:
+            await self.on_wait(revision, timeout_seconds)
+
+        self.hosts[name] = Attacher(
+            Settings(name, prefix),
+            client,
+            plumbing,
+            journal,
+            wait,
+            # Views are kept, as by the agent: what they rest on is compared.
+            Allocator(client, name, unchanged=lambda: 0),
+        )
         return self.hosts[name]
 
     async def _wait(self, revision: int, timeout_seconds: float) -> None:

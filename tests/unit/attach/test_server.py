@@ -19,7 +19,7 @@ from tests.unit.attach.bench import Bench
 
 from tortie.attach import server as service
 from tortie.attach.client import Client
-from tortie.attach.requests import REQUEST_MAX_BYTES, Add
+from tortie.attach.requests import REQUEST_MAX_BYTES
 from tortie.attach.server import Server, bind
 from tortie.lib.errors import (
     AlreadyExists,
@@ -29,7 +29,6 @@ from tortie.lib.errors import (
     TortieError,
     Unavailable,
 )
-from tortie.lib.ip import Network
 
 NOBODY = 65534
 
@@ -102,10 +101,7 @@ def test_errors_keep_their_class_and_words(running: Path, bench: Bench) -> None:
 
 
 def test_a_bug_is_an_answer_not_a_silence(running: Path, bench: Bench) -> None:
-    async def buggy(request: Add) -> list[Network]:
-        raise ZeroDivisionError("bug")
-
-    bench.host()._assign = buggy  # type: ignore[method-assign]
+    bench.steps.fail_at(1, "before", ZeroDivisionError("bug"))
     with Client(running) as client, pytest.raises(Unavailable, match="internal error"):
         client.add(**WEB, netns="/run/netns/web")
 
@@ -234,7 +230,7 @@ def test_a_client_that_goes_away_does_not_stop_what_it_began(running: Path, benc
     async def wait(revision: int, timeout_seconds: float) -> None:
         await asyncio.to_thread(release.wait, 5)
 
-    bench.host()._wait_programmed = wait
+    bench.on_wait = wait
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(os.fspath(running))
         add = {"call": "add", **WEB, "netns": "/run/netns/web"}

@@ -232,10 +232,7 @@ class CniService:
 
     def _entry(self, call: Call) -> Entry | None:
         """What is recorded for this container and interface."""
-        for entry in self._attacher.entries:
-            if (entry.container_id, entry.key.endpoint) == (call.container_id, call.interface):
-                return entry
-        return None
+        return self._attacher.entry_of(call.container_id, call.interface)
 
     async def _ensure_profiles(self, call: Call, wanted: Collection[str]) -> None:
         """Make the network's profile: its members reach one another, and out.
