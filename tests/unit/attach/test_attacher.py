@@ -238,12 +238,12 @@ def test_remove_without_a_datastore_takes_the_link_and_finishes_later(bench: Ben
     bench.add()
     bench.host()
     client = bench.clients["h1"]
-    fault, client.fault = client.fault, _away  # type: ignore[attr-defined]
+    fault, client.fault = client.fault, _away
     answer = bench.remove()
     assert (answer.found, answer.pending) == (True, True)
     assert bench.plumbing["h1"].links == {}
     assert bench.run(bench.host().recover()) is False
-    client.fault = fault  # type: ignore[attr-defined]
+    client.fault = fault
     assert bench.run(bench.host().recover()) is True
     assert bench.left_overs() == []
 
