@@ -39,6 +39,39 @@ def test_enforcement_stands_without_the_datastore(live: LiveLab, tmp_path: Path)
     assert [live.agent_pid(host.name) for host in live.lab.hosts] == agents
 
 
+def test_while_it_is_not_ready_agents_keep_what_they_have(live: LiveLab, tmp_path: Path) -> None:
+    """Also one that starts then; afterwards they take up what came meanwhile, without a restart."""
+
+    def held() -> bool:
+        told = [cluster.ask_agent(live.lab, host, "/readiness") for host in live.lab.hosts]
+        return all(status == 503 and "datastore is not ready" in text for status, text in told)
+
+    live.apply(GUARD, tmp_path)
+    expected = live.check("before")
+    live.ok("datastore", "migrate", "lock")
+    try:
+        live.eventually(held, "agents hold")
+        live.stop_agent("h3")
+        generations = {host.name: live.generation(host.name) for host in live.lab.hosts}
+        (tmp_path / "open.yaml").write_text(OPEN)
+        live.ok("apply", "-f", str(tmp_path / "open.yaml"))
+        cluster.start_agent(live.lab, live.lab.host("h3"))
+        live.eventually(held, "the new agent holds, too")
+        assert live.observed() == expected, "what is stored now would be more"
+        assert {host.name: live.generation(host.name) for host in live.lab.hosts} == generations
+        agents = [live.agent_pid(host.name) for host in live.lab.hosts]
+        refused = live.tortie(
+            "lab", "workload", "add", "early", "--host", "h1", "--name", live.name
+        )
+        assert refused.code != 0
+        assert "datastore is not ready" in refused.err
+    finally:
+        live.ok("datastore", "migrate", "unlock")
+    live.settle()
+    assert live.check("ready again") != expected
+    assert [live.agent_pid(host.name) for host in live.lab.hosts] == agents
+
+
 def test_invalid_objects_count_as_absent_and_disturb_nothing(live: LiveLab, tmp_path: Path) -> None:
     live.apply(GUARD, tmp_path)
     expected = live.check("before")

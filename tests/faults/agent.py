@@ -13,19 +13,29 @@ from typing import TypeVar
 from tests.attacks.arena import Arena
 
 from tortie.agent import wiring
-from tortie.agent.ingest import AUDIT, IN_SYNC, AgentInbox
+from tortie.agent.ingest import AUDIT, IN_SYNC, AgentInbox, Arrived
 from tortie.agent.loop import Loop
 from tortie.agent.ownership import Ownership
 from tortie.agent.status import Progress
 from tortie.calc.graph import Graph
+from tortie.datastore.resources import key_of
 from tortie.kernel.netns import enter
 from tortie.kernel.nft.connection import Changes
 from tortie.kernel.rtnl.monitor import Event, LinkChanged, LinkGone, Monitor, Overflow
 from tortie.lib.health import Health
 from tortie.lib.inbox import Inbox
 from tortie.model.keys import ResourceKey
+from tortie.model.metadata import Metadata
+from tortie.model.node import ClusterInformation, ClusterInformationSpec
 
 T = TypeVar("T")
+
+READY = ClusterInformation(
+    kind="ClusterInformation",
+    metadata=Metadata(name="default"),
+    spec=ClusterInformationSpec(datastore_ready=True),
+)
+"""Agents take up what is stored only where this is."""
 
 
 class _NoSettings:
@@ -104,6 +114,7 @@ class Agent:
         )
         links.start()
         wiring.watch_changes(kernel, self.inbox)
+        self.inbox.put_now(key_of(READY), Arrived(READY, 0))
         self.inbox.put_now(IN_SYNC, None)
         self._task = asyncio.create_task(self._agent.run())
         self._started.set()

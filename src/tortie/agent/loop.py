@@ -1,5 +1,9 @@
 """The agent's one loop: take what arrived, compute, write the kernel, say how far we are.
 
+While the datastore says that it is not ready (`datastoreReady` of ClusterInformation, as
+during a migration) nothing new is taken up: what the kernel has stays, and stays repaired.
+What arrives meanwhile waits in the graph. A fresh agent then touches nothing at all.
+
 This task alone touches the graph, the dataplane and BGP. Everything that
 happens elsewhere (datastore, links, timers) comes as an entry of the inbox.
 """
@@ -20,6 +24,7 @@ from tortie.lib.backoff import Backoff
 from tortie.lib.errors import TortieError
 from tortie.lib.health import Reporter
 from tortie.model.keys import AffinityKey, Key, ResourceKey
+from tortie.model.node import ClusterInformation
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +34,10 @@ TURN_SECONDS = 0.05
 
 FAILURES_BEFORE_GIVING_UP = 10
 """In a row; then a restart and its resync are the better repair."""
+
+
+_HELD = "the datastore is not ready: datastoreReady of ClusterInformation default is not true"
+_READY_FLAG = ResourceKey("ClusterInformation", "default")
 
 
 class Consumer(Protocol):
@@ -111,6 +120,8 @@ class Loop:
         self._backoff = Backoff(0.1, 10.0)
         self._reported: dict[Key, tuple[str, ...]] = {}
         self._in_sync = False
+        self._is_held = True
+        """Not ready, or not known to be."""
         self._audit_due = False
         self._arrived_revision = 0
         self._turns = self._applies = self._failures = 0
@@ -131,7 +142,6 @@ class Loop:
             self._health.busy()
             await self._take(batch)
             if self._in_sync:
-                self._settings.verify()
                 retry_seconds = await self._apply()
             self._health.idle()
 
@@ -159,6 +169,8 @@ class Loop:
             case (ResourceKey() | AffinityKey(), Arrived()):
                 self._graph.on_update(key, entry.value)
                 self._report_problems(key)
+                if key == _READY_FLAG:
+                    self._on_ready_flag(entry.value)
                 if isinstance(key, ResourceKey):
                     self._settings.on_resource(key, entry.value)
                 self._arrived_revision = max(self._arrived_revision, entry.revision)
@@ -168,6 +180,16 @@ class Loop:
                 self._audit_due = True
             case _:
                 self._dataplane.on_link_event(entry)  # type: ignore[arg-type]
+
+    def _on_ready_flag(self, value: object | None) -> None:
+        """One that is gone, or that nobody can read, is not up: as in Calico."""
+        held = not isinstance(value, ClusterInformation) or value.spec.datastore_ready is False
+        if held != self._is_held:
+            if held:
+                log.warning("the datastore is not ready; what is enforced stays as it is")
+            else:
+                log.info("the datastore is ready")
+        self._is_held = held
 
     def _report_problems(self, key: Key) -> None:
         """Log, once for each change, what of a valid object cannot be enforced as written."""
@@ -185,9 +207,15 @@ class Loop:
 
         Raises:
             TortieError: the dataplane failed too often in a row.
+            Restart: settings changed.
         """
         began = time.monotonic()
-        self._graph.flush()
+        if not self._is_held:
+            self._settings.verify()
+            self._graph.flush()
+        elif not self._applies:
+            self._health.not_ready(_HELD)
+            return None
         failures = []
         try:
             if self._audit_due:
@@ -202,9 +230,10 @@ class Loop:
         else:
             self._failures_in_a_row = 0
             self._audit_due = False
-            self._progress.programmed(self._arrived_revision)
+            if not self._is_held:
+                self._progress.programmed(self._arrived_revision)
         # Routes by BGP may lag; that is no reason to hold back or give up enforcement.
-        for consumer in self._others:
+        for consumer in () if self._is_held else self._others:
             try:
                 await consumer.apply()
             except TortieError as error:
@@ -221,6 +250,9 @@ class Loop:
             return self._backoff.next_seconds()
         self._applies += 1
         self._backoff.reset()
+        if self._is_held:
+            self._health.not_ready(f"{_HELD}; enforced up to revision {self._progress.revision}")
+            return self._dataplane.retry_seconds
         refused = self._dataplane.refused
         closed = f"; closed, for the kernel refuses it: {', '.join(refused)}" if refused else ""
         self._health.ready(f"enforced up to revision {self._arrived_revision}{closed}")

@@ -29,7 +29,9 @@ from tortie.kernel.capabilities import Capability
 from tortie.lib import log as logs
 from tortie.lib import supervisor
 from tortie.lib.backoff import Backoff
-from tortie.lib.errors import Denied, TortieError, Unavailable
+from tortie.lib.errors import Denied, InvalidInput, NotFound, TortieError, Unavailable
+from tortie.model.keys import ResourceKey
+from tortie.model.node import ClusterInformation
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +156,8 @@ async def _read_settings(stored: StoredSettings, client: Client) -> Effective:
     """What to run with; settings that we may not read count as not there."""
     resources = Resources(client)
     try:
-        await resources.ensure_initialized()
+        if not await _is_locked(resources):
+            await resources.ensure_initialized()
     except Denied as error:
         log.warning("this cluster is not initialized, and we may not do it: %s", error)
     try:
@@ -164,6 +167,17 @@ async def _read_settings(stored: StoredSettings, client: Client) -> Effective:
     except Denied as error:
         log.warning("may not read the stored settings: %s", error)
     return stored.effective()
+
+
+async def _is_locked(resources: Resources) -> bool:
+    """Whether nobody is to write now, as during a migration; the loop waits for the end of it."""
+    try:
+        found = (await resources.get(ResourceKey("ClusterInformation", "default"))).resource
+    except NotFound:
+        return False
+    except InvalidInput:
+        return True  # not ours to repair
+    return isinstance(found, ClusterInformation) and found.spec.datastore_ready is False
 
 
 if __name__ == "__main__":

@@ -308,7 +308,7 @@ class HostHealth(NamedTuple):
 
 def health(lab: Lab, host: Host) -> HostHealth:
     """What the agent's readiness endpoint says."""
-    status, text = _ask_agent(lab, host, "/readiness")
+    status, text = ask_agent(lab, host, "/readiness")
     return HostHealth(status == 200, text.replace("\n", "; "))
 
 
@@ -322,7 +322,7 @@ def wait_enforced(lab: Lab) -> None:
     give_up = time.monotonic() + READY_SECONDS
     for host in lab.hosts:
         while True:
-            status, text = _ask_agent(lab, host, "/enforced")
+            status, text = ask_agent(lab, host, "/enforced")
             if status == 200 and int(text) >= wanted:
                 break
             if time.monotonic() > give_up:
@@ -347,7 +347,7 @@ async def _newest_revision(lab: Lab) -> int:
     return max(revisions, default=0)
 
 
-def _ask_agent(lab: Lab, host: Host, path: str) -> tuple[int, str]:
+def ask_agent(lab: Lab, host: Host, path: str) -> tuple[int, str]:
     """HTTP status and text, asked from inside the host; status 0 if there is no answer."""
 
     def ask() -> tuple[int, str]:
