@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-WITH_REAL_DAEMONS = {"attacks", "bgp", "cli", "cni", "datastore", "e2e", "faults", "netns"}
+WITH_REAL_DAEMONS = {"attacks", "bgp", "cli", "cni", "datastore", "e2e", "faults", "kube", "netns"}
 
 settings.register_profile("repeatable", derandomize=True)
 if not os.environ.get("TORTIE_RANDOM"):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from tests.cni.host import DEBIAN_PLUGINS
 from tests.cni.image import write_image
 
+from tortie.attach.cni.conflist import default_conflist
 from tortie.cni import install
 from tortie.datastore.etcd.http2 import CallFailed, Connection
 from tortie.datastore.etcd.wire import bytes_field, fields, number_field
@@ -73,7 +73,7 @@ class Containerd:
             directory / "bin",
             directory / "net.d",
             install.Places(state / "attach.sock", state / "state" / "cni"),
-            _conflist(kubeconfig),
+            default_conflist(kubernetes=True, ipv6=False, kubeconfig=kubeconfig),
         )
         for found in DEBIAN_PLUGINS.iterdir():
             (directory / "bin" / found.name).symlink_to(found)
@@ -198,15 +198,6 @@ class Containerd:
     def _ctr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = ["ctr", "-a", str(self.directory / "containerd.sock"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def _conflist(kubeconfig: Path | None) -> bytes:
-    text = install.default_conflist(kubernetes=True, ipv6=False)
-    if kubeconfig is None:
-        return text
-    document = json.loads(text)
-    document["plugins"][0]["kubernetes"] = {"kubeconfig": str(kubeconfig)}
-    return json.dumps(document).encode()
 
 
 def remove_cgroups() -> None:

@@ -16,6 +16,7 @@ from tests.unit.ipam.invariants import allocated, check
 from tortie.attach import namespaces
 from tortie.attach.addition import Settings
 from tortie.attach.attacher import Attacher
+from tortie.attach.cni.conflist import default_conflist
 from tortie.attach.cni.service import CniService
 from tortie.attach.journal import Journal
 from tortie.attach.plumbing import Veths
@@ -57,7 +58,7 @@ class Host:
         self._thread: threading.Thread | None = None
         self._helper = namespaces.start()
         places = install.Places(directory / "run" / "attach.sock", directory / "spool")
-        conflist = install.default_conflist(kubernetes=False, ipv6=False)
+        conflist = default_conflist(kubernetes=False, ipv6=False)
         install.install(self.bin_dir, None, places, conflist)
         for found in DEBIAN_PLUGINS.iterdir():
             with contextlib.suppress(FileExistsError):

@@ -13,6 +13,7 @@ from tests.cni.image import busybox_layer
 from tests.cni.test_containerd import eventually
 from tests.e2e.live import LiveLab
 
+from tortie.attach.cni.conflist import default_conflist
 from tortie.cni import install
 from tortie.kernel import netns
 from tortie.lab import processes
@@ -48,7 +49,7 @@ class Podman:
             directory / "bin",
             directory / "net.d",
             install.Places(state / "attach.sock", state / "state" / "cni"),
-            install.default_conflist(kubernetes=False, ipv6=False),
+            default_conflist(kubernetes=False, ipv6=False),
         )
         for found in DEBIAN_PLUGINS.iterdir():
             (directory / "bin" / found.name).symlink_to(found)

@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.cni.containerd import IMAGE, Containerd
 from tests.e2e.live import LiveLab
-from tests.kube.control_plane import ControlPlane
+from tests.kube.control_plane import CONTROLLERS, NODES, ControlPlane
 
 from tortie.kernel import netns
 from tortie.lab import cluster, processes
@@ -124,7 +124,8 @@ class KubeCluster:
         self.plane.start_rest()
         self.start_controllers()
         for host in lab.hosts:
-            runtime = Containerd(lab, host, self.directory / host.name, self.plane.kubeconfig())
+            kubeconfig = self.plane.kubeconfig(NODES, "node.conf")
+            runtime = Containerd(lab, host, self.directory / host.name, kubeconfig)
             self.runtimes[host.name] = runtime
             runtime.start()
             runtime.import_image()
@@ -143,7 +144,7 @@ class KubeCluster:
 
     def start_controllers(self, *arguments: str, **environment: str) -> None:
         settings = {"DATASTORE_TYPE": "etcdv3", "ETCD_ENDPOINTS": self.etcd}
-        kubeconfig = str(self.plane.kubeconfig())
+        kubeconfig = str(self.plane.kubeconfig(CONTROLLERS, "controllers.conf"))
         with (self.directory / "controllers.log").open("ab") as log:
             self._controllers = netns.spawn_in(
                 self.plane.namespace,

@@ -17,6 +17,7 @@ from typing import Any
 from tests.datastore.etcd_server import EtcdServer, free_ports
 
 from tortie.kernel import netns
+from tortie.kube import install
 
 REPOSITORY = Path(__file__).parents[2]
 START_SECONDS = 60.0
@@ -74,6 +75,8 @@ class ControlPlane:
         if self._etcd is not None:
             self._etcd.start()
         self.start_api()
+        for object_ in install.manifests(["http://127.0.0.1:2379"]):
+            self.apply(object_)
 
     def start_api(self) -> None:
         key = self.directory / "sa.key"
@@ -206,6 +209,7 @@ class ControlPlane:
 
 _PLURALS = {
     "NetworkPolicy": "networkpolicies",
+    "EndpointSlice": "endpointslices",
     "AdminNetworkPolicy": "adminnetworkpolicies",
     "BaselineAdminNetworkPolicy": "baselineadminnetworkpolicies",
     "ClusterNetworkPolicy": "clusternetworkpolicies",

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.kube.control_plane import ControlPlane, path_of
+from tests.kube.control_plane import CONTROLLERS, ControlPlane, path_of
 
 from tortie.datastore.memory import MemoryClient
 from tortie.datastore.resources import Resources
@@ -53,7 +53,8 @@ def namespace(control_plane: ControlPlane) -> str:
 async def running(
     plane: ControlPlane, resources: Resources, settings: Settings = SETTINGS
 ) -> AsyncIterator[Controllers]:
-    api = HttpApi(kubeconfig.read(plane.kubeconfig()))
+    # With the rights that the manifests give them, and no more.
+    api = HttpApi(kubeconfig.read(plane.kubeconfig(CONTROLLERS, "controllers.conf")))
     controllers = Controllers(api, resources, settings)
     task = asyncio.create_task(controllers.run())
     try:

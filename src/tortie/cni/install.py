@@ -5,18 +5,18 @@ plugin at that moment gets the old one or the new one, never half of one. The co
 comes last, because a runtime that sees it starts the plugins.
 """
 
-import contextlib
-import json
 import os
 import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from tortie.attach.cni.conflist import check_conflist
 from tortie.cni import plugin
 from tortie.lib.errors import InvalidInput, Unavailable
+from tortie.lib.files import replace_file
 
 NAMES = ("tortie", "tortie-ipam", "calico", "calico-ipam")
 """Existing configurations name the last two."""
@@ -69,10 +69,10 @@ def install(bin_dir: Path, conf_dir: Path | None, places: Places, conflist: byte
     text = script(places)
     written = []
     for name in NAMES:
-        _replace(bin_dir / name, text, 0o755)
+        replace_file(bin_dir / name, text, 0o755)
         written.append(bin_dir / name)
     if conf_dir is not None:
-        _replace(conf_dir / CONFLIST, conflist, 0o600)
+        replace_file(conf_dir / CONFLIST, conflist, 0o600)
         written.append(conf_dir / CONFLIST)
     return written
 
@@ -144,62 +144,6 @@ def interpreter(asked: str = "") -> str:
     if not asked.startswith("/") or any(c.isspace() for c in asked) or len(asked) > 240:
         raise InvalidInput(f"interpreter {asked!r} must be an absolute path without spaces")
     return asked
-
-
-def default_conflist(*, kubernetes: bool, ipv6: bool, mtu: int = 0) -> bytes:
-    """A network as Calico's own manifests have it, with our names."""
-    ipam: dict[str, Any] = {"type": "tortie-ipam"}
-    if ipv6:
-        ipam |= {"assign_ipv4": "true", "assign_ipv6": "true"}
-    main: dict[str, Any] = {
-        "type": "tortie",
-        "ipam": ipam,
-        "capabilities": {"io.kubernetes.cri.pod-annotations": True, "ips": True, "mac": True},
-    }
-    if kubernetes:
-        main["policy"] = {"type": "k8s"}
-    if mtu:
-        main["mtu"] = mtu
-    plugins = [
-        main,
-        {"type": "portmap", "snat": True, "capabilities": {"portMappings": True}},
-        {"type": "bandwidth", "capabilities": {"bandwidth": True}},
-    ]
-    name = "k8s-pod-network" if kubernetes else "tortie"
-    document = {"name": name, "cniVersion": "1.0.0", "plugins": plugins}
-    return json.dumps(document, indent=2).encode() + b"\n"
-
-
-def check_conflist(text: bytes) -> None:
-    """
-    Raises:
-        InvalidInput: not a list of plugins with a name and a version.
-    """
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(f"the configuration is not JSON: {error}") from None
-    plugins = found.get("plugins") if isinstance(found, dict) else None
-    good = isinstance(plugins, list) and plugins and all(isinstance(p, dict) for p in plugins)
-    if not good or not found.get("name") or not found.get("cniVersion"):
-        raise InvalidInput("the configuration needs name, cniVersion and plugins")
-
-
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with open(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise Unavailable(f"{path}: {error.strerror}") from error
 
 
 def _is_ours(path: Path) -> bool:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tortie.attach.cni.conflist import default_conflist
 from tortie.cni import install as installing
 from tortie.lib.errors import Unavailable
 
@@ -28,6 +29,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         verb.add_argument("--conflist", type=Path, help="this configuration, not one of ours")
         verb.add_argument("--ipv6", action="store_true", help="an IPv6 address for each, too")
         verb.add_argument("--mtu", type=int, default=0, help="of the containers' interfaces")
+        verb.add_argument(
+            "--kubeconfig", type=Path, metavar="FILE",
+            help="asks the Kubernetes API about pods; made by tortie kube kubeconfig node",
+        )  # fmt: skip
         verb.add_argument(
             "--plain", action="store_true", help="not for Kubernetes: profiles by network"
         )
@@ -66,8 +71,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _conflist(arguments: argparse.Namespace) -> bytes:
     if arguments.conflist is None:
-        return installing.default_conflist(
-            kubernetes=not arguments.plain, ipv6=arguments.ipv6, mtu=arguments.mtu
+        return default_conflist(
+            kubernetes=not arguments.plain,
+            ipv6=arguments.ipv6,
+            mtu=arguments.mtu,
+            kubeconfig=arguments.kubeconfig,
         )
     path: Path = arguments.conflist
     try:

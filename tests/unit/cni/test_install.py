@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tortie.attach.cni.conflist import default_conflist
 from tortie.cni import install, main, plugin
 from tortie.lib.errors import InvalidInput, Unavailable
 
@@ -71,7 +72,7 @@ def test_show_prints_what_install_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main(["show"]) == 0
-    assert capsys.readouterr().out.encode() == install.default_conflist(kubernetes=True, ipv6=False)
+    assert capsys.readouterr().out.encode() == default_conflist(kubernetes=True, ipv6=False)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"name":"a","cniVersion":"1.0.0"}', "nonsense"])
