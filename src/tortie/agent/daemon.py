@@ -7,6 +7,8 @@ import os
 
 from tortie.agent import early, wiring
 from tortie.agent.effective import Effective, StoredSettings
+from tortie.agent.flow_record import SOCKET_NAME
+from tortie.agent.flow_server import FlowServer
 from tortie.agent.handover import ToBIRD, has_remote_routes, retire
 from tortie.agent.health_server import HealthServer
 from tortie.agent.ingest import PREFIXES, AgentInbox, Ingest
@@ -55,7 +57,9 @@ async def serve(
         # Former routes of ours stay until BIRD has them.
         moving = by_bgp and has_remote_routes(kernel.rtnl, config["DeviceRouteProtocol"])
         remote_routes = moving or routing is Routing.DIRECT
-        dataplane = wiring.build_dataplane(config, kernel, remote_routes=remote_routes)
+        logging_ = wiring.open_logging(config)
+        stack.callback(logging_.close)
+        dataplane = wiring.build_dataplane(config, kernel, logging_, remote_routes=remote_routes)
         bird = wiring.build_bird(paths)
         bgp = wiring.build_bgp(config, bird) if by_bgp else None
         to_bird = ToBIRD(kernel.rtnl, dataplane) if moving else None
@@ -66,6 +70,12 @@ async def serve(
             part for part in (bgp, to_bird, endpoint_status) if part
         )
         graph = Graph(config.host, wiring.fan_out((dataplane, *others)))
+        flow_log = wiring.build_flow_log(config, kernel, logging_, dataplane, graph)
+        flows = FlowServer(
+            paths.run / SOCKET_NAME,
+            flow_log,
+            lambda: wiring.greeting(config, logging_, flow_log, dataplane),
+        )
         node_status = NodeStatusReporter(config.host, Resources(client), bird)
         settings = SettingsWatch(stored, running, bgp, node_status)
         loop = Loop(inbox, graph, dataplane, others, progress, health.reporter("loop"), settings)
@@ -79,6 +89,11 @@ async def serve(
             server = HealthServer(health, lambda: progress.revision)
             await server.start(config["HealthHost"], config["HealthPort"])
             stack.push_async_callback(server.close)
+        await flows.start()
+        stack.push_async_callback(flows.close)
+        if flow_log is not None:
+            flow_log.start()
+            stack.callback(flow_log.stop)
         kernel.links.start()
         wiring.watch_changes(kernel, inbox)
         async with asyncio.TaskGroup() as tasks:

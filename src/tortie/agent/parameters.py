@@ -27,6 +27,11 @@ class ProtoPort(NamedTuple):
     port: int
 
 
+class Rate(NamedTuple):
+    packets: int
+    unit_seconds: int
+
+
 def _bool(text: str) -> bool:
     lowered = text.lower()
     if lowered in ("true", "1", "yes", "y", "t"):
@@ -93,9 +98,25 @@ def _ports(text: str) -> tuple[ProtoPort, ...]:
     return tuple(ports)
 
 
+def _rate(text: str) -> Rate | None:
+    """`10/second`; empty means no limit."""
+    if not text:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,3})/(second|minute|hour|day)", text)
+    if found is None:
+        raise ValueError("must be such as 10/second, or 5/minute, hour or day")
+    seconds = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+    return Rate(int(found[1]), seconds[found[2]])
+
+
 _FAILSAFE_INBOUND = "tcp:22,udp:68,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667"
 _FAILSAFE_OUTBOUND = "udp:53,udp:67,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667"
 _ROUTES = _one_of("Disabled", "EnabledIPIPOnly", "EnabledNoEncapOnly", "Enabled")
+_HOST_NAME = _matching(r"[a-zA-Z0-9:._+-]{1,64}")
+_FILE = _matching(r"[^\0]{0,4095}")
+_CLIENT_AUTH = _one_of(
+    "NoClientCert", "RequireAnyClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert"
+)
 _SEVERITY = _one_of("Trace", "Debug", "Info", "Warning", "Error", "Fatal")
 
 PARAMETERS = (
@@ -123,10 +144,39 @@ PARAMETERS = (
     ),
     Parameter("NftablesMarkMask", "nftablesMarkMask", _number(1, 0xFFFFFFFF), 0xFFFF0000),
     Parameter("LogPrefix", "logPrefix", _matching(r"[ -~]{0,29}"), "calico-packet"),
+    Parameter("LogActionRateLimit", "logActionRateLimit", _rate, None),
+    Parameter("LogActionRateLimitBurst", "logActionRateLimitBurst", _number(0, 9999), 5),
     Parameter("LogSeverityScreen", "logSeverityScreen", _SEVERITY, "Info"),
     Parameter("HealthEnabled", "healthEnabled", _bool, False),
-    Parameter("HealthHost", "healthHost", _matching(r"[a-zA-Z0-9:._+-]{1,64}"), "localhost"),
+    Parameter("HealthHost", "healthHost", _HOST_NAME, "localhost"),
     Parameter("HealthPort", "healthPort", _number(0, 65535), 9099),
+    # Dropped packets are always seen, unless this says no; Calico has no such setting.
+    Parameter("FlowLogsDenied", "", _bool, True),
+    Parameter(
+        "FlowLogsLocalReporter",
+        "flowLogsLocalReporter",
+        _one_of("Disabled", "Enabled"),
+        "Disabled",
+    ),
+    Parameter("FlowLogsFlushInterval", "flowLogsFlushInterval", _seconds, 300.0),
+    Parameter(
+        "FlowLogsPolicyEvaluationMode",
+        "flowLogsPolicyEvaluationMode",
+        _one_of("None", "Continuous"),
+        "Continuous",
+    ),
+    Parameter("PrometheusMetricsEnabled", "prometheusMetricsEnabled", _bool, False),
+    # Calico's own default is every address; ours is the closed choice, as for health.
+    Parameter("PrometheusMetricsHost", "prometheusMetricsHost", _HOST_NAME, "localhost"),
+    Parameter("PrometheusMetricsPort", "prometheusMetricsPort", _number(0, 65535), 9091),
+    Parameter("PrometheusGoMetricsEnabled", "prometheusGoMetricsEnabled", _bool, True),
+    Parameter("PrometheusProcessMetricsEnabled", "prometheusProcessMetricsEnabled", _bool, True),
+    Parameter("PrometheusMetricsCertFile", "prometheusMetricsCertFile", _FILE, ""),
+    Parameter("PrometheusMetricsKeyFile", "prometheusMetricsKeyFile", _FILE, ""),
+    Parameter("PrometheusMetricsCAFile", "prometheusMetricsCAFile", _FILE, ""),
+    Parameter(
+        "PrometheusMetricsClientAuth", "prometheusMetricsClientAuth", _CLIENT_AUTH, "NoClientCert"
+    ),
     Parameter("ReportingIntervalSecs", "reportingInterval", _seconds, 30.0),
     Parameter("ReportingTTLSecs", "reportingTTL", _seconds, 90.0),
     Parameter("EndpointReportingEnabled", "endpointReportingEnabled", _bool, False),

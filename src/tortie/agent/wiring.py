@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from tortie.agent.config import Config
 from tortie.agent.endpoint_status import EndpointReporter
+from tortie.agent.flow_log import FlowLog
+from tortie.agent.flow_record import Greeting
+from tortie.agent.flows import FlowTable
 from tortie.agent.ingest import AUDIT, AgentInbox
 from tortie.agent.loop import Consumer
 from tortie.agent.ownership import Ownership, obtain
@@ -22,19 +25,23 @@ from tortie.attach.plumbing import Veths
 from tortie.attach.server import Server
 from tortie.bgp.bird import Bird
 from tortie.bgp.manager import SECRETS_DIRECTORY, BGPManager
+from tortie.calc.graph import Graph
 from tortie.calc.rule_scanner import parse_protocol
 from tortie.dataplane.dataplane import Dataplane
 from tortie.dataplane.driver.nftables import ARP, INET
-from tortie.dataplane.settings import ProtoPort, Settings
+from tortie.dataplane.rules.seen import GROUP
+from tortie.dataplane.settings import LogLimit, ProtoPort, Settings
 from tortie.datastore.client import Client
 from tortie.desired.kinds import Emit, Kind
 from tortie.ipam.allocator import Allocator, Unchanged
-from tortie.kernel.conntrack import Conntrack
+from tortie.kernel.conntrack import Conntrack, Ended
 from tortie.kernel.netlink import NetlinkSocket, OutcomeUnknown
+from tortie.kernel.nflog import Nflog
 from tortie.kernel.nft.connection import Changes, Nft, supports_owner_tables
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.kernel.rtnl.monitor import Event, LinkChanged, LinkGone, Monitor
 from tortie.lib import supervisor
+from tortie.lib.errors import TortieError
 from tortie.lib.health import Health
 
 log = logging.getLogger(__name__)
@@ -100,11 +107,65 @@ def open_kernel(paths: Paths, inbox: AgentInbox) -> Kernel:
     )
 
 
-def build_dataplane(config: Config, kernel: Kernel, *, remote_routes: bool) -> Dataplane:
+class Logging(NamedTuple):
+    """How packets are seen."""
+
+    logged: Nflog | None
+    ended: Ended | None
+    """None where packets that are let through are not logged."""
+    why: str = ""
+    """Why not more is seen."""
+
+    def close(self) -> None:
+        for part in self:
+            if isinstance(part, Nflog | Ended):
+                part.close()
+
+
+def open_logging(config: Config) -> Logging:
+    """Whoever cannot see packets enforces nevertheless."""
+    if not config["FlowLogsDenied"]:
+        return Logging(None, None, "FlowLogsDenied is off")
+    try:
+        logged = Nflog.open(GROUP)
+    except TortieError as error:
+        log.warning("packets are not logged: %s", error)
+        return Logging(None, None, str(error))
+    if config["FlowLogsLocalReporter"] == "Disabled":
+        return Logging(logged, None, "FlowLogsLocalReporter is Disabled")
+    return Logging(logged, Ended())
+
+
+def build_flow_log(
+    config: Config, kernel: Kernel, logging_: Logging, dataplane: Dataplane, graph: Graph
+) -> FlowLog | None:
+    """None where nothing is logged."""
+    if logging_.logged is None:
+        return None
+    table = FlowTable(max(1.0, config["FlowLogsFlushInterval"]), graph.endpoint_at)
+    conntrack = kernel.conntrack
+    return FlowLog(dataplane, table, logging_.logged, logging_.ended, conntrack.flows)
+
+
+def greeting(
+    config: Config, logging_: Logging, flow_log: FlowLog | None, dataplane: Dataplane
+) -> Greeting:
+    return Greeting(
+        host=config.host,
+        sees="nothing" if flow_log is None else "all" if flow_log.sees_allowed else "denied",
+        why=logging_.why,
+        lost=flow_log.statistics().lost_count if flow_log else 0,
+    )
+
+
+def build_dataplane(
+    config: Config, kernel: Kernel, logging_: Logging, *, remote_routes: bool
+) -> Dataplane:
     """
     Args:
         remote_routes: install those to other hosts, too.
     """
+    rate = config["LogActionRateLimit"]
     settings = Settings(
         host=config.host,
         interface_prefix=config["InterfacePrefix"],
@@ -115,6 +176,11 @@ def build_dataplane(config: Config, kernel: Kernel, *, remote_routes: bool) -> D
         vxlan_port=config["VXLANPort"],
         mark_mask=config["NftablesMarkMask"],
         log_prefix=config["LogPrefix"],
+        log_limit=rate
+        and LogLimit(rate.packets, rate.unit_seconds, config["LogActionRateLimitBurst"] or 1),
+        log_denied=logging_.logged is not None,
+        log_allowed=logging_.ended is not None,
+        evaluate_staged=config["FlowLogsPolicyEvaluationMode"] == "Continuous",
         failsafe_inbound=_ports(config["FailsafeInboundHostPorts"]),
         failsafe_outbound=_ports(config["FailsafeOutboundHostPorts"]),
         nat_exclusions=config["NATOutgoingExclusions"],

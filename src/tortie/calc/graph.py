@@ -47,6 +47,7 @@ from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Emit
 from tortie.desired.policy import PolicyId
 from tortie.lib.errors import InvalidInput
+from tortie.lib.ip import Network
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.ipam import BlockAffinity
 from tortie.model.keys import AffinityKey, Key, ResourceKey
@@ -135,6 +136,10 @@ class Graph:
         self._rules.resolve()
         self._routes.resolve()
         self._sequencer.flush()
+
+    def endpoint_at(self, address: Network) -> EndpointId | None:
+        """The workload endpoint that has the address, on whichever host."""
+        return self._routes.endpoint_at(address)
 
     @property
     def problems(self) -> Mapping[Key, tuple[str, ...]]:

@@ -129,6 +129,10 @@ class Routes:
             self._local[endpoint] = after
             self._learn(endpoint, networks)
 
+    def endpoint_at(self, address: Network) -> EndpointId | None:
+        """Who has the address, here or elsewhere; the lowest if several claim it."""
+        return next(iter(self._addresses.claimants(address)), None)
+
     def resolve(self) -> None:
         """Work out the route of every destination that something has changed for."""
         changed, self._changed = self._changed, {}

@@ -245,6 +245,41 @@ COMMANDS = (
         "move policies from before v3.32 to where today's names put them",
     ),
     Command(
+        "flows", "tortie.ctl.flows", "who was let through or denied on this host, by which rule",
+        flags=(
+            Flag("follow", "go on, showing what comes", short="f"),
+            Flag("verdict", "only allow, or only deny", value="VERDICT",
+                 choices=("allow", "deny")),
+            Flag("from", "from this workload, address or network; repeatable", value="WHO",
+                 repeats=True),
+            Flag("to", "to this workload, address or network; repeatable", value="WHO",
+                 repeats=True),
+            Flag("port", "to this port: 80, tcp/80 or icmp; repeatable", value="PORT",
+                 repeats=True),
+            Flag("since", "only what was seen so lately: 90s, 10m; 1h", value="TIME"),
+            Flag("output", "wide or json (one object a line)", short="o", value="FORMAT",
+                 choices=("wide", "json")),
+            _DIRECTORIES[0],
+        ),
+        examples=(
+            ("flows --verdict deny -f", "each denial as it happens"),
+            ("flows --from default/cat --to default/web --since 10m", "between two workloads"),
+            ("patch felixconfiguration default -p "
+             "'{\"spec\":{\"flowLogsLocalReporter\":\"Enabled\"}}'",
+             "have what is allowed seen, too"),
+        ),
+        notes=(
+            "The agent of this host keeps the flows of the last hour, and tells them to root. "
+            "What is denied is always seen; what is allowed, with its packets and bytes, and what "
+            "staged policies would have made of it, with flowLogsLocalReporter: Enabled in the "
+            "FelixConfiguration. FLOWLOGSDENIED=false in felix.cfg turns all of it off.",
+            "Each flow was judged by the policy of its source (as it left) or of its destination "
+            "(as it arrived); the rule is named as tortie policy why names it. Of a storm of "
+            "packets the kernel logs a hundred a second; a line on standard error says how many "
+            "more there were.",
+        ),
+    ),
+    Command(
         "cluster diags", "tortie.ctl.cluster_diags", "collect what helps to find a fault",
         flags=(
             Flag("since", "taken for calicoctl's sake", value="TIME", is_hidden=True),

@@ -35,10 +35,12 @@ from tortie.dataplane.manager.masquerade import MasqueradeManager
 from tortie.dataplane.manager.policy import PolicyManager
 from tortie.dataplane.manager.refusal import Refusals
 from tortie.dataplane.manager.route import RouteManager
+from tortie.dataplane.manager.seen import Seen, SeenManager
 from tortie.dataplane.rules import static
 from tortie.dataplane.settings import Settings
 from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Kind
+from tortie.kernel import nflog
 from tortie.kernel.conntrack import Flow
 from tortie.kernel.nft.connection import Backend as NftBackend
 from tortie.kernel.rtnl import route
@@ -117,6 +119,7 @@ class Dataplane:
         self._route_manager = RouteManager(self._routes, self._links, settings)
         masquerade = MasqueradeManager(inet, settings)
         ip_sets = IPSetManager(inet, policies, settings)
+        self._seen = SeenManager(self._links, self._endpoints, policies, ip_sets, settings)
         self._connections = ConnectionManager(self._endpoints, policies, ip_sets)
         self._refusals = Refusals(self._nft, policies, self._endpoints, ip_sets)
         self._managers: dict[Kind, tuple[Manager, ...]] = {
@@ -126,6 +129,8 @@ class Dataplane:
             Kind.IP_SET_MEMBER: (ip_sets,),
             Kind.POLICY: (policies,),
             Kind.ENDPOINT: (self._endpoints,),
+            Kind.STAGED_POLICY: (self._seen,),
+            Kind.STAGED_ENDPOINT: (self._seen,),
             Kind.ROUTE: (self._route_manager,),
         }
         inet.want_content(static.inet_table(settings))
@@ -133,6 +138,9 @@ class Dataplane:
         self._sysctls.want(global_key("ipv4/ip_forward"), "1")
         if settings.ipv6:
             self._sysctls.want(global_key("ipv6/conf/all/forwarding"), "1")
+        if settings.log_allowed:
+            # What known connections carry; rules see their first packets only.
+            self._sysctls.want(global_key("netfilter/nf_conntrack_acct"), "1")
         self._stale = True
         """Links, routes and neighbours must be read before anything is written."""
         self._applies = self._cut = 0
@@ -213,6 +221,10 @@ class Dataplane:
         await self.apply()
 
     # Telling.
+
+    def see(self, logged: nflog.Packet) -> Seen | None:
+        """What a logged packet says; None for what is not ours."""
+        return self._seen.see(logged)
 
     def endpoints_up(self) -> dict[EndpointId, bool]:
         """Every endpoint here, and whether its link is there and up.

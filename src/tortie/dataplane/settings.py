@@ -16,6 +16,8 @@ class ProtoPort(msgspec.Struct, frozen=True):
 
 
 class LogLimit(msgspec.Struct, frozen=True):
+    """How often a rule may write to the kernel's log."""
+
     packets: int
     unit_seconds: int
     burst: int
@@ -47,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Tell NFLOG what is dropped, and what decided so: see `rules.seen`."""
     log_allowed: bool = False
     """And the first packets of what is let through."""
+    evaluate_staged: bool = True
+    """Say of each logged packet what staged policies would have made of it."""
     failsafe_inbound: tuple[ProtoPort, ...] = ()
     failsafe_outbound: tuple[ProtoPort, ...] = ()
     nat_exclusions: NatExclusions = "IPPoolsOnly"

@@ -17,6 +17,7 @@ _PORTS = struct.Struct("!HH")
 _WITH_PORTS = frozenset({6, 17, 33, 132, 136})
 """TCP, UDP, DCCP, SCTP, UDP-Lite."""
 _ICMP = frozenset({1, 58})
+_ECHOES = frozenset({0, 8, 128, 129})
 _EXTENSIONS = frozenset({0, 43, 60, 135, 139, 140})
 """Hop-by-hop, routing, destination options, mobility, HIP, shim6: length in units of 8 bytes."""
 _FRAGMENT = 44
@@ -34,6 +35,8 @@ class Headers(NamedTuple):
     """Ports are 0 where the protocol has none, or in a fragment behind the first."""
     icmp_type: int = 0
     icmp_code: int = 0
+    icmp_id: int = 0
+    """Of an echo or its answer."""
 
 
 def parse(packet: bytes) -> Headers | None:
@@ -81,5 +84,7 @@ def _transport(head: Headers, data: bytes) -> Headers:
         source, destination = _PORTS.unpack_from(data)
         return head._replace(source_port=source, destination_port=destination)
     if head.protocol in _ICMP and len(data) >= 2:
-        return head._replace(icmp_type=data[0], icmp_code=data[1])
+        echo = data[0] in _ECHOES and len(data) >= 6
+        number = int.from_bytes(data[4:6], "big") if echo else 0
+        return head._replace(icmp_type=data[0], icmp_code=data[1], icmp_id=number)
     return head

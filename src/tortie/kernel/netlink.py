@@ -305,18 +305,24 @@ class NetlinkSocket:
 
     @classmethod
     def open(
-        cls, protocol: int, *, groups: Sequence[int] = (), strict: bool = False
+        cls,
+        protocol: int,
+        *,
+        groups: Sequence[int] = (),
+        strict: bool = False,
+        queue_bytes: int = RECEIVE_QUEUE_BYTES,
     ) -> "NetlinkSocket":
         """
         Args:
             protocol: NETLINK_ROUTE or NETLINK_NETFILTER.
             groups: multicast groups to hear, by number (not by bit).
             strict: refuse dump requests with filters that the kernel would ignore.
+            queue_bytes: room for what has come and is not read yet.
         """
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         try:
             sock.bind((0, 0))
-            _force(sock, SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_QUEUE_BYTES)
+            _force(sock, SO_RCVBUFFORCE, socket.SO_RCVBUF, queue_bytes)
             options = [NETLINK_EXT_ACK, NETLINK_CAP_ACK]
             if strict:
                 options.append(NETLINK_GET_STRICT_CHK)

@@ -91,7 +91,7 @@ class Nflog:
             AlreadyExists: another process listens to this group.
             KernelRefused: the kernel has no NFLOG.
         """
-        sock = NetlinkSocket.open(NETLINK_NETFILTER)
+        sock = NetlinkSocket.open(NETLINK_NETFILTER, queue_bytes=_RECEIVE_QUEUE_BYTES)
         try:
             _configure(sock, group)
         except KernelRefused as error:

@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from tortie.agent import flow_client
+from tortie.agent.flow_record import SOCKET_NAME
 from tortie.lab import cluster, description, workloads
 from tortie.lab.description import Lab
 from tortie.lib.arguments import Parser
@@ -59,8 +61,22 @@ def _parser() -> Parser:
     )
     probe.add_argument("-6", dest="ipv6", action="store_true", help="ask over IPv6")
     probe.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    _add_flow_options(
+        verb("flows", "show whom policy let through or denied, on every host", _flows)
+    )
     _add_workload_verbs(verbs)
     return parser
+
+
+def _add_flow_options(flows: argparse.ArgumentParser) -> None:
+    """Those of `tortie flows`."""
+    flows.add_argument("-f", "--follow", action="store_true", help="go on, showing what comes")
+    flows.add_argument("--verdict", choices=("allow", "deny"), default="")
+    for option, name in (("--from", "sources"), ("--to", "destinations")):
+        flows.add_argument(option, dest=name, action="append", default=[], metavar="WHO")
+    flows.add_argument("--port", dest="ports", action="append", default=[], metavar="PORT")
+    flows.add_argument("--since", default="", metavar="TIME", help="90s, 10m, 1h")
+    flows.add_argument("-o", "--output", choices=("table", "wide", "json"), default="table")
 
 
 def _add_workload_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
@@ -188,6 +204,19 @@ def _probe(arguments: argparse.Namespace) -> int:
     )
     print(found.json() if arguments.output == "json" else found.table())
     return 0
+
+
+def _flows(arguments: argparse.Namespace) -> int:
+    lab = description.load(arguments.name)
+    options = ("output", "follow", "since", "verdict", "sources", "destinations", "ports")
+    wanted = flow_client.make_wanted(**{name: getattr(arguments, name) for name in options})
+    paths = {host.name: lab.host_directory(host.name) / SOCKET_NAME for host in lab.hosts}
+    return flow_client.show(
+        paths,
+        wanted,
+        lambda text: print(text, flush=True),
+        lambda text: print(text, file=sys.stderr),
+    )
 
 
 def _workload_add(arguments: argparse.Namespace) -> int:

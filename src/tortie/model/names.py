@@ -116,3 +116,10 @@ def interface_name(namespace: str, workload: str, prefix: str = "cali") -> str:
 def container_interface_name(container_id: str, prefix: str = "cali") -> str:
     """The host-side interface of a container that no orchestrator names: from its id."""
     return f"{prefix}{container_id}"[: len(prefix) + 11][:INTERFACE_NAME_MAX_BYTES]
+
+
+def workload_of_endpoint(name: str) -> str:
+    """The workload, pod or container in a WorkloadEndpoint's name; all of it if it has no such
+    form. What `workload_endpoint_name` has joined."""
+    parts = name.replace("--", "\0").split("-")
+    return parts[2].replace("\0", "-") if len(parts) == 4 else name

@@ -11,12 +11,14 @@ from typing import NamedTuple, cast
 from tortie.dataplane.driver.neighbour import NeighbourDriver
 from tortie.dataplane.driver.table import TableState
 from tortie.dataplane.manager.policy import PolicyManager
+from tortie.dataplane.rules import names
 from tortie.dataplane.rules.endpoint import ElementData, arp_elements, endpoint_elements
 from tortie.dataplane.rules.names import Direction
 from tortie.dataplane.settings import Settings
 from tortie.desired.endpoint import Endpoint, EndpointId
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import PolicyList
+from tortie.kernel.nft import keys
 from tortie.kernel.rtnl.link import parse_mac
 from tortie.lib.ip import Network
 
@@ -89,6 +91,12 @@ class EndpointManager:
         """The endpoint that has this address."""
         owner = self._address_owners.get(address)
         return None if owner is None else self._endpoints.get(owner)
+
+    def by_interface(self, interface: str) -> EndpointId | None:
+        """The endpoint that decides what passes the interface; None if there is none, or it is
+        closed."""
+        name = names.LISTS["egress"]
+        return self._owners.get(_Claim(is_arp=False, set_name=name, key=keys.ifname(interface)))
 
     def take_tightened(self) -> set[EndpointId]:
         """Endpoints whose lists are others than when this was last asked; at first, all."""

@@ -50,6 +50,8 @@ class PolicyManager:
         self._tightened: set[_DirectedList] = set()
         self._closed: set[Hashable] = set()
         """Policies, lists and set ids that the kernel refused: see `manager.refusal`."""
+        self.changes = 0
+        """Grows with every change of a policy or of the lists in use."""
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
         """`POLICY`."""
@@ -62,6 +64,7 @@ class PolicyManager:
             del self._policies[policy_id]
         else:
             self._policies[policy_id] = new
+        self.changes += 1
         for direction in _DIRECTIONS:
             half = (policy_id, direction)
             if half in self._lists_by_half:
@@ -89,6 +92,10 @@ class PolicyManager:
         """None for one that is not known."""
         return self._policies.get(policy_id)
 
+    def lists(self, direction: Direction) -> list[PolicyList]:
+        """Those in use here."""
+        return [one for one, of in self._list_users if of == direction]
+
     def take_tightened(self) -> set[EndpointId]:
         """Endpoints whose lists may allow less than when this was last asked."""
         tightened, self._tightened = self._tightened, set()
@@ -108,6 +115,7 @@ class PolicyManager:
             if is_first:
                 self._write(half)
         self._write_list(one)
+        self.changes += 1
 
     def release(self, policies: PolicyList, direction: Direction, user: EndpointId) -> None:
         """The endpoint has this list no longer."""
@@ -117,6 +125,7 @@ class PolicyManager:
         if users:
             return
         del self._list_users[one]
+        self.changes += 1
         self._tightened.discard(one)
         self._remove_list(one)
         for policy_id in lists.policies_of(policies):
