@@ -13,17 +13,21 @@ from tests.kube.control_plane import CONTROLLERS, ControlPlane, path_of
 
 from tortie.datastore.memory import MemoryClient
 from tortie.datastore.resources import Resources
+from tortie.ipam.allocator import Allocator
+from tortie.ipam.audit import allocations
+from tortie.ipam.inventory import read_inventory
 from tortie.kube.api import HttpApi
 from tortie.kube.controllers import Controllers
 from tortie.kube.settings import NAMES, Settings
 from tortie.lib import kubeconfig
 from tortie.lib.errors import NotFound
+from tortie.lib.ip import Network
 from tortie.model.endpoint import WorkloadEndpoint
 from tortie.model.keys import ResourceKey
 from tortie.model.kube_controllers import HostEndpointTemplate
 from tortie.model.kubernetes.workload import pod_endpoint
 from tortie.model.metadata import Metadata, Resource
-from tortie.model.node import Node, NodeBGP, NodeSpec
+from tortie.model.node import IPPool, IPPoolSpec, Node, NodeBGP, NodeSpec
 
 SETTINGS = Settings(
     controllers=frozenset(NAMES),
@@ -344,5 +348,38 @@ def test_the_api_server_dies_and_comes_back_with_news(
             await on_thread(control_plane.create, policy(namespace, "after"))
             after = ResourceKey("NetworkPolicy", "knp.default.after", namespace)
             await until(lambda: resources.get(after))
+
+    asyncio.run(run())
+
+
+def test_an_address_is_given_back_once_no_endpoint_no_pod_and_no_second_look_knows_it(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    """Four allocations: of a pod that is there, of one that is not, of a host that is not, and
+    of something that has nothing to do with Kubernetes."""
+    object_: dict[str, Any] = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}
+
+    async def run() -> None:
+        client = MemoryClient()
+        resources = Resources(client)
+        await resources.ensure_initialized()
+        await on_thread(control_plane.apply, object_)
+        await on_thread(control_plane.create, pod(namespace, "there"))
+        await resources.create(node("n1"))
+        spec = IPPoolSpec(cidr="10.65.0.0/16")
+        await resources.create(IPPool(kind="IPPool", metadata=Metadata(name="p"), spec=spec))
+        held: dict[str, list[Network]] = {}
+        for host, name in (("n1", "there"), ("n1", "gone"), ("lost", "x"), ("n1", "")):
+            attributes = {"namespace": namespace, "pod": name} if name else {}
+            allocator = Allocator(client, host)
+            held[name] = await allocator.assign((4,), f"net.{name or 'other'}", attributes)
+        async with running(control_plane, resources) as controllers:
+            leaks = controllers.leak_collector()
+            assert await leaks.collect() == []
+            released = await leaks.collect()
+        assert {leak.handle_id for leak in released} == {"net.gone", "net.x"}
+        state = await read_inventory(client)
+        left = {allocation.handle_id for allocation in allocations(state)}
+        assert left == {"net.there", "net.other"}
 
     asyncio.run(run())

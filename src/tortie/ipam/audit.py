@@ -17,7 +17,7 @@ import enum
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tortie.ipam import block as blocks
 from tortie.ipam.holdings import damage
@@ -124,8 +124,20 @@ def allocations(state: Inventory) -> Iterator[Allocation]:
             )
 
 
+class Proof(Protocol):
+    """The second one: whoever could have brought an address in is known not to have."""
+
+    @property
+    def reason(self) -> str: ...
+
+    @property
+    def includes_foreign(self) -> bool: ...
+
+    def proves(self, allocation: Allocation) -> bool: ...
+
+
 class Gone(NamedTuple):
-    """The second proof: for these hosts, all handles but those named are gone."""
+    """For these hosts, all handles but those named are gone."""
 
     hosts: frozenset[str]
     attached: frozenset[str]
@@ -150,7 +162,7 @@ def not_attached(host: str, attached: Collection[str]) -> Gone:
     return Gone(frozenset({host}), frozenset(attached), reason, includes_foreign=False)
 
 
-def leaked(state: Inventory, gone: Gone) -> list[Leak]:
+def leaked(state: Inventory, gone: Proof) -> list[Leak]:
     """What both proofs hold for, by handle."""
     if any(found.value is None for found in state.endpoints):
         return []
@@ -168,7 +180,7 @@ def leaked(state: Inventory, gone: Gone) -> list[Leak]:
     return leaks
 
 
-def _is_leaked(allocation: Allocation, claimed: Collection[Network], gone: Gone) -> bool:
+def _is_leaked(allocation: Allocation, claimed: Collection[Network], gone: Proof) -> bool:
     if allocation.is_foreign and not gone.includes_foreign:
         return False
     return allocation.address not in claimed and gone.proves(allocation)

@@ -13,7 +13,6 @@ from tortie.ipam import block as blocks
 from tortie.ipam.allocator import Allocator
 from tortie.ipam.audit import (
     Leak,
-    hosts_gone,
     leaked,
     not_attached,
     seen_twice,
@@ -68,7 +67,7 @@ async def release_empty_blocks(
 
 
 class Collector:
-    """Finds leaks of one host (or of hosts that are gone) and releases them at second sight."""
+    """Finds leaks of one host and releases them at second sight."""
 
     def __init__(self, client: Client, allocator: Allocator) -> None:
         self._client = client
@@ -95,11 +94,6 @@ class Collector:
         state = await read_inventory(self._client)
         leaks = leaked(state, not_attached(host, before | attached()))
         return await self._second_sight(leaks, lambda leak: leak.handle_id not in attached())
-
-    async def collect_hosts_gone(self) -> list[Leak]:
-        """Look once, at hosts without a Node; release what the last look saw, too."""
-        state = await read_inventory(self._client)
-        return await self._second_sight(leaked(state, hosts_gone(state)), lambda _: True)
 
     async def _is_odd(self, host: str, attached: frozenset[str]) -> bool:
         """Does a block of ours hold something for us that is not attached?"""

@@ -17,6 +17,7 @@ from tortie.datastore.resources import Resources
 from tortie.datastore.syncer import Status, Syncer, Update
 from tortie.kube import kinds
 from tortie.kube.api import Api, Kind, Name
+from tortie.kube.leaks import LeakCollector, Pods
 from tortie.kube.mirror import Mirror
 from tortie.kube.nodes import NodeController, is_automatic
 from tortie.kube.pods import PodMirror
@@ -28,7 +29,7 @@ from tortie.lib.errors import InvalidInput
 from tortie.model import codec
 from tortie.model.keys import PLURALS, RESOURCES, ResourceKey, parse_key
 from tortie.model.kubernetes.cluster_policy import NAME_PREFIXES as CLUSTER_POLICY_PREFIXES
-from tortie.model.kubernetes.fields import Object
+from tortie.model.kubernetes.fields import Object, mapping, text
 from tortie.model.kubernetes.network_policy import NAME_PREFIX
 from tortie.model.metadata import Resource
 from tortie.model.node import Node
@@ -59,6 +60,7 @@ class Controllers:
         """Kind of the API → who takes what is made of it."""
         self._by_resource: dict[str, list[Mirror]] = {}
         self._nodes: NodeController | None = None
+        self._pods = Pods()
         self.ready = asyncio.Event()
         """Both sides have been read completely."""
         self._build()
@@ -76,6 +78,13 @@ class Controllers:
             for kind in self._api_kinds:
                 tasks.create_task(Reflector(self._api, kind, self).run())
             tasks.create_task(self._resync())
+            if self._nodes is not None:
+                leaks = self.leak_collector()
+                tasks.create_task(leaks.run(self._settings.leak_grace_seconds))
+
+    def leak_collector(self) -> LeakCollector:
+        hosts = self._node_controller.kube_names
+        return LeakCollector(self._resources.client, self._api, self._pods, hosts)
 
     async def settled(self) -> None:
         """Wait until everything was read and what differed has been written once."""
@@ -100,6 +109,8 @@ class Controllers:
         try:
             if kind == kinds.NODES and self._nodes is not None:
                 self._nodes.seen(name, object_)
+            elif kind == kinds.PODS:
+                self._pods.seen(name, text(mapping(object_, "spec"), "nodeName"))
             if (mirror := self._mirrors.get(kind)) is not None:
                 made = kinds.convert(kind, object_)
                 mirror.want((kind, name), made.resource)
@@ -114,6 +125,8 @@ class Controllers:
         self._reports.forget(kind, name)
         if kind == kinds.NODES and self._nodes is not None:
             self._nodes.gone(name)
+        elif kind == kinds.PODS:
+            self._pods.gone(name)
         if (mirror := self._mirrors.get(kind)) is not None:
             mirror.want((kind, name), None)
 
@@ -121,6 +134,8 @@ class Controllers:
         log.info("listed", extra={"fields": {"kind": kind}})
         if kind == kinds.NODES and self._nodes is not None:
             self._nodes.listed()
+        elif kind == kinds.PODS:
+            self._pods.listed()
         if (mirror := self._mirrors.get(kind)) is not None:
             mirror.listed(kind)
         self._check_ready()
@@ -230,8 +245,8 @@ class Controllers:
 
     @property
     def _api_kinds(self) -> list[Kind]:
-        more = [kinds.NODES] if self._nodes is not None else []
-        return [*self._mirrors, *more]
+        more = [kinds.NODES, kinds.PODS] if self._nodes is not None else []
+        return [*dict.fromkeys([*self._mirrors, *more])]
 
     @property
     def _stored_kinds(self) -> list[str]:

@@ -9,7 +9,7 @@ Source: Calico, kube-controllers/pkg/controllers/node (labels.go, hostendpoints.
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -117,6 +117,10 @@ class NodeController:
         if self.is_ready:
             for name in self._nodes:
                 self._changed(name)
+
+    def kube_names(self) -> Mapping[str, str]:
+        """Our name of each node of Kubernetes → its name there."""
+        return {name: kube for name, node in self._nodes.items() if (kube := _kube_name(node))}
 
     async def reconcile(self, name: str) -> None:
         """
