@@ -165,11 +165,20 @@ def test_a_bird_that_somebody_else_starts(tmp_path: Path) -> None:
             assert not await bird.configure(text)
             assert await bird.configure(text + "protocol static another { ipv4; }\n")
             assert "another" in {found.name for found in await bird.protocols()}
+            # The next one begins with what the peers still have.
+            assert (directory / "start.env").read_text() == "RECOVER=-R\n"
             process.kill()
             process.wait()
             await asyncio.sleep(0.3)
             with pytest.raises(Unavailable):
                 await bird.protocols()
             await bird.close()
+            # And ends for good, though somebody else started it.
+            (directory / "bird.ctl").unlink()
+            process = other.spawn("bird", "-f", *words, "-R", log="bird.log")
+            await eventually((directory / "bird.ctl").exists, "it runs again")
+            await bird.retire()
+            process.wait(10)
+            assert not {"bird.conf", "start.env"} & {path.name for path in directory.iterdir()}
 
     asyncio.run(scenario())

@@ -13,9 +13,10 @@ import pytest
 from tests.netns.dataplane_host import SILENCE_SECONDS, Host, Workload, hears, pings, workloads
 from tests.netns.test_keeper import keepers
 
-from tortie.agent.config import Local
-from tortie.agent.early import Outcome, close_workloads, interface_prefix, remember
+from tortie.agent.config import Local, resolve
+from tortie.agent.early import Outcome, close_workloads, interface_prefix
 from tortie.agent.ownership import obtain
+from tortie.agent.remembered import FILE, remember
 from tortie.ctl.main import main
 from tortie.kernel.netlink import NetlinkSocket
 from tortie.kernel.netns import run_in
@@ -232,8 +233,9 @@ def test_a_lost_race_with_the_agent_changes_nothing(
 def test_which_prefix(tmp_path: Path) -> None:
     nothing = Local({}, {}, "")
     assert interface_prefix(nothing, tmp_path) == "cali"
-    remember("tap", tmp_path)
+    remember(resolve(Local({"interfaceprefix": "tap"}, {}, "")), tmp_path)
     assert interface_prefix(nothing, tmp_path) == "tap"
     assert interface_prefix(Local({"interfaceprefix": "gw"}, {}, ""), tmp_path) == "gw"
-    (tmp_path / "interface-prefix").write_text('x" } # \n')
-    assert interface_prefix(nothing, tmp_path) == "cali"
+    for damaged in ("", "{}", '{"interfacePrefix": "x\\" } #", "routeProtocol": 80}'):
+        (tmp_path / FILE).write_text(damaged)
+        assert interface_prefix(nothing, tmp_path) == "cali"

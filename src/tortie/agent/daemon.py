@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 
-from tortie.agent import early, wiring
+from tortie.agent import remembered, wiring
 from tortie.agent.effective import Effective, StoredSettings
 from tortie.agent.flow_record import SOCKET_NAME
 from tortie.agent.flow_server import FlowServer
@@ -52,7 +52,7 @@ async def serve(
         stack.callback(kernel.close)
         # Now that no other agent runs here; for people and scripts.
         paths.run.joinpath("agent.pid").write_text(f"{os.getpid()}\n")
-        early.remember(config["InterfacePrefix"], paths.state)
+        remembered.remember(config, paths.state)
         by_bgp = routing is Routing.BGP
         # Former routes of ours stay until BIRD has them.
         moving = by_bgp and has_remote_routes(kernel.rtnl, config["DeviceRouteProtocol"])

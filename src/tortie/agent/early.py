@@ -16,6 +16,7 @@ import os
 from enum import Enum
 from pathlib import Path
 
+from tortie.agent import remembered
 from tortie.agent.config import Local, resolve
 from tortie.agent.ownership import Ownership, obtain
 from tortie.dataplane.driver import nftables
@@ -31,9 +32,6 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 20
 """Each other one fails only if somebody else changes the ruleset in between."""
 
-REMEMBERED = "interface-prefix"
-"""A file of the state directory: settings in the datastore are out of reach at boot."""
-
 
 class Outcome(Enum):
     CLOSED = "closed"
@@ -45,23 +43,10 @@ def interface_prefix(local: Local, state_directory: Path) -> str:
     """Of workload interfaces, as far as this machine knows it without its datastore."""
     config = resolve(local)
     prefix: str = config["InterfacePrefix"]
-    if config.origin("InterfacePrefix") == "default":
-        with contextlib.suppress(OSError, ValueError):
-            remembered = (state_directory / REMEMBERED).read_text().strip()
-            return str(resolve(Local({"interfaceprefix": remembered}, {}, ""))["InterfacePrefix"])
-    return prefix
-
-
-def remember(prefix: str, state_directory: Path) -> None:
-    """For the next boot."""
-    path = state_directory / REMEMBERED
-    with contextlib.suppress(OSError, ValueError):
-        if path.read_text() == f"{prefix}\n":
-            return
-    state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    candidate = path.with_suffix(".new")
-    candidate.write_text(f"{prefix}\n")
-    os.replace(candidate, path)
+    if config.origin("InterfacePrefix") != "default":
+        return prefix
+    known = remembered.recall(state_directory)
+    return known.interface_prefix if known else prefix
 
 
 async def close_workloads(run_directory: Path, prefix: str) -> Outcome:

@@ -46,7 +46,9 @@ class Bird:
     Args:
         directory: `bird.conf`, `bird.ctl` and `bird.pid` are in it.
         starts: start BIRD, and again when it dies; else somebody else does
-            (`bird -f -c bird.conf -s bird.ctl -P bird.pid`, as systemd's unit has it).
+            (`bird -f -c bird.conf -s bird.ctl -P bird.pid $RECOVER`, as systemd's unit
+            has it) while `bird.conf` exists. RECOVER is in `start.env`: `-R` once one
+            has run, so that graceful restart keeps the peers' routes.
     """
 
     def __init__(self, directory: Path, executable: str = "bird", *, starts: bool = True) -> None:
@@ -55,6 +57,7 @@ class Bird:
         self._configuration = directory / "bird.conf"
         self._control = directory / "bird.ctl"
         self._pid_file = directory / "bird.pid"
+        self._start_environment = directory / "start.env"
         self._directory = directory
         self._watcher: asyncio.Task[None] | None = None
         if len(str(self._control).encode()) > UNIX_PATH_MAX_BYTES:
@@ -73,6 +76,8 @@ class Bird:
             Unavailable: BIRD cannot be started or does not answer.
         """
         running = await self._answers()
+        if running and not self._starts and not self._start_environment.exists():
+            self._start_environment.write_text("RECOVER=-R\n")
         if running and self._current() == text:
             self._watch()
             return False
@@ -134,9 +139,10 @@ class Bird:
         await self.close()
         await self.configure(re.sub(r"export filter to_kernel[46];", "export none;", text))
         await self.close()
-        if self._starts:
-            await self.ask("down")
-            self._configuration.unlink(missing_ok=True)
+        # Before it ends: whoever else starts it does so while there is a configuration.
+        self._configuration.unlink(missing_ok=True)
+        self._start_environment.unlink(missing_ok=True)
+        await self.ask("down")
 
     async def close(self) -> None:
         """Stop watching; BIRD itself goes on."""

@@ -299,6 +299,41 @@ COMMANDS = (
         flags=(Flag("log-dir", "logs; /var/log/calico", value="DIRECTORY", completes="file"),),
     ),
     Command(
+        "node install", "tortie.ctl.node_install",
+        "systemd units that make this host a node, now and at each boot",
+        flags=(
+            Flag("root", "write below this directory, and start nothing", value="DIRECTORY",
+                 completes="file"),
+            Flag("no-start", "write the units, and start nothing"),
+            Flag("dry-run", "say what would be written, and do nothing"),
+            Flag("print", "print every file, and do nothing"),
+        ),
+        examples=(
+            ("node install", "again after each upgrade: packets do not notice"),
+            ("node install --print", "what it consists of, and why each setting is there"),
+        ),
+        notes=(
+            "Settings are in /etc/calico: calico.env, calicoctl.cfg and felix.cfg, as Calico has "
+            "them. Files of yours are never replaced; changes of a unit belong into a drop-in "
+            "(systemctl edit).",
+        ),
+    ),
+    Command(
+        "node uninstall", "tortie.ctl.node_uninstall", "this host is no node any more",
+        flags=(
+            Flag("keep-policy", "leave rules and routes in the kernel: packets go on"),
+            Flag("force", "though there are workloads: they are cut off"),
+            Flag("root", "what was installed below this directory", value="DIRECTORY",
+                 completes="file"),
+            Flag("dry-run", "say what would be removed, and do nothing"),
+        ),
+        notes=(
+            "With --keep-policy workloads stay as reachable, and as protected, as they are, until "
+            "tortie node install takes over again; where routes come by BGP, other hosts forget "
+            "this one when their graceful restart is over (two minutes).",
+        ),
+    ),
+    Command(
         "node close", "tortie.ctl.node_close",
         "close workloads' interfaces until the agent knows their policy",
         flags=(

@@ -23,12 +23,8 @@ STATE_DIRECTORY = Path("/var/lib/tortie")
 def main(given: Given, screen: Screen) -> int:
     if os.geteuid() != 0:
         raise InvalidInput("tortie node close needs root")
-    local = read_local(os.environ, Path(given.text("felix-config", str(FELIX_CFG))))
-    state = Path(given.text("state-directory", str(STATE_DIRECTORY)))
-    prefix = interface_prefix(local, state)
     try:
-        run = Path(given.text("run-directory", str(RUN_DIRECTORY)))
-        outcome = asyncio.run(close_workloads(run, prefix))
+        prefix, outcome = close(given)
     except AlreadyExists:
         screen.print("an agent runs here, and has seen to it")
     else:
@@ -40,6 +36,18 @@ def main(given: Given, screen: Screen) -> int:
     if given.has("forward"):
         _forward()
     return 0
+
+
+def close(given: Given) -> tuple[str, Outcome]:
+    """The prefix of the interfaces, and what became of them.
+
+    Raises:
+        AlreadyExists: an agent runs here.
+    """
+    local = read_local(os.environ, Path(given.text("felix-config", str(FELIX_CFG))))
+    prefix = interface_prefix(local, Path(given.text("state-directory", str(STATE_DIRECTORY))))
+    run = Path(given.text("run-directory", str(RUN_DIRECTORY)))
+    return prefix, asyncio.run(close_workloads(run, prefix))
 
 
 def _forward() -> None:

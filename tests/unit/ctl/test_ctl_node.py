@@ -1,6 +1,8 @@
 """`node checksystem` and `node diags` on this machine and on worse ones."""
 
 import gzip
+import os
+import re
 import tarfile
 from pathlib import Path
 
@@ -100,33 +102,132 @@ def test_what_node_run_would_start(tortie: Shell, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("NODENAME", raising=False)
     outcome = tortie("node", "run", "--dryrun", "--name=n7", "--felix-config", "/x y.cfg")
     assert outcome.out.startswith("FELIX_FELIXHOSTNAME=n7 ")
-    assert outcome.out.endswith(" -m tortie agent --felix-config '/x y.cfg'\n")
+    assert outcome.out.endswith(" -P -m tortie agent --felix-config '/x y.cfg'\n")
     assert tortie("get", "nodes").out == "NAME\n"
     assert "no AS number" in tortie("node", "run", "--dryrun", "--as=0").err
     assert "--backend is one of" in tortie("node", "run", "--dryrun", "--backend=gobgp").err
 
 
-def test_node_run(tortie: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[tuple[list[str], dict[str, str]]] = []
+Started = list[tuple[list[str], dict[str, str]]]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
+    """What would be executed by `node run`, on a machine without interfaces."""
+    found: Started = []
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    monkeypatch.setattr("os.execve", lambda _, words, env: started.append((words, env)))
+    monkeypatch.setattr("os.execve", lambda _, words, env: found.append((words, env)))
     monkeypatch.setattr(node_run, "interfaces", list)
-    monkeypatch.delenv("CALICO_IPV4POOL_CIDR", raising=False)
+    monkeypatch.setattr(node_run, "close", lambda _: None)
+    for name in list(os.environ):
+        if re.match("CALICO_|IP|AS$|NODENAME|FELIX_|NO_DEFAULT|WAIT_FOR", name):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("CALICO_NODENAME_FILE", str(tmp_path / "calico" / "nodename"))
+    return found
+
+
+def test_node_run(tortie: Shell, started: Started, tmp_path: Path) -> None:
     outcome = tortie("node", "run", "--name=n7", "--ip=192.0.2.7/24", "--as=64600")
     assert outcome.out == "Node n7 with 192.0.2.7/24; starting the agent\n", outcome.err
     assert started[0][1]["FELIX_FELIXHOSTNAME"] == "n7"
+    assert (tmp_path / "calico" / "nodename").read_text() == "n7"
     assert tortie("get", "nodes", "-o", "wide").out.endswith("n7     64600   192.0.2.7/24\n")
     assert "192.168.0.0/16" in tortie("get", "pools").out
     tortie("label", "node", "n7", "rack=r1")
     tortie("node", "run", "--name=n7", "--ip=192.0.2.8/24", "--no-default-ippools")
     after = tortie("get", "node", "n7", "-o", "wide", "--show-labels").out
     assert after.endswith("n7     64600   192.0.2.8/24          rack=r1\n")
-    assert "no IPv4 address found" in tortie("node", "run", "--name=n7").err
+    assert "no IPv4 address found" in tortie("node", "run", "--name=n8").err
     assert "not an IPv4 address" in tortie("node", "run", "--ip=fd00::1").err
+    assert "length of its subnet" in tortie("node", "run", "--ip=192.0.2.7/33").err
+
+
+def test_a_node_without_an_address(tortie: Shell, started: Started) -> None:
+    assert tortie("node", "run", "--name=n7", "--ip=none").code == 0
+    assert "bgp" not in tortie("get", "node", "n7", "-o", "yaml").out
+
+
+def test_node_run_again_writes_nothing(tortie: Shell, started: Started) -> None:
+    """An agent that restarts wakes nobody."""
+    tortie("node", "run", "--name=n7", "--ip=192.0.2.7/24")
+    before = tortie("get", "node", "n7", "-o", "yaml").out
+    assert tortie("node", "run", "--name=n7").code == 0, "the address is the stored one"
+    assert tortie("get", "node", "n7", "-o", "yaml").out == before
+
+
+def test_node_run_by_the_environment(
+    tortie: Shell, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Calico's service file has it."""
+    for name, value in {
+        "CALICO_NODENAME": "N9", "CALICO_IP": "192.0.2.9/24", "CALICO_IP6": "fd00::9/64",
+        "CALICO_AS": "64601", "CALICO_IPV4POOL_CIDR": "10.9.0.0/16",
+        "CALICO_IPV4POOL_BLOCK_SIZE": "27", "CALICO_IPV4POOL_NAT_OUTGOING": "false",
+        "CALICO_IPV4POOL_NODE_SELECTOR": "rack == 'r1'", "CALICO_IPV6POOL_CIDR": "fd09::/64",
+        "CALICO_IPV4POOL_IPIP": "Never", "CALICO_NETWORKING_BACKEND": "bird",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    outcome = tortie("node", "run")
+    assert outcome.out == "Node n9 with 192.0.2.9/24, fd00::9/64; starting the agent\n", outcome.err
+    pools = tortie("get", "pools", "-o", "yaml").out
+    for text in ("cidr: 10.9.0.0/16", "blockSize: 27", "rack == 'r1'", "cidr: fd09::/64"):
+        assert text in pools
+    assert pools.count("natOutgoing: true") == 0
+    # A flag beats a variable, and the plain names beat those of the service file.
+    monkeypatch.setenv("NODENAME", "n10")
+    assert tortie("node", "run", "--dryrun").out.startswith("FELIX_FELIXHOSTNAME=n10 ")
+    assert tortie("node", "run", "--dryrun", "--name=n11").out.startswith("FELIX_FELIXHOSTNAME=n11")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("AS", "0", "AS: '0' is no AS number"),
+        ("NO_DEFAULT_POOLS", "maybe", "NO_DEFAULT_POOLS is true or false"),
+        ("CALICO_NETWORKING_BACKEND", "vxlan", "there are no overlays here"),
+        ("CALICO_IPV4POOL_IPIP", "Always", "CALICO_IPV4POOL_IPIP: there are no overlays"),
+        ("CALICO_IPV4POOL_BLOCK_SIZE", "33", "a number from 20 to 32, not '33'"),
+        ("CALICO_IPV4POOL_CIDR", "fd00::/64", "is not of IPv4"),
+        ("CALICO_IPV6POOL_CIDR", "10.0.0.0/8", "is not of IPv6"),
+        ("CALICO_IPV4POOL_NODE_SELECTOR", "a ==", "selector"),
+    ],
+)
+def test_node_run_refuses(
+    tortie: Shell, started: Started, monkeypatch: pytest.MonkeyPatch, name: str, value: str,
+    complaint: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv(name, value)
+    outcome = tortie("node", "run", "--name=n7", "--ip=192.0.2.7/24")
+    assert outcome.code == 1
+    assert complaint in outcome.err
+    assert not started
+
+
+def test_node_run_without_a_datastore(
+    tortie: Shell, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATASTORE_TYPE", "etcdv3")
+    monkeypatch.setenv("ETCD_ENDPOINTS", "http://127.0.0.1:1")
+    assert tortie("node", "run", "--ip=192.0.2.7/24").code == 1
+    assert not started
+    # A daemon waits for it, however long.
+    monkeypatch.setenv("WAIT_FOR_DATASTORE", "true")
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 5:
+            monkeypatch.setenv("DATASTORE_TYPE", "embedded")
+
+    monkeypatch.setattr("asyncio.sleep", sleep)
+    outcome = tortie("node", "run", "--name=n7", "--ip=192.0.2.7/24")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("waiting for the datastore") == 1, "said once"
+    assert started
+    assert waited[-1] > waited[0]
 
 
 def test_the_default_pool_is_not_this_hosts_own_network() -> None:
     own = [parse_address("192.168.7.1"), parse_address("fd00::1")]
-    assert node_run.default_pool([], "") == "192.168.0.0/16"
-    assert node_run.default_pool(own, "") == "172.16.0.0/16"
-    assert node_run.default_pool(own, "192.168.0.0/20") == "192.168.0.0/20"
+    assert node_run.default_pool([]) == "192.168.0.0/16"
+    assert node_run.default_pool(own) == "172.16.0.0/16"

@@ -1,0 +1,47 @@
+"""What the agent writes down for times when its datastore is out of reach.
+
+Settings that decide which kernel objects are ours may be stored in a
+FelixConfiguration; `tortie node close` at boot and `tortie node uninstall` must
+know them without it.
+"""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from tortie.agent.config import Config, Local, resolve
+
+FILE = "host.json"
+
+
+class Remembered(msgspec.Struct, frozen=True, rename="camel"):
+    interface_prefix: str
+    route_protocol: int
+    """rtm_protocol of our routes."""
+
+
+def remember(config: Config, state_directory: Path) -> None:
+    """Write what this agent runs with, if that is news."""
+    now = Remembered(config["InterfacePrefix"], config["DeviceRouteProtocol"])
+    if recall(state_directory) == now:
+        return
+    state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    candidate = state_directory / f"{FILE}.new"
+    candidate.write_bytes(msgspec.json.encode(now))
+    os.replace(candidate, state_directory / FILE)
+
+
+def recall(state_directory: Path) -> Remembered | None:
+    """What the last agent ran with; None if there was none, or its note is damaged."""
+    try:
+        found = msgspec.json.decode((state_directory / FILE).read_bytes(), type=Remembered)
+    except (OSError, msgspec.DecodeError):
+        return None
+    texts = {
+        "interfaceprefix": found.interface_prefix,
+        "devicerouteprotocol": str(found.route_protocol),
+    }
+    checked = resolve(Local(texts, {}, FILE))
+    values = (checked["InterfacePrefix"], checked["DeviceRouteProtocol"])
+    return found if values == (found.interface_prefix, found.route_protocol) else None
