@@ -9,11 +9,12 @@ Level-triggered throughout: every event says only what to look at again.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from tortie.datastore.resources import Resources
+from tortie.datastore.resources import Resources, key_of
 from tortie.datastore.syncer import Status, Syncer, Update
 from tortie.kube import kinds
 from tortie.kube.api import Api, Kind, Name
@@ -25,7 +26,7 @@ from tortie.kube.queue import Queue
 from tortie.kube.reflector import Reflector
 from tortie.kube.reports import Reports, quietly
 from tortie.kube.settings import Settings
-from tortie.lib.errors import InvalidInput
+from tortie.lib.errors import InvalidInput, TortieError
 from tortie.model import codec
 from tortie.model.keys import PLURALS, RESOURCES, ResourceKey, parse_key
 from tortie.model.kubernetes.cluster_policy import NAME_PREFIXES as CLUSTER_POLICY_PREFIXES
@@ -61,6 +62,8 @@ class Controllers:
         self._by_resource: dict[str, list[Mirror]] = {}
         self._nodes: NodeController | None = None
         self._pods = Pods()
+        self._refused: dict[ResourceKey, str] = {}
+        """What is wanted and cannot be stored, and why."""
         self.ready = asyncio.Event()
         """Both sides have been read completely."""
         self._build()
@@ -114,7 +117,9 @@ class Controllers:
             if (mirror := self._mirrors.get(kind)) is not None:
                 made = kinds.convert(kind, object_)
                 mirror.want((kind, name), made.resource)
-                self._report(kind, name, object_, made.problems)
+                refused = made.resource and self._refused.get(key_of(made.resource))
+                problems = (*made.problems, refused) if refused else made.problems
+                self._report(kind, name, object_, problems)
         except InvalidInput as error:
             # What was made of it before stands no more: it counts as absent.
             if (mirror := self._mirrors.get(kind)) is not None:
@@ -182,7 +187,26 @@ class Controllers:
             await item.owner.reconcile(item.key)
         else:
             assert isinstance(item.key, ResourceKey)
-            await item.owner.reconcile(item.key)
+            await self._reconcile(item.owner, item.key)
+
+    async def _reconcile(self, mirror: Mirror, key: ResourceKey) -> None:
+        try:
+            await mirror.reconcile(key)
+        except InvalidInput as error:
+            # Kubernetes took it, we cannot store it: whoever made it has to know.
+            await self._set_refused(mirror, key, str(error))
+            raise
+        if key in self._refused:
+            await self._set_refused(mirror, key, "")
+
+    async def _set_refused(self, mirror: Mirror, key: ResourceKey, problem: str) -> None:
+        if self._refused.pop(key, "") != problem:
+            for kind, name in mirror.origins_of(key):
+                with contextlib.suppress(TortieError):
+                    object_ = await self._api.get(kind, name)
+                    self._report(kind, name, object_, (problem,) if problem else ())
+        if problem:
+            self._refused[key] = problem
 
     def _report(self, kind: Kind, name: Name, object_: Object, problems: tuple[str, ...]) -> None:
         if self._reports.note(kind, name, object_, problems):

@@ -1,7 +1,10 @@
 """The kinds of the Kubernetes API that are read, and what each becomes."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
+
+import msgspec
 
 from tortie.kube.api import Kind
 from tortie.model.kubernetes.cluster_policy import cluster_policy
@@ -13,6 +16,8 @@ from tortie.model.kubernetes.workload import (
     service_account_profile,
 )
 from tortie.model.metadata import Resource
+from tortie.model.policy import GlobalNetworkPolicy, NetworkPolicy, Rule
+from tortie.model.validation import validate, with_defaults
 
 NODES = Kind("", "v1", "nodes")
 PODS = Kind("", "v1", "pods")
@@ -38,6 +43,9 @@ _KIND_NAMES = {
     BASELINE_POLICIES: "BaselineAdminNetworkPolicy",
     CLUSTER_NETWORK_POLICIES: "ClusterNetworkPolicy",
 }
+
+
+_RULE = re.compile(r"spec\.(ingress|egress)\[(\d+)\]")
 
 
 class Made(NamedTuple):
@@ -67,13 +75,34 @@ def _pod(pod: Object) -> Made:
 
 def _network_policy(policy: Object) -> Made:
     made = network_policy(policy)
-    return Made(made.resource, made.problems)
+    return _storable(made.resource, made.problems)
+
+
+def _storable(policy: NetworkPolicy | GlobalNetworkPolicy, problems: tuple[str, ...]) -> Made:
+    """Without those rules that break a limit of ours and not of Kubernetes'.
+
+    An allow rule less allows less. One that denies or passes must not be left out: then all of
+    the policy is refused, and said to be.
+    """
+    wrong: dict[tuple[str, int], str] = {}
+    for problem in validate(with_defaults(policy)):
+        if found := _RULE.match(problem.path):
+            wrong.setdefault((found[1], int(found[2])), f"{problem.path} {problem.rule}")
+    left: dict[str, tuple[Rule, ...]] = {}
+    for way, rules in (("ingress", policy.spec.ingress), ("egress", policy.spec.egress)):
+        left[way] = tuple(
+            rule
+            for index, rule in enumerate(rules)
+            if (way, index) not in wrong or rule.action != "Allow"
+        )
+    spec = msgspec.structs.replace(policy.spec, **left)
+    return Made(msgspec.structs.replace(policy, spec=spec), (*problems, *wrong.values()))
 
 
 def _cluster_policy(kind: Kind) -> Callable[[Object], Made]:
     def run(policy: Object) -> Made:
         made = cluster_policy({**policy, "kind": _KIND_NAMES[kind]})
-        return Made(made.resource, made.problems)
+        return _storable(made.resource, made.problems)
 
     return run
 

@@ -110,6 +110,10 @@ class Mirror:
     def count(self) -> int:
         return len(self._wanted)
 
+    def origins_of(self, key: ResourceKey) -> list[Origin]:
+        """Whose doing it is; for reports, not for speed."""
+        return [origin for origin, made in self._made.items() if made == key]
+
     def look_at_all(self) -> None:
         """Compare everything once more; cheap where nothing differs."""
         for key in self._wanted.keys() | self._stored.keys():

@@ -28,7 +28,11 @@ _PORT_NAME = re.compile("[a-z0-9-]{1,15}")
 _NETWORK_POLICY = re.compile(
     rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})?|(?:knp|ossg)\.default\.{_DNS_LABEL}(?:\.{_DNS_LABEL})*"
 )
-_GLOBAL_POLICY = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})?")
+_GLOBAL_POLICY = re.compile(
+    # Behind the prefixes is a name of Kubernetes' own policy API.
+    rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})?|(?:kcnp\.(?:admin|baseline)|kanp\.adminnetworkpolicy"
+    rf"|kbanp\.baselineadminnetworkpolicy)\.{_DNS_LABEL}(?:\.{_DNS_LABEL})*"
+)
 
 NAME_RULE = (
     "lower-case letters, digits, '-' and '.', beginning and ending with one of the first two"
