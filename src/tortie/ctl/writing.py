@@ -8,13 +8,15 @@ being written, as with calicoctl.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
+from itertools import groupby
 from typing import NamedTuple
 
 from tortie.ctl import access
 from tortie.ctl.grammar import Given
 from tortie.ctl.screen import Screen
+from tortie.datastore import bulk
 from tortie.datastore.resources import Resources, Stored, key_of
 from tortie.lib.errors import (
     AlreadyExists,
@@ -34,8 +36,8 @@ READ_ONLY = frozenset({"ClusterInformation"})
 _FIRST = ("Tier", "IPPool", "Node", "Profile", "BGPFilter")
 """Kinds that others rest on, so they are written before and deleted after them."""
 
-_TOGETHER = 32
-"""Writes on their way at once, of kinds that do not rest on one another."""
+_FEW = 8
+"""As many are written one by one; for more, what is there is listed first."""
 
 
 class Way(Enum):
@@ -99,11 +101,12 @@ def refuse_read_only(documents: Sequence[Document], verb: str) -> None:
 def in_order(documents: Sequence[Document]) -> list[Document]:
     """As in the files, but what others rest on first."""
 
-    def rank(document: Document) -> int:
-        kind = document.key.kind
-        return _FIRST.index(kind) if kind in _FIRST else len(_FIRST)
+    return sorted(documents, key=_rank)
 
-    return sorted(documents, key=rank)
+
+def _rank(document: Document) -> int:
+    kind = document.key.kind
+    return _FIRST.index(kind) if kind in _FIRST else len(_FIRST)
 
 
 async def write(
@@ -121,17 +124,20 @@ async def write(
     """
     await initialize(resources)
     await resources.check_together([document.resource for document in documents])
-    one = _writer(resources, way)
-    if way is Way.APPLY and len(documents) > _TOGETHER:
-        one = await _informed(resources, documents)
+    one = _writer(resources, way, skip_existing=skip_existing)
+    kinds = sorted({document.key.kind for document in documents})
+    there = await bulk.known(resources, kinds) if len(documents) > _FEW else None
     done = 0
     errors: list[str] = []
     progress = screen.progress("writing", len(documents))
     try:
         for batch in _batches(documents):
-            results = await asyncio.gather(
-                *(_attempt(one, document, skip_existing) for document in batch)
-            )
+            wanted = [document.resource for document in batch]
+            results: Sequence[TortieError | None]
+            if there is None or not _can_go_together(way, wanted, there):
+                results = await asyncio.gather(*(bulk.attempt(one, each) for each in wanted))
+            else:
+                results = await bulk.write(resources, wanted, there, one)
             for document, error in zip(batch, results, strict=True):
                 if error is None:
                     done += 1
@@ -145,25 +151,24 @@ async def write(
     return Outcome(done, errors)
 
 
-async def _attempt(
-    one: Callable[[Resource], Awaitable[Stored[Resource]]], document: Document, skip_existing: bool
-) -> TortieError | None:
-    try:
-        await one(document.resource)
-    except AlreadyExists as error:
-        return None if skip_existing else error
-    except TortieError as error:
-        return error
-    return None
-
-
 def _batches(documents: Sequence[Document]) -> Iterator[Sequence[Document]]:
-    """What others rest on one by one; the rest together."""
-    plain = next((i for i, d in enumerate(documents) if d.key.kind not in _FIRST), len(documents))
-    for index in range(plain):
-        yield documents[index : index + 1]
-    for start in range(plain, len(documents), _TOGETHER):
-        yield documents[start : start + _TOGETHER]
+    """In order; those of one batch do not rest on one another."""
+    for rank, alike in groupby(documents, _rank):
+        of_rank = list(alike)
+        # A new pool is compared with those that are there.
+        size = 1 if rank == _FIRST.index("IPPool") else bulk.BATCH
+        for start in range(0, len(of_rank), size):
+            yield of_rank[start : start + size]
+
+
+def _can_go_together(
+    way: Way, batch: Sequence[Resource], there: Mapping[ResourceKey, Stored[Resource]]
+) -> bool:
+    """Whether nothing is known yet that makes one of them fail, or that needs a closer look."""
+    if any(one.metadata.resource_version for one in batch):
+        return False
+    known = {key_of(one) in there for one in batch}
+    return way is Way.APPLY or known == {way is Way.REPLACE}
 
 
 def _report(
@@ -178,29 +183,20 @@ def _report(
         raise InvalidInput(access.failure(verb, len(documents), kind, outcome.errors))
 
 
-def _writer(resources: Resources, way: Way) -> Callable[[Resource], Awaitable[Stored[Resource]]]:
-    if way is Way.CREATE:
-        return resources.create
-    return resources.update if way is Way.REPLACE else resources.apply
+def _writer(resources: Resources, way: Way, *, skip_existing: bool) -> bulk.OneByOne:
+    if way is Way.REPLACE:
+        return resources.update
+    if way is Way.APPLY:
+        return resources.apply
 
-
-async def _informed(
-    resources: Resources, documents: Sequence[Document]
-) -> Callable[[Resource], Awaitable[Stored[Resource]]]:
-    """`apply` that does not ask for each name whether it is there."""
-    there: set[ResourceKey] = set()
-    for kind in {document.key.kind for document in documents}:
-        there |= {key_of(stored.resource) for stored in (await resources.list(kind)).items}
-
-    async def one(resource: Resource) -> Stored[Resource]:
-        if key_of(resource) in there or resource.metadata.resource_version:
-            return await resources.apply(resource)
+    async def create(resource: Resource) -> None:
         try:
-            return await resources.create(resource)
+            await resources.create(resource)
         except AlreadyExists:
-            return await resources.apply(resource)
+            if not skip_existing:
+                raise
 
-    return one
+    return create
 
 
 async def initialize(resources: Resources) -> None:

@@ -59,6 +59,17 @@ class Stored(NamedTuple, Generic[R_co]):
     """As stored, unknown fields included."""
 
 
+class Write(NamedTuple, Generic[R_co]):
+    """A resource on its way: one put, and what must hold for it."""
+
+    resource: R_co
+    path: str
+    raw: bytes
+    previous: bytes
+    """What was stored; empty for a new one."""
+    compares: Sequence[Compare]
+
+
 class Found(NamedTuple):
     """All resources of a kind as of one revision, by namespace and name."""
 
@@ -161,14 +172,7 @@ class Resources:
             raise InvalidInput(f"{key}: metadata.resourceVersion must not be given to create it")
         if look_first and await self._entry(key) is not None:
             raise AlreadyExists(f"{key} already exists")
-        compares = await self._compares(resource)
-        metadata = msgspec.structs.replace(
-            resource.metadata,
-            uid=str(uuid.uuid4()),
-            creation_timestamp=self._now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        )
-        resource = msgspec.structs.replace(resource, metadata=metadata)
-        return await self._write(key.path, resource, b"", [unchanged(key.path, 0), *compares])
+        return await self._commit(await self._creation(resource))
 
     async def update(self, resource: R) -> Stored[R]:
         """Replace an existing one; its uid, creation time, status and unknown fields stay.
@@ -212,6 +216,22 @@ class Resources:
             except AlreadyExists:
                 continue
         raise Conflict(f"{key_of(resource)} comes and goes; try again")
+
+    async def prepare(self, resource: R, there: Stored[Resource] | None) -> Write[R] | None:
+        """What `apply` would write if `there` is what is stored; None if that is the same already.
+
+        `resource` must be complete and valid, as what `documents` reads is: it is not checked
+        again, beyond what it needs others for. For `bulk`, which writes many together.
+
+        Raises:
+            InvalidInput: too large, or a pool that overlaps.
+        """
+        if there is None:
+            return await self._creation(resource)
+        resource = _continued(resource, there.resource)
+        compares = [unchanged(there.path, there.revision), *await self._compares(resource)]
+        write = _write(there.path, resource, there.raw, compares)
+        return None if write.raw == there.raw else write
 
     async def check_together(self, resources: Sequence[Resource]) -> None:
         """Check what is to be written together, before any of it is written.
@@ -336,29 +356,32 @@ class Resources:
         compares = await self._compares(resource)
         if before is not None:
             resource = _continued(resource, before)
-        return await self._write(
-            entry.key, resource, entry.value, [unchanged(entry.key, entry.mod_revision), *compares]
-        )
+        compares = [unchanged(entry.key, entry.mod_revision), *compares]
+        return await self._commit(_write(entry.key, resource, entry.value, compares))
 
-    async def _write(
-        self, path: str, resource: R, previous: bytes, compares: Sequence[Compare]
-    ) -> Stored[R]:
-        key = parse_key(path)
-        assert isinstance(key, ResourceKey)  # it came from one
-        raw = codec.encode(key, resource, previous)
-        if len(raw) > codec.VALUE_MAX_BYTES:
-            raise InvalidInput(f"{key}: {len(raw)} bytes, more than {codec.VALUE_MAX_BYTES}")
-        if raw == previous:
-            revision = next(int(c.operand) for c in compares if c.key == path)
+    async def _creation(self, resource: R) -> Write[R]:
+        path = key_of(resource).path
+        metadata = msgspec.structs.replace(
+            resource.metadata,
+            uid=str(uuid.uuid4()),
+            creation_timestamp=self._now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+        compares = [unchanged(path, 0), *await self._compares(resource)]
+        return _write(path, msgspec.structs.replace(resource, metadata=metadata), b"", compares)
+
+    async def _commit(self, write: Write[R]) -> Stored[R]:
+        path, resource, raw = write.path, write.resource, write.raw
+        if raw == write.previous:
+            revision = next(int(c.operand) for c in write.compares if c.key == path)
             return Stored(_with_version(resource, revision), revision, path, raw)
-        result = await self._client.transact(Txn(compares, [Put(path, raw)]))
+        result = await self._client.transact(Txn(write.compares, [Put(path, raw)]))
         if result.succeeded:
             return Stored(_with_version(resource, result.revision), result.revision, path, raw)
         await self._check_tier(resource)
         await self._check_filters(resource)
-        if previous:
-            raise Conflict(f"{key} was changed by another writer; read it again")
-        raise AlreadyExists(f"{key} already exists")
+        if write.previous:
+            raise Conflict(f"{key_of(resource)} was changed by another writer; read it again")
+        raise AlreadyExists(f"{key_of(resource)} already exists")
 
     async def _compares(self, resource: Resource) -> Sequence[Compare]:
         """What else must hold for the write: compared in the transaction, else checked now."""
@@ -454,6 +477,19 @@ def _stored(entry: Entry) -> Stored[Resource]:
     resource = codec.decode(key, entry.value)
     revision = entry.mod_revision
     return Stored(_with_version(resource, revision), revision, entry.key, entry.value)
+
+
+def _write(path: str, resource: R, previous: bytes, compares: Sequence[Compare]) -> Write[R]:
+    """
+    Raises:
+        InvalidInput: it is too large.
+    """
+    key = parse_key(path)
+    assert isinstance(key, ResourceKey)  # it came from one
+    raw = codec.encode(key, resource, previous)
+    if len(raw) > codec.VALUE_MAX_BYTES:
+        raise InvalidInput(f"{key}: {len(raw)} bytes, more than {codec.VALUE_MAX_BYTES}")
+    return Write(resource, path, raw, previous, compares)
 
 
 def _complete(resource: R) -> R:
