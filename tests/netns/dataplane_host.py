@@ -141,14 +141,14 @@ def pings(to: Network | str, source: str = "") -> bool:
         # The kernel fills in ICMPv6's checksum; ICMP's over these 8 bytes is this.
         checksum = 0xFFFF - ((kind << 8) + number + 1)
         echo = struct.pack("!BBHHH", kind, 0, checksum, number, 1)
-        raw.sendto(echo, socket.getaddrinfo(text, 0, FAMILIES[family])[0][4])
         try:
+            raw.sendto(echo, socket.getaddrinfo(text, 0, FAMILIES[family])[0][4])
             while True:
                 packet = raw.recv(256)
                 message = packet[20:] if family == 4 else packet
                 if message[0] == answer and message[4:6] == number.to_bytes(2, "big"):
                     return True
-        except TimeoutError:
+        except (TimeoutError, PermissionError):  # the latter if our own output hook drops it
             return False
 
 

@@ -39,7 +39,15 @@ from tortie.kernel.netlink import NetlinkSocket, OutcomeUnknown
 from tortie.kernel.nflog import Nflog
 from tortie.kernel.nft.connection import Changes, Nft, supports_owner_tables
 from tortie.kernel.rtnl.connection import Rtnl
-from tortie.kernel.rtnl.monitor import Event, LinkChanged, LinkGone, Monitor
+from tortie.kernel.rtnl.monitor import (
+    AddressChanged,
+    AddressGone,
+    Event,
+    Group,
+    LinkChanged,
+    LinkGone,
+    Monitor,
+)
 from tortie.lib import supervisor
 from tortie.lib.errors import TortieError
 from tortie.lib.health import Health
@@ -90,8 +98,13 @@ def open_kernel(paths: Paths, inbox: AgentInbox) -> Kernel:
     """
 
     def on_link(event: Event) -> None:
-        index = event.link.index if isinstance(event, LinkChanged | LinkGone) else 0
-        inbox.put_now(("link", index), event)
+        match event:
+            case LinkChanged(link) | LinkGone(link):
+                inbox.put_now(("link", link.index), event)
+            case AddressChanged(address) | AddressGone(address):
+                inbox.put_now(("address", address.interface), event)
+            case _:
+                inbox.put_now(("link", 0), event)
 
     ownership = obtain(paths.run)
     owned = os.environ.get(OWNED_TABLES_ENVIRONMENT) != "never" and supports_owner_tables()
@@ -102,7 +115,7 @@ def open_kernel(paths: Paths, inbox: AgentInbox) -> Kernel:
         Nft(NetlinkSocket.adopt(ownership.netlink.detach())),
         Rtnl.open(),
         Conntrack.open(),
-        Monitor.open(on_link),
+        Monitor.open(on_link, groups=(Group.LINK, Group.IPV4_ADDRESS, Group.IPV6_ADDRESS)),
         None if owned else Changes(),
     )
 

@@ -19,6 +19,7 @@ What fails stays pending, and is tried again by the next apply.
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -30,6 +31,7 @@ from tortie.dataplane.driver.route import RouteDriver
 from tortie.dataplane.driver.sysctl import SysctlDriver, global_key
 from tortie.dataplane.manager.connection import ConnectionManager
 from tortie.dataplane.manager.endpoint import EndpointManager
+from tortie.dataplane.manager.host_endpoint import HostEndpointManager
 from tortie.dataplane.manager.ipset import IPSetManager
 from tortie.dataplane.manager.masquerade import MasqueradeManager
 from tortie.dataplane.manager.policy import PolicyManager
@@ -45,7 +47,14 @@ from tortie.kernel.conntrack import Flow
 from tortie.kernel.nft.connection import Backend as NftBackend
 from tortie.kernel.rtnl import route
 from tortie.kernel.rtnl.backend import Backend as RtnlBackend
-from tortie.kernel.rtnl.monitor import Event, LinkChanged, LinkGone, Overflow
+from tortie.kernel.rtnl.monitor import (
+    AddressChanged,
+    AddressGone,
+    Event,
+    LinkChanged,
+    LinkGone,
+    Overflow,
+)
 from tortie.lib.errors import KernelBusy, TortieError
 from tortie.lib.ip import Network
 
@@ -116,6 +125,7 @@ class Dataplane:
         inet, arp = self._nft.inet, self._nft.arp
         policies = PolicyManager(inet, settings)
         self._endpoints = EndpointManager(inet, arp, policies, self._neighbours, settings)
+        self._host_endpoints = HostEndpointManager(inet, policies, settings)
         self._route_manager = RouteManager(self._routes, self._links, settings)
         masquerade = MasqueradeManager(inet, settings)
         ip_sets = IPSetManager(inet, policies, settings)
@@ -129,6 +139,7 @@ class Dataplane:
             Kind.IP_SET_MEMBER: (ip_sets,),
             Kind.POLICY: (policies,),
             Kind.ENDPOINT: (self._endpoints,),
+            Kind.HOST_ENDPOINT: (self._host_endpoints,),
             Kind.STAGED_POLICY: (self._seen,),
             Kind.STAGED_ENDPOINT: (self._seen,),
             Kind.ROUTE: (self._route_manager,),
@@ -143,6 +154,8 @@ class Dataplane:
             self._sysctls.want(global_key("netfilter/nf_conntrack_acct"), "1")
         self._stale = True
         """Links, routes and neighbours must be read before anything is written."""
+        self._addresses_stale = True
+        """So must the interfaces' addresses, as far as a host endpoint goes by them."""
         self._applies = self._cut = 0
         self._next_cut = 0.0
         """On the monotonic clock: denied connections are not looked for before."""
@@ -172,6 +185,9 @@ class Dataplane:
             case LinkGone(link):
                 self._check_uplink(link.name, up=False)
                 self._on_links(self._links.observe_gone(link))
+            case AddressChanged(address) | AddressGone(address):
+                if not self._links.is_workload(self._links.name_of(address.interface) or ""):
+                    self._addresses_stale = True
             case Overflow():
                 self._stale = True
 
@@ -196,6 +212,8 @@ class Dataplane:
         """
         if self._stale:
             self._read_back()
+        if self._addresses_stale and self._host_endpoints.needs_addresses:
+            self._read_addresses()
         self._guards.open_former()
         await self._refusals.apply()
         self._report(self._guards.apply())
@@ -287,12 +305,24 @@ class Dataplane:
         self._neighbours.resync()
         self._routes.resync()
         self._stale = False
+        self._addresses_stale = True
+
+    def _read_addresses(self) -> None:
+        found: defaultdict[str, set[Network]] = defaultdict(set)
+        for one in self._rtnl.addresses():
+            name = self._links.name_of(one.interface)
+            if name is not None and not self._links.is_workload(name):
+                found[name].add(one.address)
+        self._host_endpoints.on_addresses({name: frozenset(own) for name, own in found.items()})
+        self._addresses_stale = False
 
     def _on_links(self, names: set[str]) -> None:
         for name in names:
             self._guards.on_link(name)
             self._route_manager.on_link(name)
             self._neighbours.on_link(name)
+            if not self._links.is_workload(name):
+                self._addresses_stale = True
 
     def _cut_departed(self) -> None:
         departed = self._endpoints.departed

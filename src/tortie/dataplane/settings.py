@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from tortie.lib.ip import Network
+
 EndpointToHostAction = Literal["Drop", "Return", "Accept"]
 NatExclusions = Literal["IPPoolsOnly", "IPPoolsAndHostIPs"]
 
@@ -13,6 +15,8 @@ class ProtoPort(msgspec.Struct, frozen=True):
 
     protocol: int
     port: int
+    network: Network | None = None
+    """Of the other end; None: anybody."""
 
 
 class LogLimit(msgspec.Struct, frozen=True):
@@ -40,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_ipip_from_workloads: bool = False
     vxlan_port: int = 4789
     mark_mask: int = 0xFFFF0000
-    """Bits of the packet mark that are ours; at least one."""
+    """Bits of the packet mark that are ours; at least three."""
     log_prefix: str = "calico-packet"
     """Of what rules with the action Log write to the kernel's log."""
     log_limit: LogLimit | None = None
@@ -71,7 +75,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def mark_pass(self) -> int:
         """The bit that says "a rule said Pass": the lowest of ours."""
-        return self.mark_mask & -self.mark_mask
+        return _lowest(self.mark_mask)
+
+    @property
+    def mark_accepted(self) -> int:
+        """The bit that says "what comes in here has been allowed": nobody asks again at that end.
+        The second lowest of ours. Also for others' rules to know what we let in."""
+        return _lowest(self.mark_mask & ~self.mark_pass)
+
+    @property
+    def mark_deferred(self) -> int:
+        """The bit that says "policy is asked when it is known where this goes out". The third."""
+        return _lowest(self.mark_mask & ~self.mark_pass & ~self.mark_accepted)
 
     @property
     def mark_rule(self) -> int:
@@ -92,3 +107,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for _ in range(3):
             left &= left - 1
         return left & -left if self.guard_links else 0
+
+
+def _lowest(mask: int) -> int:
+    return mask & -mask

@@ -353,7 +353,12 @@ def test_every_way_of_a_workload_ends_in_a_drop(chain: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("action", "last"), [("Drop", "drop"), ("Accept", "accept"), ("Return", "return")]
+    ("action", "last"),
+    [
+        ("Drop", "drop"),
+        ("Accept", "meta mark set meta mark & 0xfffdffff ^ 0x00020000 accept"),
+        ("Return", "meta mark set meta mark & 0xfffdffff return"),
+    ],
 )
 def test_the_endpoint_to_host_action(action: str, last: str) -> None:
     settings = Settings(host="h1", endpoint_to_host_action=action)  # type: ignore[arg-type]

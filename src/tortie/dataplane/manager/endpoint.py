@@ -10,14 +10,12 @@ from typing import NamedTuple, cast
 
 from tortie.dataplane.driver.neighbour import NeighbourDriver
 from tortie.dataplane.driver.table import TableState
-from tortie.dataplane.manager.policy import PolicyManager
+from tortie.dataplane.manager.policy import PlacedList, PolicyManager
 from tortie.dataplane.rules import names
 from tortie.dataplane.rules.endpoint import ElementData, arp_elements, endpoint_elements
-from tortie.dataplane.rules.names import Direction
 from tortie.dataplane.settings import Settings
 from tortie.desired.endpoint import Endpoint, EndpointId
 from tortie.desired.kinds import Kind
-from tortie.desired.policy import PolicyList
 from tortie.kernel.nft import keys
 from tortie.kernel.rtnl.link import parse_mac
 from tortie.lib.ip import Network
@@ -70,8 +68,8 @@ class EndpointManager:
         if changed:
             self._tightened.add(endpoint_id)
         # The new lists first: a policy that both name then stays as it is.
-        for policies, direction in after - before:
-            self._policies.use(policies, direction, endpoint_id)
+        for one in after - before:
+            self._policies.use(one, endpoint_id)
         if new is not None:
             self._endpoints[endpoint_id] = new
         else:
@@ -79,8 +77,8 @@ class EndpointManager:
         self._write_elements(endpoint_id, old, new)
         self._write_addresses(endpoint_id, old, new)
         self._write_neighbours(endpoint_id, old, new)
-        for policies, direction in before - after:
-            self._policies.release(policies, direction, endpoint_id)
+        for one in before - after:
+            self._policies.release(one, endpoint_id)
 
     @property
     def endpoints(self) -> dict[EndpointId, Endpoint]:
@@ -182,10 +180,10 @@ class EndpointManager:
                 self._neighbours.drop(old.interface, address, owner=endpoint_id)
 
 
-def _lists(endpoint: Endpoint | None) -> set[tuple[PolicyList, Direction]]:
+def _lists(endpoint: Endpoint | None) -> set[PlacedList]:
     if endpoint is None:
         return set()
-    return {(endpoint.ingress, "ingress"), (endpoint.egress, "egress")}
+    return {PlacedList(endpoint.ingress, "ingress"), PlacedList(endpoint.egress, "egress")}
 
 
 def _claim(element: ElementData, *, is_arp: bool) -> _Claim:

@@ -25,7 +25,6 @@ from tortie.dataplane.driver.nftables import ARP, INET, NftablesDriver
 from tortie.dataplane.manager.endpoint import EndpointManager
 from tortie.dataplane.manager.ipset import IPSetManager
 from tortie.dataplane.manager.policy import PolicyManager
-from tortie.dataplane.rules import names
 from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Kind
 from tortie.kernel.nft.connection import OperationRefused
@@ -54,7 +53,7 @@ class Fault(NamedTuple):
 
     kind: Literal["policy", "list", "endpoint", "set"]
     name: Hashable
-    """`PolicyId`; policy list and direction; `EndpointId`; set id."""
+    """`PolicyId`; `PlacedList`; `EndpointId`; set id."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
@@ -175,9 +174,9 @@ class Refusals:
             return Fault("policy", policy)
         if key is None:
             return None
-        if name in names.CHAINS.values():
-            found = self._policies.list_of_id(key)
-            return Fault("list", found) if found is not None else None
+        found = self._policies.list_of_element(name, key)
+        if found is not None:
+            return Fault("list", found)
         endpoint = self._endpoints.owner_of(name, key, is_arp=table == ARP)
         return Fault("endpoint", endpoint) if endpoint is not None else None
 

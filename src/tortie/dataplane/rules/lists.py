@@ -6,6 +6,10 @@ default action of Deny counts and drops. What is left, because a rule passed or
 the default action is Pass, falls through to the next tier, then to the
 profiles, and at last is counted and dropped.
 
+A host endpoint's lists begin with what is always open. Those that are asked
+before its normal ones, or about what passes by, leave at their end alone what
+nothing has decided.
+
 A policy decides by `accept` or `drop` itself: `accept` ends only the base
 chain that led here, so it is the packet's other half, or the endpoint-to-host
 action, that has the next word.
@@ -13,31 +17,50 @@ action, that has the next word.
 
 from collections.abc import Callable
 
-from tortie.dataplane.rules import match, names, seen
+from tortie.dataplane.rules import host_endpoint, match, names, seen
 from tortie.dataplane.rules.content import ChainContent, Content
 from tortie.dataplane.rules.match import Expressions
-from tortie.dataplane.rules.names import Direction
+from tortie.dataplane.rules.names import Direction, Place
 from tortie.dataplane.settings import Settings
 from tortie.desired.policy import PolicyId, PolicyList, TierPolicies
 from tortie.kernel.nft import userdata
-from tortie.kernel.nft.expressions import jump
+from tortie.kernel.nft.constants import CtState
+from tortie.kernel.nft.expressions import ACCEPT, jump
 from tortie.kernel.nft.objects import Rule
 
 
-def list_chain(policies: PolicyList, direction: Direction, settings: Settings) -> Content:
+def list_chain(
+    policies: PolicyList, direction: Direction, settings: Settings, place: Place = "workload"
+) -> Content:
     """The chain that decides a packet by `policies`; it never returns."""
-    chain = names.list_chain(names.list_id(policies), direction)
+    chain = names.list_chain(names.list_id(policies), direction, place)
     rules: list[Rule] = []
 
     def add(expressions: Expressions, comment: str) -> None:
         rules.append(Rule(chain, expressions, userdata.pack_rule(comment=comment)))
 
+    for expressions in _always(direction, settings, place):
+        add(expressions, "")
     for tier in policies.tiers:
-        _add_tier(tier, direction, settings, add=add)
+        _add_tier(tier, direction, settings, place, add=add)
     for profile in policies.profiles:
         add((jump(names.policy_chain(profile, direction)),), str(profile))
-    add(seen.dropped(seen.END_OF_LIST, direction, settings), "nothing decided")
+    closed = seen.dropped(seen.END_OF_LIST, direction, settings)
+    is_last = place in ("workload", "host")
+    add(closed if is_last else match.counted(ACCEPT), "nothing decided")
     return Content(chains={chain: ChainContent(None, tuple(rules))})
+
+
+def closed_list(
+    policies: PolicyList, direction: Direction, settings: Settings, place: Place
+) -> Content:
+    """A host endpoint's list that the kernel refused: it drops all but what is always open."""
+    chain = names.list_chain(names.list_id(policies), direction, place)
+    closed = seen.dropped(seen.NO_ENDPOINT, direction, settings)
+    rules = (*_always(direction, settings, place), closed)
+    comment = userdata.pack_rule(comment="refused")
+    found = tuple(Rule(chain, one, comment) for one in rules)
+    return Content(chains={chain: ChainContent(None, found)})
 
 
 def policies_of(policies: PolicyList) -> tuple[PolicyId, ...]:
@@ -46,10 +69,21 @@ def policies_of(policies: PolicyList) -> tuple[PolicyId, ...]:
     return tuple(dict.fromkeys((*in_tiers, *policies.profiles)))
 
 
+def _always(direction: Direction, settings: Settings, place: Place) -> tuple[Expressions, ...]:
+    """What comes before a host endpoint's policies."""
+    if place == "workload":
+        return ()
+    if place == "forward":
+        invalid = seen.dropped(seen.INVALID, direction, settings)
+        return ((*match.connection(CtState.INVALID), *invalid),)
+    return ((jump(host_endpoint.always_chain(direction, tracked=place != "untracked")),),)
+
+
 def _add_tier(
     tier: TierPolicies,
     direction: Direction,
     settings: Settings,
+    place: Place,
     *,
     add: Callable[[Expressions, str], None],
 ) -> None:
@@ -57,7 +91,7 @@ def _add_tier(
     add(match.clear_mark(settings.mark_pass), f"tier {tier.name}")
     for position, policy in enumerate(tier.policies):
         condition = not_passed if position else ()
-        add((*condition, jump(names.policy_chain(policy, direction))), str(policy))
+        add((*condition, jump(names.policy_chain(policy, direction, place))), str(policy))
     if tier.default_action == "Deny":
         drop = seen.denied(seen.end_of_tier(tier.name, direction), direction, settings)
         add((*not_passed, *drop), f"end of tier {tier.name}")

@@ -5,8 +5,9 @@ behind that another one needs; so phrases can be put together in any order.
 """
 
 from tortie.dataplane.rules import names
+from tortie.desired.host_endpoint import ALL_INTERFACES
 from tortie.kernel.nft import keys
-from tortie.kernel.nft.constants import CmpOp, CtKey, CtState, MetaKey, PayloadBase
+from tortie.kernel.nft.constants import CmpOp, CtKey, CtState, CtStatus, MetaKey, PayloadBase
 from tortie.kernel.nft.expressions import (
     VERDICT_REGISTER,
     Bitwise,
@@ -21,6 +22,7 @@ from tortie.kernel.nft.expressions import (
     Payload,
     Verdict,
 )
+from tortie.lib.ip import Network
 
 Expressions = tuple[Expression, ...]
 
@@ -83,6 +85,10 @@ def transport(offset: int, value: bytes, *, negate: bool = False) -> Expressions
     return (Payload(PayloadBase.TRANSPORT, offset, len(value)), Cmp(op, value))
 
 
+def transport_bytes(offset: int, length: int) -> Payload:
+    return Payload(PayloadBase.TRANSPORT, offset, length)
+
+
 def transport_port(offset: int, register: int = 0) -> Payload:
     return Payload(PayloadBase.TRANSPORT, offset, 2, register)
 
@@ -102,8 +108,19 @@ def connection(state: CtState) -> Expressions:
     return (Ct(CtKey.STATE), Bitwise(mask, bytes(4)), Cmp(CmpOp.NEQ, bytes(4)))
 
 
+def destination_was_translated() -> Expressions:
+    """The packet's connection has gone through destination NAT."""
+    mask = keys.u32(int(CtStatus.DNAT))
+    return (Ct(CtKey.STATUS), Bitwise(mask, bytes(4)), Cmp(CmpOp.NEQ, bytes(4)))
+
+
 def mark_is_clear(bits: int) -> Expressions:
     return (Meta(MetaKey.MARK), Bitwise(keys.u32(bits), bytes(4)), Cmp(CmpOp.EQ, bytes(4)))
+
+
+def mark_is_set(bits: int) -> Expressions:
+    """One of these bits is."""
+    return (Meta(MetaKey.MARK), Bitwise(keys.u32(bits), bytes(4)), Cmp(CmpOp.NEQ, bytes(4)))
 
 
 def clear_mark(bits: int) -> Expressions:
@@ -136,6 +153,33 @@ def dispatch(interface: MetaKey, lists: str, chains: str) -> Expressions:
         Meta(interface, _LIST_ID_WORD),
         Lookup(lists, destination=_LIST_ID_WORD - 1),
         Lookup(chains, register=_LIST_ID_WORD, destination=VERDICT_REGISTER),
+    )
+
+
+def dispatch_all(lists: str, chains: str) -> Expressions:
+    """As `dispatch`, for what stands in the map for every interface."""
+    every = keys.ifname(ALL_INTERFACES)
+    return (
+        Immediate(every),
+        Immediate(every, _LIST_ID_WORD),
+        Lookup(lists, destination=_LIST_ID_WORD - 1),
+        Lookup(chains, register=_LIST_ID_WORD, destination=VERDICT_REGISTER),
+    )
+
+
+def protocol_and_port(offset: int, set_name: str) -> Expressions:
+    """Protocol and the port at `offset` together are in the set."""
+    return (Meta(MetaKey.L4PROTO), transport_port(offset, 1), Lookup(set_name))
+
+
+def within(load: Payload, network: Network) -> Expressions:
+    """The address that `load` loads is of this network."""
+    mask = (1 << network.bits) - (1 << network.bits - network.length)
+    size = network.bits // 8
+    return (
+        load,
+        Bitwise(mask.to_bytes(size, "big"), bytes(size)),
+        Cmp(CmpOp.EQ, network.packed),
     )
 
 

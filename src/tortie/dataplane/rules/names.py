@@ -15,6 +15,10 @@ import msgspec
 from tortie.desired.policy import PolicyId, PolicyList
 
 Direction = Literal["ingress", "egress"]
+Place = Literal["workload", "host", "forward", "untracked", "pre-dnat"]
+"""Who asks a policy list, which decides what an Allow does and what follows its end: a workload
+endpoint; or a host endpoint, about its host's own packets, about those that pass by, before
+connection tracking, or before destination NAT."""
 
 LIST_ID_BYTES = 16
 PORTS_ID_BYTES = 16
@@ -24,9 +28,23 @@ PORTS_ID_BYTES = 16
 SOURCES = {4: "sources4", 6: "sources6"}
 """interface · address: what a workload may send from."""
 LISTS: dict[Direction, str] = {"ingress": "ingress-lists", "egress": "egress-lists"}
-"""interface → list id; plain data, so an endpoint's change is cheap."""
+"""interface → list id, of workloads; plain data, so an endpoint's change is cheap."""
 CHAINS: dict[Direction, str] = {"ingress": "ingress-chains", "egress": "egress-chains"}
-"""list id → chain."""
+"""list id → chain, of workloads."""
+HOST_PLACES: tuple[tuple[Place, Direction], ...] = (
+    ("host", "ingress"),
+    ("host", "egress"),
+    ("forward", "ingress"),
+    ("forward", "egress"),
+    ("untracked", "ingress"),
+    ("untracked", "egress"),
+    ("pre-dnat", "ingress"),
+)
+"""The lists of a host endpoint; each has the same two maps, under names of its own."""
+FAILSAFE: dict[Direction, str] = {"ingress": "failsafe-inbound", "egress": "failsafe-outbound"}
+"""protocol · port of what host endpoints never close."""
+NEIGHBOUR_DISCOVERY = "neighbour-discovery"
+"""ICMPv6 types that host endpoints never close."""
 RULE_PORTS = "rule-ports"
 """side of a rule · port: the ports that rules name one by one, of all rules."""
 POOLS = {4: "pools4", 6: "pools6"}
@@ -59,12 +77,34 @@ def list_data(identity: bytes) -> bytes:
     return bytes(4) + identity
 
 
-def list_chain(identity: bytes, direction: Direction) -> str:
-    return f"l{direction[0]}-{digest(identity)}"
+def lists_map(direction: Direction, place: Place = "workload") -> str:
+    """interface → list id."""
+    return LISTS[direction] if place == "workload" else f"{place}-{LISTS[direction]}"
 
 
-def policy_chain(policy: PolicyId, direction: Direction) -> str:
-    return f"p{direction[0]}-{digest(policy.kind, policy.namespace, policy.name)}"
+def chains_map(direction: Direction, place: Place = "workload") -> str:
+    """list id → chain."""
+    return CHAINS[direction] if place == "workload" else f"{place}-{CHAINS[direction]}"
+
+
+_LIST_PREFIX: dict[Place, str] = {
+    "workload": "l",
+    "host": "h",
+    "forward": "f",
+    "untracked": "u",
+    "pre-dnat": "d",
+}
+_POLICY_PREFIX: dict[Place, str] = {"untracked": "pu", "pre-dnat": "pd"}
+"""Elsewhere an Allow means the same, so that the chain is shared."""
+
+
+def list_chain(identity: bytes, direction: Direction, place: Place = "workload") -> str:
+    return f"{_LIST_PREFIX[place]}{direction[0]}-{digest(identity)}"
+
+
+def policy_chain(policy: PolicyId, direction: Direction, place: Place = "workload") -> str:
+    prefix = _POLICY_PREFIX.get(place, "p")
+    return f"{prefix}{direction[0]}-{digest(policy.kind, policy.namespace, policy.name)}"
 
 
 def net_set(set_id: str, family: int, *, wide: bool) -> str:

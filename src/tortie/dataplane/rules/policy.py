@@ -33,7 +33,7 @@ from tortie.dataplane.rules.content import (
     outermost,
 )
 from tortie.dataplane.rules.match import Expressions
-from tortie.dataplane.rules.names import Direction
+from tortie.dataplane.rules.names import Direction, Place
 from tortie.dataplane.settings import Settings
 from tortie.desired.policy import (
     ICMP,
@@ -54,6 +54,7 @@ from tortie.kernel.nft.expressions import (
     Log,
     Lookup,
     Meta,
+    Notrack,
     Payload,
 )
 from tortie.lib.ip import Network
@@ -90,6 +91,7 @@ def policy_chain(
     settings: Settings,
     *,
     set_forms: Mapping[tuple[str, int], Form] = _ALL_THERE,
+    place: Place = "workload",
 ) -> Content:
     """The chain of one direction of a policy, with the sets that are its own.
 
@@ -97,15 +99,22 @@ def policy_chain(
 
     Args:
         set_forms: by id and family; a set that is not here has the form `ADDRESSES`.
+        place: what an Allow does depends on it.
     """
-    return _Renderer(policy_id, direction, settings, set_forms).render(policy.rules(direction))
+    renderer = _Renderer(policy_id, direction, settings, set_forms, place)
+    return renderer.render(policy.rules(direction))
 
 
 def stand_in(
-    policy_id: PolicyId, direction: Direction, settings: Settings, *, known: bool = False
+    policy_id: PolicyId,
+    direction: Direction,
+    settings: Settings,
+    place: Place = "workload",
+    *,
+    known: bool = False,
 ) -> Content:
     """The chain of a policy that is referred to and not known, or refused: it drops everything."""
-    chain = names.policy_chain(policy_id, direction)
+    chain = names.policy_chain(policy_id, direction, place)
     comment = f"refused: {policy_id}" if known else "unknown policy"
     verdict = seen.denied(stand_in_id(policy_id, direction), direction, settings)
     rule = objects.Rule(chain, verdict, userdata.pack_rule(comment=comment))
@@ -136,12 +145,14 @@ class _Renderer:
         direction: Direction,
         settings: Settings,
         set_forms: Mapping[tuple[str, int], Form],
+        place: Place,
     ) -> None:
         self._set_forms = set_forms
         self._policy_id = policy_id
         self._direction = direction
         self._settings = settings
-        self._chain = names.policy_chain(policy_id, direction)
+        self._place = place
+        self._chain = names.policy_chain(policy_id, direction, place)
         self._user_data = userdata.pack_rule(comment=str(policy_id))
         self._shapes: Tally[str] = Tally()
         self._sets: dict[str, objects.Set] = {}
@@ -162,9 +173,11 @@ class _Renderer:
         shape = _shape(rule)
         occurrence = self._shapes[shape]
         self._shapes[shape] += 1
-        stem = names.digest(self._policy_id, self._direction, shape, occurrence)
+        stem = names.digest(self._chain, shape, occurrence)
         identity = _rule_id(self._policy_id, self._direction, shape, occurrence)
         action = _action(rule, self._settings, self._direction, identity)
+        if rule.action == "Allow":
+            action = _noted(self._place, self._settings) + action
         for family in self._families(rule):
             yield from (condition + action for condition in self._conditions(rule, family, stem))
 
@@ -346,6 +359,14 @@ def _named_port(set_id: str, family: int, *, source: bool, negate: bool = False)
         match.transport_port(offset, words + 1),
         Lookup(names.port_set(set_id, family), invert=negate),
     )
+
+
+def _noted(place: Place, settings: Settings) -> Expressions:
+    """Before the normal lists, an Allow also says that those need not be asked."""
+    accepted = match.set_mark(settings.mark_accepted)
+    if place == "untracked":
+        return (Notrack(), *accepted)
+    return accepted if place == "pre-dnat" else ()
 
 
 def _action(rule: Rule, settings: Settings, direction: Direction, identity: int) -> Expressions:

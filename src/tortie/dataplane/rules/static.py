@@ -16,14 +16,23 @@ Two base chains on one hook are how an `accept` ends one half only. All policies
 of base chains are `accept`: traffic that is not of workloads is not ours. A
 workload's packet never gets to one's end, except where something said accept.
 
-Host endpoints, floating addresses and untracked or pre-DNAT policy add rules
-to these chains and base chains beside them; nothing here is written for them.
+Host endpoints and floating addresses have base chains beside these, while there
+are any: see `host_endpoint` and `nat`.
 """
 
 from tortie.dataplane.rules import match, names, nat, seen
-from tortie.dataplane.rules.content import ChainContent, Content, interval_set
+from tortie.dataplane.rules.chain import (
+    FILTER_PRIORITY,
+    ICMPV6,
+    RAW_PRIORITY,
+    SOURCE_NAT_PRIORITY,
+    NamedChain,
+    chain,
+    half,
+)
+from tortie.dataplane.rules.content import Content, interval_set
 from tortie.dataplane.rules.match import Expressions
-from tortie.dataplane.settings import Settings
+from tortie.dataplane.settings import EndpointToHostAction, Settings
 from tortie.kernel.nft import keys
 from tortie.kernel.nft.constants import (
     ArpHook,
@@ -53,16 +62,13 @@ from tortie.kernel.nft.objects import (
     MARK,
     VERDICT,
     Base,
-    Rule,
     Set,
 )
 
-RAW_PRIORITY, FILTER_PRIORITY, SOURCE_NAT_PRIORITY = -300, 0, 100
-"""NF_IP_PRI_*, include/uapi/linux/netfilter_ipv4.h."""
 FROM_PRIORITY = FILTER_PRIORITY - 1
 """Just before: what the sender's side says comes first."""
 
-UDP, IPIP, IPV6_IN_IP, GRE, ICMP, ICMPV6 = 17, 4, 41, 47, 1, 58
+UDP, IPIP, IPV6_IN_IP, GRE = 17, 4, 41, 47
 
 ROUTER_ADVERTISEMENT, REDIRECT = 134, 137
 TO_HOST_ICMPV6 = (133, 135, 136, 131, 132, 143)
@@ -85,8 +91,8 @@ def inet_table(settings: Settings) -> Content:
         _raw_prerouting(settings),
         _workload_source(settings),
         _link_local_source(settings),
-        _half("forward-from", Hook.FORWARD, FROM_PRIORITY, _from_jump(settings, _FROM_WORKLOAD)),
-        _half(
+        half("forward-from", Hook.FORWARD, FROM_PRIORITY, _from_jump(settings, _FROM_WORKLOAD)),
+        half(
             "forward-to",
             Hook.FORWARD,
             FILTER_PRIORITY,
@@ -95,8 +101,8 @@ def inet_table(settings: Settings) -> Content:
         ),
         _from_workload(settings),
         _to_workload(settings),
-        _half("input-from", Hook.INPUT, FROM_PRIORITY, _from_jump(settings, _WORKLOAD_INPUT)),
-        _half("input-to", Hook.INPUT, FILTER_PRIORITY, _from_jump(settings, _WORKLOAD_TO_HOST)),
+        half("input-from", Hook.INPUT, FROM_PRIORITY, _from_jump(settings, _WORKLOAD_INPUT)),
+        half("input-to", Hook.INPUT, FILTER_PRIORITY, _from_jump(settings, _WORKLOAD_TO_HOST)),
         _workload_input(settings),
         _workload_to_host(settings),
         _output(settings),
@@ -112,7 +118,7 @@ def arp_table(settings: Settings) -> Content:
     iifname = Meta(MetaKey.IIFNAME)
     sender = _arp_payload(14, 4, register=4)
     mac = _arp_payload(8, 6, register=5)
-    chain = _chain(
+    senders = chain(
         "input",
         (*interface, iifname, sender, mac, Lookup(names.ARP_SENDERS), ACCEPT),
         (*interface, iifname, sender, Lookup(names.ARP_SENDERS_ANY_MAC), ACCEPT),
@@ -123,7 +129,7 @@ def arp_table(settings: Settings) -> Content:
         Set(names.ARP_SENDERS, (IFNAME, IPV4_ADDR, ETHER_ADDR)),
         Set(names.ARP_SENDERS_ANY_MAC, (IFNAME, IPV4_ADDR)),
     )
-    return Content(chains=dict((chain,)), sets={one.name: one for one in sets})
+    return Content(chains=dict((senders,)), sets={one.name: one for one in sets})
 
 
 def _sets(settings: Settings) -> list[Set]:
@@ -143,13 +149,9 @@ def _sets(settings: Settings) -> list[Set]:
     return found
 
 
-def _chain(name: str, *rules: Expressions, base: Base | None = None) -> tuple[str, ChainContent]:
-    return name, ChainContent(base, tuple(Rule(name, expressions) for expressions in rules))
-
-
-def _raw_prerouting(settings: Settings) -> tuple[str, ChainContent]:
+def _raw_prerouting(settings: Settings) -> NamedChain:
     outside = match.not_loopback()
-    return _chain(
+    return chain(
         "raw-prerouting",
         match.clear_mark(settings.mark_mask),
         # A host's services on loopback are reachable from outside as soon as
@@ -167,7 +169,7 @@ def _raw_prerouting(settings: Settings) -> tuple[str, ChainContent]:
     )
 
 
-def _workload_source(settings: Settings) -> tuple[str, ChainContent]:
+def _workload_source(settings: Settings) -> NamedChain:
     rules = [
         (*match.family(4), *match.interface_and_source(4, names.SOURCES[4]), ACCEPT),
     ]
@@ -186,36 +188,15 @@ def _workload_source(settings: Settings) -> tuple[str, ChainContent]:
         rules.append(
             (*match.family(4), match.source(4), _is(bytes(4)), *_udp(68, 67), ACCEPT),
         )
-    return _chain(_WORKLOAD_SOURCE, *rules, _from_drop(seen.NOT_ITS_SOURCE, settings))
+    return chain(_WORKLOAD_SOURCE, *rules, _from_drop(seen.NOT_ITS_SOURCE, settings))
 
 
-def _link_local_source(settings: Settings) -> tuple[str, ChainContent]:
+def _link_local_source(settings: Settings) -> NamedChain:
     """From fe80:: or, before there is an address, ::; the kernel forwards neither."""
     rules = [(*_icmpv6(kind), ACCEPT) for kind in TO_HOST_ICMPV6] if settings.ipv6 else []
     if settings.ipv6 and settings.dhcp_to_host:
         rules.append((*_udp(546, 547), ACCEPT))
-    return _chain(_LINK_LOCAL_SOURCE, *rules, _from_drop(seen.NOT_ITS_SOURCE, settings))
-
-
-def _half(
-    name: str,
-    hook: Hook,
-    priority: int,
-    *rules: Expressions,
-    before: tuple[Expressions, ...] = (),
-) -> tuple[str, ChainContent]:
-    """A base chain that is done with known connections and otherwise goes on."""
-    related = match.connection(CtState.RELATED)
-    return _chain(
-        name,
-        *before,
-        (*match.connection(CtState.ESTABLISHED), ACCEPT),
-        # Errors only: helpers' expectations would let a workload open any port.
-        (*related, *match.protocol(ICMP), ACCEPT),
-        (*related, *match.protocol(ICMPV6), ACCEPT),
-        *rules,
-        base=Base("filter", hook, priority),
-    )
+    return chain(_LINK_LOCAL_SOURCE, *rules, _from_drop(seen.NOT_ITS_SOURCE, settings))
 
 
 def _seen(settings: Settings) -> tuple[Expressions, ...]:
@@ -226,8 +207,8 @@ def _seen(settings: Settings) -> tuple[Expressions, ...]:
     return ((*to_workload, *match.set_mark(settings.mark_seen)),)
 
 
-def _from_jump(settings: Settings, chain: str) -> Expressions:
-    return (*match.input_interface(settings.interface_prefix), goto(chain))
+def _from_jump(settings: Settings, target: str) -> Expressions:
+    return (*match.input_interface(settings.interface_prefix), goto(target))
 
 
 def _to_jump(settings: Settings) -> Expressions:
@@ -238,8 +219,8 @@ def _egress() -> Expressions:
     return match.dispatch(MetaKey.IIFNAME, names.LISTS["egress"], names.CHAINS["egress"])
 
 
-def _from_workload(settings: Settings) -> tuple[str, ChainContent]:
-    return _chain(
+def _from_workload(settings: Settings) -> NamedChain:
+    return chain(
         _FROM_WORKLOAD,
         (*match.connection(CtState.INVALID), *_from_drop(seen.INVALID, settings)),
         *_never_from_workload(settings),
@@ -263,12 +244,12 @@ def _never_from_workload(settings: Settings) -> list[Expressions]:
     return rules
 
 
-def _to_workload(settings: Settings) -> tuple[str, ChainContent]:
+def _to_workload(settings: Settings) -> NamedChain:
     rules = [(*match.connection(CtState.INVALID), *_to_drop(seen.INVALID, settings))]
     if not settings.ipv6:
         rules.append((*match.family(6), *_to_drop(seen.NO_IPV6, settings)))
     ingress = match.dispatch(MetaKey.OIFNAME, names.LISTS["ingress"], names.CHAINS["ingress"])
-    return _chain(_TO_WORKLOAD, *rules, ingress, _to_drop(seen.NO_ENDPOINT, settings))
+    return chain(_TO_WORKLOAD, *rules, ingress, _to_drop(seen.NO_ENDPOINT, settings))
 
 
 def _to_host_always(settings: Settings) -> list[Expressions]:
@@ -281,8 +262,8 @@ def _to_host_always(settings: Settings) -> list[Expressions]:
     return rules
 
 
-def _workload_input(settings: Settings) -> tuple[str, ChainContent]:
-    return _chain(
+def _workload_input(settings: Settings) -> NamedChain:
+    return chain(
         _WORKLOAD_INPUT,
         *_to_host_always(settings),
         (*match.connection(CtState.INVALID), *_from_drop(seen.INVALID, settings)),
@@ -292,15 +273,20 @@ def _workload_input(settings: Settings) -> tuple[str, ChainContent]:
     )
 
 
-def _workload_to_host(settings: Settings) -> tuple[str, ChainContent]:
-    """Behind an egress list's accept. Return leaves it to what follows in input-to."""
-    end = {
+def _workload_to_host(settings: Settings) -> NamedChain:
+    """Behind an egress list's accept. Return leaves it to the host's other tables.
+
+    Accept cannot take it from them, as ours is one table among others; a rule of theirs can
+    know by the mark what we let in. (Pre-DNAT policy may have set that for reasons of its own.)
+    """
+    accepted = settings.mark_accepted
+    action: dict[EndpointToHostAction, Expressions] = {
         "Drop": _from_drop(seen.TO_HOST, settings),
-        "Accept": match.counted(ACCEPT),
-        "Return": match.counted(RETURN),
+        "Accept": (*match.set_mark(accepted), *match.counted(ACCEPT)),
+        "Return": (*match.clear_mark(accepted), *match.counted(RETURN)),
     }
-    action = end[settings.endpoint_to_host_action]
-    return _chain(_WORKLOAD_TO_HOST, *_to_host_always(settings), action)
+    rule = action[settings.endpoint_to_host_action]
+    return chain(_WORKLOAD_TO_HOST, *_to_host_always(settings), rule)
 
 
 def _from_drop(reason: str, settings: Settings) -> Expressions:
@@ -311,10 +297,10 @@ def _to_drop(reason: str, settings: Settings) -> Expressions:
     return seen.dropped(reason, "ingress", settings)
 
 
-def _output(settings: Settings) -> tuple[str, ChainContent]:
+def _output(settings: Settings) -> NamedChain:
     """This host always reaches its workloads, as in Calico; it is no router to them."""
     to_workload = match.output_interface(settings.interface_prefix)
-    return _chain(
+    return chain(
         "output",
         *_seen(settings),
         (*to_workload, *_icmpv6(ROUTER_ADVERTISEMENT), *match.counted(DROP)),
@@ -322,8 +308,8 @@ def _output(settings: Settings) -> tuple[str, ChainContent]:
     )
 
 
-def _postrouting(settings: Settings) -> tuple[str, ChainContent]:
-    return _chain(
+def _postrouting(settings: Settings) -> NamedChain:
+    return chain(
         "postrouting",
         *(nat.masquerade(family, settings) for family in (4, 6)),
         base=Base("nat", Hook.POSTROUTING, SOURCE_NAT_PRIORITY),

@@ -12,6 +12,7 @@ None where it is done.
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from tortie.kernel.rtnl.address import Address
 from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer
 from tortie.kernel.rtnl.neighbour import Neighbour
 from tortie.kernel.rtnl.route import Route
@@ -22,7 +23,7 @@ Outcomes = list[TortieError | None]
 
 
 class Backend(Protocol):
-    """Links, routes and neighbours of one network namespace.
+    """Links, addresses, routes and neighbours of one network namespace.
 
     Raises, in every call: `KernelBusy` (try again), and `OutcomeUnknown`, a
     kind of it, when answers were lost: read back before the next write.
@@ -88,6 +89,10 @@ class Backend(Protocol):
 
     def unguard_links(self) -> None:
         """Every link lets its packets out again, as far as we kept them in."""
+        ...
+
+    def addresses(self, family: int | None = None, *, interface: int = 0) -> list[Address]:
+        """Addresses of every interface, or of the one of this index."""
         ...
 
     def routes(

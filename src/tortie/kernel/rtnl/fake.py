@@ -2,8 +2,8 @@
 
 Passes the same contract suite as the kernel (tests/netns/test_rtnl_contract.py).
 It knows what drivers depend on: identities and replacement, what goes when a
-link goes or is set down, and what is refused. It does not know addresses, rules,
-routes that lose some of several hops, the carrier of a peer in another namespace,
+link goes or is set down, and what is refused. It does not know what addresses do,
+rules, routes that lose some of several hops, the carrier of a peer in another namespace,
 or which gateways are reachable.
 """
 
@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from tortie.kernel.rtnl.address import Address
 from tortie.kernel.rtnl.backend import Outcomes
 from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer
 from tortie.kernel.rtnl.neighbour import Neighbour, NeighbourKey
@@ -45,8 +46,19 @@ class FakeRtnl:
         self._next_index = 2
         self.guarded: dict[int, int] = {}
         """Mark bit without which nothing leaves, by link."""
+        self.assigned: list[Address] = []
+        """What `addresses` tells; nothing here changes it."""
         self.failures: dict[RouteKey | NeighbourKey, TortieError] = {}
         """What to answer instead of doing it, by key: for tests of error paths."""
+
+    # Addresses.
+
+    def addresses(self, family: int | None = None, *, interface: int = 0) -> list[Address]:
+        return [
+            one
+            for one in self.assigned
+            if interface in (0, one.interface) and family in (None, one.address.family)
+        ]
 
     # Links.
 

@@ -1,0 +1,51 @@
+"""How chains are put together, and where base chains stand."""
+
+from tortie.dataplane.rules import match
+from tortie.dataplane.rules.content import ChainContent
+from tortie.dataplane.rules.match import Expressions
+from tortie.kernel.nft.constants import CtState, Hook
+from tortie.kernel.nft.expressions import ACCEPT
+from tortie.kernel.nft.objects import Base, Rule
+
+RAW_PRIORITY, MANGLE_PRIORITY, DESTINATION_NAT_PRIORITY = -300, -150, -100
+FILTER_PRIORITY, SOURCE_NAT_PRIORITY = 0, 100
+"""NF_IP_PRI_*, include/uapi/linux/netfilter_ipv4.h."""
+
+ICMP, ICMPV6 = 1, 58
+
+NamedChain = tuple[str, ChainContent]
+
+
+def chain(name: str, *rules: Expressions, base: Base | None = None) -> NamedChain:
+    return name, ChainContent(base, tuple(Rule(name, expressions) for expressions in rules))
+
+
+def filter_chain(name: str, hook: Hook, priority: int, *rules: Expressions) -> NamedChain:
+    """A base chain that lets by what no rule decides."""
+    return chain(name, *rules, base=Base("filter", hook, priority))
+
+
+def half(
+    name: str,
+    hook: Hook,
+    priority: int,
+    *rules: Expressions,
+    before: tuple[Expressions, ...] = (),
+) -> NamedChain:
+    """A base chain that is done with known connections and otherwise goes on.
+
+    Args:
+        before: rules for those, too.
+    """
+    related = match.connection(CtState.RELATED)
+    return filter_chain(
+        name,
+        hook,
+        priority,
+        *before,
+        (*match.connection(CtState.ESTABLISHED), ACCEPT),
+        # Errors only: helpers' expectations would let a workload open any port.
+        (*related, *match.protocol(ICMP), ACCEPT),
+        (*related, *match.protocol(ICMPV6), ACCEPT),
+        *rules,
+    )
