@@ -143,7 +143,7 @@ def test_names_under_which_calicos_configurations_work(host: Host, containers: C
         "mtu": 1440,
         "ipam": {"type": "calico-ipam", "assign_ipv4": "true", "assign_ipv6": "false",
                  "ipv4_pools": ["10.65.0.0/24", "v4"]},
-        "policy": {"type": "k8s", "k8s_auth_token": "x"}, "kubernetes": {"kubeconfig": "/none"},
+        "policy": {"type": "k8s", "k8s_auth_token": "x"}, "kubernetes": {"node_name": "h1"},
         "feature_control": {}, "container_settings": {"allow_ip_forwarding": True}, "num_queues": 1,
         "nodename_file_optional": True, "ipam_lock_file": "/x", "dataplane_options": {"a": 1},
         "include_default_routes": True, "readiness_gates": [], "policy_setup_timeout_seconds": 30,

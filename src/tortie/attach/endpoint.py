@@ -38,8 +38,15 @@ def endpoint_of(request: Add, host: str, interface: str) -> WorkloadEndpoint:
         interface_name=interface,
         mac=request.mac,
         allow_spoofed_source_prefixes=request.allowed_sources,
+        qos_controls=request.qos,
         ports=tuple(
-            WorkloadEndpointPort(name=port.name, protocol=port.protocol, port=port.port)
+            WorkloadEndpointPort(
+                name=port.name,
+                protocol=port.protocol,
+                port=port.port,
+                host_port=port.host_port,
+                host_ip=port.host_ip,
+            )
             for port in request.ports
         ),
     )

@@ -18,6 +18,7 @@ from tortie.kernel.rtnl.link import parse_mac
 from tortie.lib.errors import InvalidInput, TortieError
 from tortie.lib.ip import Network, parse_address, parse_network
 from tortie.model import names
+from tortie.model.endpoint import QoSControls
 
 REQUEST_MAX_BYTES = 1 << 20
 """CNI's GC names every container of a host."""
@@ -52,9 +53,12 @@ somebody else made and will remove."""
 class Port(msgspec.Struct, frozen=True, kw_only=True):
     """A port with a name, for policies to refer to."""
 
-    name: str
+    name: str = ""
+    """Empty only where a port of the host leads to it."""
     protocol: str = "TCP"
     port: int
+    host_port: int = 0
+    host_ip: str = ""
 
 
 class Nat(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +118,8 @@ class Add(_Workload, frozen=True, kw_only=True, tag="add"):
     forwarding: bool = False
     """Let the workload forward packets (`net.ipv4.ip_forward` inside)."""
     nats: tuple[Nat, ...] = ()
+    qos: QoSControls | None = None
+    """Limits of its traffic."""
     allowed_sources: tuple[str, ...] = ()
     """Prefixes that it may send from, beside its own addresses."""
 
@@ -146,7 +152,7 @@ class Remove(_Workload, frozen=True, kw_only=True, tag="remove"):
     container_id: str = ""
     """Only if it is this one; a late call for an earlier container changes nothing."""
     wait_for_link: bool = True
-    """False: answer when no packet passes and the addresses are free; the link follows."""
+    """False: answer when the endpoint is gone and the rest is sure to follow."""
     handle: str = ""
     """IPAM handle to release where nothing is recorded; empty: made from the key."""
 

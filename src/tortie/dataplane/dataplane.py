@@ -17,6 +17,7 @@ Order of an apply, which is what safety rests on:
 What fails stays pending, and is tried again by the next apply.
 """
 
+import asyncio
 import logging
 import time
 from collections import defaultdict
@@ -217,7 +218,7 @@ class Dataplane:
         self._guards.open_former()
         await self._refusals.apply()
         self._report(self._guards.apply())
-        self._cut_departed()
+        await self._cut_departed()
         self._report(self._sysctls.apply())
         try:
             self._report(self._neighbours.apply())
@@ -324,10 +325,12 @@ class Dataplane:
             if not self._links.is_workload(name):
                 self._addresses_stale = True
 
-    def _cut_departed(self) -> None:
+    async def _cut_departed(self) -> None:
         departed = self._endpoints.departed
         if departed and self._settings.conntrack_cleanup:
-            self._cut += self._conntrack.delete_involving(departed)
+            # The kernel walks its whole table, 10 to 20 ms: in a thread, for workloads that come
+            # meanwhile. Nobody else uses that socket before `apply` is done.
+            self._cut += await asyncio.to_thread(self._conntrack.delete_involving, departed)
         self._endpoints.confirm_departed(departed)
 
     def _cut_denied(self) -> None:

@@ -23,6 +23,7 @@ from collections.abc import Iterable
 
 from tortie.attach.cni.failure import BAD_CONFIG, CNIFailure
 from tortie.attach.cni.netconf import Call, KeyValue, is_true
+from tortie.attach.cni.qos import qos_of
 from tortie.attach.requests import TIMEOUT_MAX_SECONDS, Add, Nat, Remove, WorkloadKey
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network, parse_address, parse_network
@@ -62,6 +63,8 @@ def host_interface(call: Call, prefix: str) -> str:
 
 def profiles_of(call: Call) -> tuple[str, ...]:
     policy = call.config.policy
+    if call.described:
+        return call.described.profiles
     if call.pod:
         return (f"kns.{call.pod[0]}",)
     if policy and policy.type == "k8s":
@@ -70,7 +73,9 @@ def profiles_of(call: Call) -> tuple[str, ...]:
 
 
 def labels_of(call: Call) -> dict[str, str]:
-    """Of the endpoint: Mesos' and those of the conventions, made legal."""
+    """Of the endpoint: the pod's; Mesos' and those of the conventions, made legal."""
+    if call.described:
+        return dict(call.described.labels)
     args = call.config.args
     plain = args.cni.labels if args and args.cni else None
     found = {**_labels(plain or ()), **_mesos_labels(call)}
@@ -91,7 +96,7 @@ def add_of(call: Call, prefix: str, mtu: int = 0) -> Add:
     settings = config.container_settings
     addresses, ipam = _addresses(call)
     runtime = config.runtime_config
-    mac = call.config.annotations.get(f"{ANNOTATIONS}hwAddr") or call.args.get("MAC") or ""
+    mac = call.annotations.get(f"{ANNOTATIONS}hwAddr") or call.args.get("MAC") or ""
     defaults = config.include_default_routes
     return Add(
         namespace=key.namespace,
@@ -104,6 +109,9 @@ def add_of(call: Call, prefix: str, mtu: int = 0) -> Add:
         host_interface=host_interface(call, prefix),
         labels=labels_of(call),
         profiles=profiles_of(call),
+        ports=call.described.ports if call.described else (),
+        service_account=call.described.service_account if call.described else "",
+        qos=qos_of(call.annotations),
         families=_families(call),
         addresses=tuple(address.address_text for address in addresses),
         pools=_pools(call),
@@ -244,7 +252,7 @@ def _nats(call: Call, addresses: Iterable[Network]) -> tuple[Nat, ...]:
 
 def _annotated(call: Call, name: str) -> list[str]:
     """An annotation that holds a JSON list of texts; empty if it is not there."""
-    text = call.config.annotations.get(f"{ANNOTATIONS}{name}")
+    text = call.annotations.get(f"{ANNOTATIONS}{name}")
     if not text:
         return []
     try:

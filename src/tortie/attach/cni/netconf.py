@@ -7,6 +7,7 @@ Source: CNI specification 1.1.0; Calico, cni-plugin/pkg/types/types.go.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,6 +19,7 @@ from tortie.attach.cni.failure import (
     NOT_DECODED,
     CNIFailure,
 )
+from tortie.attach.cni.pods import Pod
 from tortie.attach.requests import Cni
 from tortie.model import names
 
@@ -51,6 +53,11 @@ class IPAM(msgspec.Struct, frozen=True, kw_only=True):
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     type: str = ""
+
+
+class Kubernetes(msgspec.Struct, frozen=True, kw_only=True):
+    kubeconfig: str = ""
+    """Where pods are described; empty: what the runtime passes is all."""
 
 
 class FeatureControl(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +124,7 @@ class NetConf(msgspec.Struct, frozen=True, kw_only=True, rename=None):
     mtu: int | None = None
     nodename: str = ""
     policy: Policy | None = None
+    kubernetes: Kubernetes | None = None
     feature_control: FeatureControl | None = None
     container_settings: ContainerSettings | None = None
     include_default_routes: bool | None = None
@@ -138,9 +146,8 @@ class NetConf(msgspec.Struct, frozen=True, kw_only=True, rename=None):
         return self.ipam.type if self.ipam else ""
 
     @property
-    def annotations(self) -> dict[str, str]:
-        found = self.runtime_config.pod_annotations if self.runtime_config else None
-        return found or {}
+    def kubeconfig(self) -> str:
+        return self.kubernetes.kubeconfig if self.kubernetes else ""
 
 
 class Call(NamedTuple):
@@ -160,6 +167,15 @@ class Call(NamedTuple):
     """What the IPAM plugin that the configuration names has said."""
     netns_here: str = ""
     """The path of `netns` for us."""
+    described: Pod | None = None
+    """What a `PodSource` says of `pod`."""
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """Of the pod: those that the runtime passes, under those that its source knows."""
+        runtime = self.config.runtime_config
+        passed = (runtime.pod_annotations if runtime else None) or {}
+        return {**passed, **self.described.annotations} if self.described else passed
 
     @property
     def pod(self) -> tuple[str, str] | None:
@@ -249,6 +265,10 @@ def parse_config(text: str) -> NetConf:
         raise CNIFailure(
             BAD_CONFIG,
             "ipam.subnet usePodCidr is not supported: name the subnet, or use tortie-ipam",
+        )
+    if config.kubeconfig and not config.kubeconfig.startswith("/"):
+        raise CNIFailure(
+            BAD_CONFIG, f"kubernetes.kubeconfig {config.kubeconfig!r} must be an absolute path"
         )
     if config.device_type not in ("", "veth"):
         raise CNIFailure(

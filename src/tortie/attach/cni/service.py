@@ -11,10 +11,9 @@ off at start and before anything new is attached.
 import asyncio
 import contextlib
 import logging
-import os
-import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -24,33 +23,35 @@ from tortie.attach.cni.failure import (
     BAD_CONFIG,
     NOT_AVAILABLE,
     NOT_IN_PLACE,
+    TRY_AGAIN_LATER,
     CNIFailure,
     encode_failure,
     failure_of,
 )
+from tortie.attach.cni.ipam import IPAMService, pool_names, valid_attachments
 from tortie.attach.cni.netconf import DELEGATES, Call, parse_call, version_of
-from tortie.attach.cni.result import attached_result, ipam_result, parse_addresses
+from tortie.attach.cni.pods import PodSource
+from tortie.attach.cni.result import attached_result, parse_addresses
+from tortie.attach.cni.spool import read_removal, spooled
 from tortie.attach.journal import Entry
 from tortie.attach.requests import (
-    REQUEST_MAX_BYTES,
     Check,
     Cni,
     Remove,
     check_request,
-    decode_request,
 )
 from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources
-from tortie.ipam.audit import FOREIGN
-from tortie.ipam.stored import list_resources
 from tortie.kernel import netns
 from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound, TortieError, Unavailable
 from tortie.lib.ip import parse_network
-from tortie.model.keys import IPAM, HandleKey, ResourceKey, parse_key
+from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Metadata
-from tortie.model.node import IPPool
 from tortie.model.policy import EntityRule, Profile, ProfileSpec, Rule
 from tortie.model.validation import check
+
+if TYPE_CHECKING:
+    from tortie.attach.cni.kubernetes import Sources
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +65,21 @@ MTU_FILE = Path("/var/lib/calico/mtu")
 class CniService:
     """Answers `requests.Cni`; one event loop only."""
 
-    def __init__(self, attacher: Attacher, client: Client, spool: Path) -> None:
+    def __init__(
+        self,
+        attacher: Attacher,
+        client: Client,
+        spool: Path,
+        pods: Callable[[Path], PodSource] | None = None,
+    ) -> None:
+        """
+        Args:
+            pods: who describes pods, by kubeconfig; None: its API server.
+        """
         self._attacher = attacher
+        self._pods = pods or _api_servers()
         self._client = client
+        self._ipam = IPAMService(attacher, client)
         self._resources = Resources(client)
         self._spool = spool
         self._profiles: set[str] = set()
@@ -101,10 +114,7 @@ class CniService:
         done = True
         for path in spooled(self._spool):
             try:
-                request = decode_request(path.read_bytes())
-                if not isinstance(request, Cni) or request.command != "DEL":
-                    raise InvalidInput("it is no DEL")
-                await self._act(parse_call(request))
+                await self._act(parse_call(read_removal(path)))
             except (InvalidInput, CNIFailure) as error:
                 log.error("%s is dropped: %s", path, error)
             except (TortieError, OSError) as error:
@@ -126,7 +136,7 @@ class CniService:
         if call.command == "STATUS":
             await self._status()
         elif call.is_ipam:
-            return await self._act_as_ipam(call)
+            return await self._ipam.act(call)
         elif call.command == "ADD":
             return await self._add(call)
         elif call.command == "DEL":
@@ -144,12 +154,13 @@ class CniService:
                 f"nodename is {call.config.nodename!r}, and the agent of this host is "
                 f"{self._attacher.host!r}; leave nodename out, or name the agent so",
             )
+        call = await self._described(call)
         request = identity.add_of(call, self._attacher.interface_prefix, _mtu(call))
         if call.delegated is not None:
             texts = tuple(found.address_text for found in parse_addresses(call.delegated))
             request = msgspec.structs.replace(request, addresses=texts, ipam=False)
         else:
-            pools = await self._pool_names(request.pools)
+            pools = await pool_names(self._client, request.pools)
             request = msgspec.structs.replace(request, pools=pools)
         try:
             check_request(request)
@@ -163,6 +174,27 @@ class CniService:
             await self._ensure_profiles(call, request.profiles)
             attached = await self._attacher.add(request)
         return attached_result(attached, call.config.version, call.netns)
+
+    async def _described(self, call: Call) -> Call:
+        """With what the API server says of the pod, where the configuration names one.
+
+        Raises:
+            CNIFailure: it does not say; then nothing may be made.
+        """
+        if call.pod is None or not call.config.kubeconfig:
+            return call
+        try:
+            source = self._pods(Path(call.config.kubeconfig))
+        except (NotFound, InvalidInput) as error:
+            raise CNIFailure(BAD_CONFIG, f"kubernetes.kubeconfig: {error}") from None
+        try:
+            pod = await source.pod(*call.pod)
+        except Unavailable as error:
+            raise CNIFailure(TRY_AGAIN_LATER, f"pod {'/'.join(call.pod)}: {error}") from None
+        wanted = call.args.get("K8S_POD_UID", "")
+        if wanted and pod.uid and wanted != pod.uid:
+            raise NotFound(f"pod {'/'.join(call.pod)} is another one by now: its uid is {pod.uid}")
+        return call._replace(described=pod)
 
     async def _delete(self, call: Call) -> None:
         request = identity.remove_of(call)
@@ -216,7 +248,7 @@ class CniService:
         Raises:
             CNIFailure: some of it could not be removed; the rest was.
         """
-        valid = _valid(call)
+        valid = valid_attachments(call)
         failed = []
         for entry in self._attacher.entries:
             known = (entry.container_id, entry.key.endpoint) in valid
@@ -259,64 +291,20 @@ class CniService:
                 await self._resources.create(profile)
         self._profiles.add(name)
 
-    async def _pool_names(self, wanted: Collection[str]) -> tuple[str, ...]:
-        """Pools by name, from names and CIDRs.
 
-        Raises:
-            InvalidInput: there is no such pool.
-        """
-        if not wanted:
-            return ()
-        pools = [found.value for found in await list_resources(self._client, IPPool, "IPPool")]
-        by_text = {}
-        for pool in pools:
-            if pool is not None:
-                by_text[pool.metadata.name] = by_text[pool.spec.cidr] = pool.metadata.name
-        unknown = sorted(set(wanted) - by_text.keys())
-        if unknown:
-            raise InvalidInput(
-                f"there is no IPPool {', '.join(unknown)}; there are {', '.join(sorted(by_text))}"
-            )
-        return tuple(dict.fromkeys(by_text[text] for text in wanted))
+def _api_servers() -> Callable[[Path], PodSource]:
+    """Imports what speaks to them when the first is asked."""
+    sources: Sources | None = None
 
-    async def _act_as_ipam(self, call: Call) -> bytes | None:
-        """For main plugins of others: addresses by container, no endpoint."""
-        allocator, handle = self._attacher.allocator, identity.handle_of(call)
-        if call.command == "ADD":
-            await self._attacher.check_ready()
-            request = identity.add_of(call, self._attacher.interface_prefix)
-            found = await allocator.assign(
-                request.families,
-                handle,
-                {
-                    "namespace": request.namespace,
-                    "pod": request.pod or request.workload,
-                    "attachment": FOREIGN,
-                },
-                requested=request.requested,
-                pools=await self._pool_names(request.pools),
-            )
-            return ipam_result(found, call.config.version)
-        if call.command == "DEL":
-            await allocator.release(handle, only_host=True)
-        elif call.command == "CHECK":
-            if not await allocator.addresses_of(handle):
-                raise NotFound(f"container {call.container_id} holds no address")
-        else:
-            await self._collect_handles(call)
-        return None
+    def of(file: Path) -> PodSource:
+        nonlocal sources
+        if sources is None:
+            from tortie.attach.cni.kubernetes import Sources
 
-    async def _collect_handles(self, call: Call) -> None:
-        valid = {container for container, _ in _valid(call)}
-        attached = {entry.handle_id for entry in self._attacher.entries}
-        prefix = f"{call.config.name}."
-        listing = await self._client.list(f"{IPAM}handle/{prefix}", keys_only=True)
-        for entry in listing.entries:
-            key = parse_key(entry.key)
-            if not isinstance(key, HandleKey) or key.handle_id in attached:
-                continue
-            if key.handle_id.removeprefix(prefix) not in valid:
-                await self._attacher.allocator.release(key.handle_id, only_host=True)
+            sources = Sources()
+        return sources.of(file)
+
+    return of
 
 
 def seen_by(pid: int, path: str, handle: int) -> str:
@@ -339,34 +327,6 @@ def wants_delegate(call: Call) -> bool:
         and call.delegated is None
         and call.command in ("ADD", "DEL", "CHECK")
     )
-
-
-def spooled(directory: Path) -> list[Path]:
-    """Requests that wait there, oldest first; none where others may write."""
-    try:
-        found = os.lstat(directory)
-    except FileNotFoundError:
-        return []
-    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
-    if not ours or found.st_mode & 0o022:
-        log.error("%s is not ours alone; nothing in it is read", directory)
-        return []
-    with os.scandir(directory) as entries:
-        names = [(entry.stat().st_mtime_ns, entry.name) for entry in entries
-                 if entry.name.endswith(".json") and entry.is_file(follow_symlinks=False)
-                 and entry.stat().st_size <= REQUEST_MAX_BYTES]  # fmt: skip
-    return [directory / name for _, name in sorted(names)]
-
-
-def _valid(call: Call) -> set[tuple[str, str]]:
-    """
-    Raises:
-        CNIFailure: the runtime did not say; then everything would be a leak.
-    """
-    attachments = call.config.valid_attachments
-    if attachments is None:
-        raise CNIFailure(BAD_CONFIG, "GC needs cni.dev/valid-attachments in the configuration")
-    return {(found.container_id, found.ifname) for found in attachments}
 
 
 def _removal(entry: Entry) -> Remove:
