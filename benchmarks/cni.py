@@ -21,6 +21,7 @@ from typing import Any
 from benchmarks.labs import lab, with_client
 from benchmarks.results import Result, latencies
 from tortie.attach.client import Client as AttachClient
+from tortie.attach.cni.conflist import default_conflist
 from tortie.cni import install
 from tortie.datastore.client import Client
 from tortie.ipam.allocator import Allocator
@@ -101,7 +102,7 @@ def run() -> Iterator[Result]:
 def _ours(made: Lab, folder: Path) -> Network:
     state = made.host_directory("h1")
     places = install.Places(state / "attach.sock", state / "state" / "cni")
-    conflist = install.default_conflist(kubernetes=False, ipv6=False)
+    conflist = default_conflist(kubernetes=False, ipv6=False)
     install.install(folder / "bin", None, places, conflist)
     config = {"cniVersion": "1.0.0", "name": "bench", "type": "tortie"}
     path = netns.named_path(made.host_namespace("h1"))
