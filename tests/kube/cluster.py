@@ -25,6 +25,7 @@ from tortie.lab.description import ETCD_ORDINAL, FABRIC, Host
 from tortie.lab.processes import stop
 
 PATIENCE_SECONDS = 40.0
+ENTRY = "from tortie.ctl.main import entry; entry()"
 CGROUPS = Path("/sys/fs/cgroup")
 
 _KUBELET = {
@@ -148,7 +149,7 @@ class KubeCluster:
         with (self.directory / "controllers.log").open("ab") as log:
             self._controllers = netns.spawn_in(
                 self.plane.namespace,
-                [sys.executable, "-m", "tortie.kube.main", "controllers",
+                [sys.executable, "-c", ENTRY, "kube", "controllers",
                  "--kubeconfig", kubeconfig, *arguments],
                 stdout=log, stderr=log, env={**os.environ, **settings, **environment},
             )  # fmt: skip

@@ -234,7 +234,7 @@ def _complain(error: Exception, verb: str, err: TextIO) -> int:
         if isinstance(error, InvalidInput):
             return EXIT_INPUT
         return EXIT_UNAVAILABLE if isinstance(error, (Unavailable, Denied)) else EXIT_FAILED
-    if verb == "agent":
+    if verb in ("agent", "kube"):
         raise error  # a daemon's bug belongs in its log, whole
     text = str(error).splitlines()
     shown = f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")

@@ -8,27 +8,16 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tortie.lib import log as logs
 from tortie.lib.arguments import Parser
-from tortie.lib.errors import InvalidInput, NotFound, TortieError
-
-if TYPE_CHECKING:
-    from tortie.datastore.client import Client
-    from tortie.kube.api import Api
-    from tortie.kube.settings import Settings
+from tortie.lib.errors import NotFound
 
 log = logging.getLogger(__name__)
 
-EXIT_FAILED = 1
-EXIT_INVALID = 2
 LEASE = "tortie-kube-controllers"
-RETRY_SECONDS = 5.0
-SETTINGS_SECONDS = 30.0
-"""Between looks at whether the settings are still those."""
 
 
 def parser() -> Parser:
@@ -171,87 +160,29 @@ async def _serve(arguments: argparse.Namespace) -> None:
     from tortie.datastore.connect import from_environment, open_client
     from tortie.kube.api import HttpApi, Name
     from tortie.kube.leader import Election
+    from tortie.kube.running import Running
+    from tortie.lib.health import Health
     from tortie.lib.kubeconfig import from_environment as cluster_of
 
     cluster = cluster_of(os.environ, arguments.kubeconfig)
     client = open_client(from_environment(os.environ, arguments.config))
     api = HttpApi(cluster, "tortie-kube-controllers")
-    lease = Name(arguments.lease_namespace, LEASE)
-    election = Election(api, lease, f"{os.uname().nodename}_{uuid.uuid4()}")
+    election = Election(
+        api, Name(arguments.lease_namespace, LEASE), f"{os.uname().nodename}_{uuid.uuid4()}"
+    )
+    health = Health()
+    running = Running(client, api, os.environ, health, json_logs=arguments.log_json)
     log.info("starting", extra={"fields": {"api": cluster.server}})
     try:
-        while True:
-            work = _retrying(lambda: _lead(arguments, client, api))
-            if arguments.no_leader_elect:
-                await work()
-            else:
-                await election.lead(work)
+        async with running.health_served(arguments.health_port):
+            while True:
+                running.stand_by()
+                if arguments.no_leader_elect:
+                    await running.run()
+                else:
+                    await election.lead(running.run)
     finally:
         if not arguments.no_leader_elect:
             await asyncio.shield(election.step_down())
         await api.close()
         await client.close()
-
-
-def _retrying(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-    async def run() -> None:
-        while True:
-            try:
-                await work()
-            except* TortieError as several:
-                error = _first(several)
-                if isinstance(error, InvalidInput):
-                    raise error from None
-                log.warning("will start anew: %s", error)
-                await asyncio.sleep(RETRY_SECONDS)
-
-    return run
-
-
-async def _lead(arguments: argparse.Namespace, client: "Client", api: "Api") -> None:
-    """One life with one set of settings; returns when they change."""
-    from tortie.datastore.resources import Resources
-    from tortie.kube import settings as kube_settings
-    from tortie.kube.controllers import Controllers
-
-    resources = Resources(client)
-    settings = await kube_settings.read(resources, os.environ)
-    logs.configure(settings.log_severity, json=arguments.log_json)
-    log.info("controllers", extra={"fields": {"run": ",".join(sorted(settings.controllers))}})
-    controllers = Controllers(api, resources, settings)
-    work = asyncio.create_task(controllers.run())
-    changed = asyncio.create_task(_watch_settings(resources, settings))
-    try:
-        await asyncio.wait({work, changed}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (work, changed):
-            if task.done():
-                await task
-        log.info("settings changed; starting anew")
-    finally:
-        for task in (work, changed):
-            task.cancel()
-        await asyncio.gather(work, changed, return_exceptions=True)
-
-
-async def _watch_settings(resources: "object", running: "Settings") -> None:
-    from tortie.datastore.resources import Resources
-    from tortie.kube import settings as kube_settings
-
-    assert isinstance(resources, Resources)
-    while True:
-        await asyncio.sleep(SETTINGS_SECONDS)
-        try:
-            if await kube_settings.read(resources, os.environ) != running:
-                return
-        except TortieError as error:
-            log.warning("the settings cannot be read; going on with those we have: %s", error)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    for error in group.exceptions:
-        return _first(error) if isinstance(error, BaseExceptionGroup) else error
-    return group
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -105,14 +105,12 @@ async def read(resources: Resources, environment: Mapping[str, str]) -> Settings
     return effective(stored.spec, environment)
 
 
-async def report(
-    resources: Resources, environment: Mapping[str, str], running: KubeControllersConfigurationSpec
-) -> None:
-    """Write down what is in force."""
+async def report(resources: Resources, environment: Mapping[str, str]) -> None:
+    """Write down what is in force. Raises as `read`, and Conflict."""
     stored = (await resources.get(KEY)).resource
     assert isinstance(stored, KubeControllersConfiguration)
     status = KubeControllersConfigurationStatus(
-        running_config=running,
+        running_config=merge(stored.spec, environment),
         environment_vars={name: environment[name] for name in VARIABLES if environment.get(name)},
     )
     if stored.status != status:
