@@ -23,7 +23,7 @@ from tortie.datastore.resources import Resources
 from tortie.ipam.allocator import Allocator
 from tortie.ipam.stored import Stored, read, stored
 from tortie.lib.errors import AlreadyExists, InvalidInput, Unavailable
-from tortie.lib.ip import Network
+from tortie.lib.ip import Network, parse_address
 from tortie.model.endpoint import WorkloadEndpoint
 from tortie.model.ipam import Handle
 from tortie.model.keys import HandleKey, ResourceKey
@@ -121,14 +121,17 @@ class Addition:
             request.default_routes,
             request.forwarding,
             request.device,
+            tuple(map(parse_address, request.gateways)),
         )
         mac = await in_thread(self._plumbing.connect, wanted)
         steps.done("link")
-        endpoint = with_network(endpoint, entry.addresses, mac, request.nats)
-        revision = await self._store(endpoint, there)
-        steps.done("endpoint")
-        await self._wait_programmed(revision, request.timeout_seconds)
-        steps.done("enforced")
+        revision = 0
+        if not request.held:
+            endpoint = with_network(endpoint, entry.addresses, mac, request.nats)
+            revision = await self._store(endpoint, there)
+            steps.done("endpoint")
+            await self._wait_programmed(revision, request.timeout_seconds)
+            steps.done("enforced")
         entry = replace(entry, phase="attached", mac=mac, revision=revision, keep_addresses=False)
         self._journal.note(entry)
         steps.done("recorded")

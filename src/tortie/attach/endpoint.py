@@ -94,4 +94,5 @@ def attached(entry: Entry) -> Attached:
         netns=entry.netns,
         mac=entry.mac,
         revision=entry.revision,
+        network=entry.network,
     )

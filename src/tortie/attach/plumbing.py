@@ -74,6 +74,8 @@ class Wanted(NamedTuple):
     forwarding: bool = False
     """Let the workload forward packets."""
     device: Device = "veth"
+    gateways: tuple[Network, ...] = ()
+    """What the host's end answers for where others configure the inside; empty: 169.254.1.1."""
 
 
 class Plumbing(Protocol):
@@ -173,6 +175,8 @@ class Veths:
             link = _find(host, wanted.interface)
             if link is None and wanted.device == "existing":
                 raise NotFound(f"the host has no interface {wanted.interface}")
+            if link is None and wanted.device == "pair":
+                link = _loose_pair(host, wanted)
             if link is None:
                 create_tap(wanted.interface)
                 link = host.link(wanted.interface)
@@ -185,11 +189,9 @@ class Veths:
             # A VM asks for its gateway, and proxy ARP may be silent (above); nobody but the host
             # end can answer. The other family's is there already.
             present = {found.address for found in host.addresses(interface=link.index)}
-            if GATEWAY_4 not in present:
-                gateway = Address(
-                    interface=link.index, address=GATEWAY_4, length=32, scope=ADDRESS_SCOPE_LINK
-                )
-                host.add_address(gateway)
+            for gateway in wanted.gateways or (GATEWAY_4,):
+                if gateway not in present:
+                    _answer_for(host, link, gateway)
             host.change_link(link.index, LinkChange(up=True))
             return wanted.mac
 
@@ -205,6 +207,23 @@ class Veths:
                 interface=near.index, address=GATEWAY_6, length=64, scope=ADDRESS_SCOPE_LINK
             )
             host.add_address(address)
+
+
+def _loose_pair(host: Rtnl, wanted: Wanted) -> Link:
+    """Both ends here, down. Whoever configures the inside takes the far end by its name."""
+    stale = _find(host, wanted.inside)
+    if stale is not None:
+        raise AlreadyExists(f"the host has another interface {wanted.inside!r}; remove it")
+    mac, mtu = parse_mac(wanted.mac) if wanted.mac else None, wanted.mtu or None
+    peer = VethPeer(name=wanted.inside, mac=mac, mtu=mtu)
+    return host.create_veth(wanted.interface, peer, mac=HOST_MAC, mtu=mtu)
+
+
+def _answer_for(host: Rtnl, link: Link, gateway: Network) -> None:
+    address = Address(
+        interface=link.index, address=gateway, length=gateway.bits, scope=ADDRESS_SCOPE_LINK
+    )
+    host.add_address(address)
 
 
 def _find(rtnl: Rtnl, name: str) -> Link | None:

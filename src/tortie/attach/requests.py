@@ -26,6 +26,7 @@ TIMEOUT_MAX_SECONDS = 300.0
 MTU_MIN, MTU_MAX = 1280, 65535
 """IPv6 needs 1280 (RFC 8200, section 5)."""
 TEXT_MAX_BYTES = 253
+_LINK_LOCAL = (parse_network("169.254.0.0/16"), parse_network("fe80::/10"))
 
 
 class WorkloadKey(msgspec.Struct, frozen=True, order=True):
@@ -45,9 +46,10 @@ class WorkloadKey(msgspec.Struct, frozen=True, order=True):
         return f"{self.orchestrator}.{self.namespace}.{self.workload}.{self.endpoint}"
 
 
-Device: TypeAlias = Literal["veth", "tap", "existing"]
-"""What the host's end is: a pair into a namespace, a tap made for a VM, or an interface that
-somebody else made and will remove."""
+Device: TypeAlias = Literal["veth", "pair", "tap", "existing"]
+"""What the host's end is: a pair into a namespace, a pair of which somebody else (Docker) moves
+and configures the far end, a tap made for a VM, or an interface that somebody else made and will
+remove."""
 
 
 class Port(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +122,11 @@ class Add(_Workload, frozen=True, kw_only=True, tag="add"):
     nats: tuple[Nat, ...] = ()
     qos: QoSControls | None = None
     """Limits of its traffic."""
+    gateways: tuple[str, ...] = ()
+    """Link-local addresses that the host's end of a `pair` answers for; empty: the usual ones."""
+    held: bool = False
+    """Make the link and no endpoint yet, so that nothing passes; a second Add, without this,
+    says what policy needs to know and opens it."""
     allowed_sources: tuple[str, ...] = ()
     """Prefixes that it may send from, beside its own addresses."""
 
@@ -207,7 +214,8 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True):
     mac: str
     """Of the workload's end."""
     revision: int = 0
-    """Datastore revision of its endpoint that is enforced on this host."""
+    """Datastore revision of its endpoint that is enforced on this host; 0 while it is held."""
+    network: str = ""
     timings: dict[str, float] = {}
     """Seconds that each step took, in order; empty in lists."""
 
@@ -293,7 +301,7 @@ def _check_add(request: Add) -> None:
     if request.device == "veth":
         _check(request.netns.startswith("/"), "netns", request.netns, "an absolute path")
     else:
-        _check(not request.netns, "netns", request.netns, "empty for a VM")
+        _check(not request.netns, "netns", request.netns, f"empty for a {request.device}")
     named = bool(request.host_interface) or request.device != "existing"
     _check(named, "host_interface", request.host_interface, "given: it exists already")
     _check("\0" not in request.netns, "netns", request.netns, "without NUL")
@@ -302,6 +310,9 @@ def _check_add(request: Add) -> None:
     _check(len(request.addresses) <= 16, "addresses", len(request.addresses), "at most 16")
     assert request.requested is not None  # each of them parses, or raises InvalidInput
     _check(request.ipam or request.addresses, "addresses", (), "given where IPAM is not asked")
+    for gateway in map(parse_address, request.gateways):
+        good = any(network.contains(gateway) for network in _LINK_LOCAL)
+        _check(good, "gateways", gateway.address_text, "link-local")
     for nat in request.nats:
         parse_address(nat.external)
     for prefix in request.allowed_sources:

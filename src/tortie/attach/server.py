@@ -161,6 +161,11 @@ def bind(path: Path) -> socket.socket:
         raise Denied(f"{path.parent} must be a directory of user {os.geteuid()}")
     if directory.st_mode & 0o077:
         raise Denied(f"{path.parent} must have mode 0700: others can reach into it")
+    return listen(path)
+
+
+def listen(path: Path) -> socket.socket:
+    """The same in a directory that is not ours alone. Raises as `bind`."""
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     before = os.umask(0o177)

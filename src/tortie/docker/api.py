@@ -1,0 +1,161 @@
+"""Docker's own API, as much of it as we ask: networks, containers' labels, events.
+
+Asked in HTTP/1.0, so that an answer simply ends with its connection, and a stream of events is
+lines until then. Never called while Docker waits for us: dockerd asks its plugins while it
+starts, before its API answers, and under locks that its API wants, too.
+
+Source: Docker Engine API v1.24 and later.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from tortie.lib.errors import NotFound, TortieError, Unavailable
+
+ANSWER_SECONDS = 20.0
+HEAD_MAX_BYTES = 64 << 10
+ANSWER_MAX_BYTES = 64 << 20
+"""Thousands of containers; an event is far smaller."""
+
+T = TypeVar("T")
+
+
+class Network(msgspec.Struct, frozen=True, rename="pascal"):
+    id: str = ""
+    name: str = ""
+    driver: str = ""
+    internal: bool = False
+    ipam: "IPAM | None" = msgspec.field(default=None, name="IPAM")
+    containers: "dict[str, Attachment] | None" = None
+    """By container id; filled in where one network is asked for."""
+
+    @property
+    def reserved(self) -> Iterator[str]:
+        """Addresses that the network holds without an endpoint."""
+        for config in self.ipam.config or () if self.ipam else ():
+            yield from (config.auxiliary_addresses or {}).values()
+
+
+class IPAMConfig(msgspec.Struct, frozen=True, rename="pascal"):
+    auxiliary_addresses: dict[str, str] | None = None
+
+
+class IPAM(msgspec.Struct, frozen=True, rename="pascal"):
+    driver: str = ""
+    config: list[IPAMConfig] | None = None
+
+
+class Attachment(msgspec.Struct, frozen=True):
+    endpoint_id: str = msgspec.field(default="", name="EndpointID")
+    name: str = msgspec.field(default="", name="Name")
+
+
+class Container(msgspec.Struct, frozen=True, rename="pascal"):
+    id: str = ""
+    labels: dict[str, str] | None = None
+
+
+class Docker:
+    """One dockerd, by its socket; a connection for each question."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def networks(self) -> list[Network]:
+        """All of them, without their containers.
+
+        Raises:
+            Unavailable: dockerd does not run, or not yet.
+        """
+        return _decoded(await self._get("/networks"), list[Network])
+
+    async def network(self, network_id: str) -> Network:
+        """With its containers, as libnetwork knows them: also those that are being started.
+
+        Raises:
+            NotFound: it is gone.
+            Unavailable: dockerd does not run, or not yet.
+        """
+        return _decoded(await self._get(f"/networks/{quote(network_id, safe='')}"), Network)
+
+    async def containers(self) -> list[Container]:
+        """All of them, running or not. From a copy that dockerd keeps: waits for no lock.
+
+        Raises:
+            Unavailable: dockerd does not run, or not yet.
+        """
+        return _decoded(await self._get("/containers/json?all=1"), list[Container])
+
+    @contextlib.asynccontextmanager
+    async def events(self, kinds: list[str]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """What happens from now on, a line each.
+
+        Raises:
+            Unavailable: dockerd does not run, or ended.
+        """
+        filters = quote(json.dumps({"type": kinds}), safe="")
+        async with self._ask(f"/events?filters={filters}") as reader:
+            yield _lines(reader, self._path)
+
+    async def _get(self, target: str) -> bytes:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS), self._ask(target) as reader:
+                found = bytearray()
+                while part := await reader.read(1 << 20):
+                    found += part
+                    if len(found) > ANSWER_MAX_BYTES:
+                        raise Unavailable(f"Docker at {self._path} answers without an end")
+                return bytes(found)
+        except TimeoutError:
+            raise Unavailable(
+                f"Docker at {self._path} did not answer within {ANSWER_SECONDS:g} s"
+            ) from None
+
+    @contextlib.asynccontextmanager
+    async def _ask(self, target: str) -> AsyncIterator[asyncio.StreamReader]:
+        """The body of an answer that is good."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._path, limit=1 << 20)
+        except OSError as error:
+            raise Unavailable(f"Docker at {self._path}: {error.strerror}") from None
+        try:
+            writer.write(f"GET {target} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
+            async with asyncio.timeout(ANSWER_SECONDS):
+                head = await reader.readuntil(b"\r\n\r\n")
+            status = head.split(b" ", 2)[1]
+            if status != b"200":
+                raise await _failure(status, reader, target)
+            yield reader
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, IndexError):
+            raise Unavailable(f"Docker at {self._path} broke off in the middle") from None
+        except TimeoutError:
+            raise Unavailable(f"Docker at {self._path} does not answer") from None
+        finally:
+            writer.close()
+
+
+async def _lines(reader: asyncio.StreamReader, path: Path) -> AsyncIterator[bytes]:
+    while line := await reader.readline():
+        yield line
+    raise Unavailable(f"Docker at {path} ended")
+
+
+async def _failure(status: bytes, reader: asyncio.StreamReader, target: str) -> TortieError:
+    async with asyncio.timeout(ANSWER_SECONDS):
+        text = await reader.read(HEAD_MAX_BYTES)
+    message = f"Docker refuses {target}: {text.decode(errors='replace').strip()}"
+    return NotFound(message) if status == b"404" else Unavailable(message)
+
+
+def _decoded(raw: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unavailable(f"Docker's answer is not as expected: {error}") from None

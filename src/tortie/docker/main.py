@@ -1,0 +1,110 @@
+"""`tortie docker serve|plugin`: networks for Docker, and for its swarm mode."""
+
+import argparse
+import asyncio
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tortie.agent.config import FELIX_CFG, read_local, resolve
+from tortie.lib import log as logs
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tortie docker", description="Networks of driver tortie (or calico) for Docker."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    serve = verbs.add_parser(
+        "serve",
+        help="the service itself, to run before dockerd",
+        description="Answer Docker's questions about networks of driver tortie or calico. "
+        "Settings: CALICO_LIBNETWORK_* in the environment.",
+    )
+    path: dict[str, Any] = {"type": Path, "help": "default %(default)s"}
+    serve.add_argument("--run-directory", default=Path("/run/tortie"), **path)
+    serve.add_argument("--state-directory", default=Path("/var/lib/tortie"), **path)
+    serve.add_argument("--plugin-directory", default=Path("/run/docker/plugins"), **path)
+    serve.add_argument("--docker-socket", default=Path("/var/run/docker.sock"), **path)
+    serve.add_argument("--felix-config", default=FELIX_CFG, **path)
+    serve.add_argument("-c", "--config", type=Path, help="a CalicoAPIConfig file")
+    serve.add_argument(
+        "--scope",
+        choices=("local", "global"),
+        default="local",
+        help="global: networks are in Docker's cluster store (Docker before 23)",
+    )
+    serve.add_argument("--log-json", action="store_true", help="log JSON instead of text")
+    plugin = verbs.add_parser(
+        "plugin",
+        help="write the managed plugin that swarm mode needs",
+        description="Write a directory for `docker plugin create`. Nothing is downloaded.",
+    )
+    plugin.add_argument("directory", type=Path, help="to be made; must not exist")
+    plugin.add_argument("--run-directory", default=Path("/run/tortie"), **path)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = parse_arguments(argv)
+    if arguments.verb == "plugin":
+        from tortie.docker.managed_plugin import swarm_socket, write
+
+        write(arguments.directory, swarm_socket(arguments.run_directory))
+        return 0
+    return _serve(arguments)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from tortie.lib.errors import Denied
+
+    faulthandler.enable()
+    logs.configure(json=arguments.log_json)
+    if os.geteuid() != 0:
+        raise Denied("tortie docker serve needs root")
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(_run(arguments))
+    return 0
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    from tortie.agent.daemon import first_failure
+    from tortie.datastore.client import Client
+    from tortie.datastore.connect import connect, from_environment
+    from tortie.docker.managed_plugin import swarm_socket
+    from tortie.docker.service import Service
+    from tortie.docker.settings import Settings
+    from tortie.docker.settings import from_environment as settings_from
+
+    settings = Settings(
+        host=resolve(read_local(os.environ, arguments.felix_config)).host,
+        agent=arguments.run_directory / "attach.sock",
+        docker=arguments.docker_socket,
+        plugins=arguments.plugin_directory,
+        swarm=swarm_socket(arguments.run_directory),
+        state=arguments.state_directory / "docker",
+        scope=arguments.scope,
+    )
+    settings = settings_from(settings, os.environ)
+    datastore = from_environment(os.environ, arguments.config)
+
+    async def reach() -> Client:
+        return await connect(datastore, create=True)
+
+    service = asyncio.current_task()
+    assert service is not None, "called by asyncio.run"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, service.cancel)
+    try:
+        await Service(settings, reach).run()
+    except BaseExceptionGroup as group:
+        raise first_failure(group) from group
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,234 @@
+"""Learns from Docker's API who is behind each endpoint, and cleans up after those that are gone.
+
+    events ──► look ──► networks: names            ──► records
+                   └──► endpoint → container → labels ──► Endpoints.publish
+                   └──► endpoints and addresses that Docker does not know ──► removed
+
+Level-triggered: an event only says that it is time to look, and each look compares everything,
+so that nothing is lost with a lost event, a restart of dockerd or of us. `connect` comes when
+Docker has joined an endpoint and before it starts the container's process; libnetwork's list of
+a network's endpoints, which waits for no container's lock, has its container by then.
+
+What Docker does not list is removed at the second look in a row, `GONE_SECONDS` later: an
+endpoint that is just being made is not listed yet.
+"""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from tortie.docker.api import Docker, Network
+from tortie.docker.endpoints import Endpoint, Endpoints, Identity
+from tortie.docker.leaks import Leaks
+from tortie.docker.profiles import endpoint_labels
+from tortie.docker.records import Records
+from tortie.docker.settings import Settings
+from tortie.lib.backoff import Backoff
+from tortie.lib.errors import NotFound, TortieError, Unavailable
+
+log = logging.getLogger(__name__)
+
+DRIVERS = frozenset({"tortie", "calico"})
+
+AGAIN_SECONDS = 1.0
+"""To the next look while something is not as it should be."""
+LOOK_SECONDS = 300.0
+GONE_SECONDS = 30.0
+
+
+class Members:
+    """One event loop only; `run` runs once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        docker: Docker,
+        records: Records,
+        endpoints: Endpoints,
+        leaks: Leaks,
+    ) -> None:
+        self._settings = settings
+        self._docker = docker
+        self._records = records
+        self._endpoints = endpoints
+        self._leaks = leaks
+        self._news = asyncio.Event()
+        self._labels: dict[str, dict[str, str]] = {}
+        """By container; they never change."""
+        self._missing: dict[str, float] = {}
+        """Endpoints that Docker did not list, and since when."""
+        self._told: set[str] = set()
+        """Endpoints that the log has complained about."""
+
+    async def run(self) -> None:
+        """For ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            tasks.create_task(self._look_again_and_again())
+
+    async def _watch(self) -> None:
+        backoff = Backoff(0.2, 2.0)
+        said = False
+        while True:
+            try:
+                async with self._docker.events(["network"]) as events:
+                    log.info("listening to Docker at %s", self._settings.docker)
+                    said = False
+                    backoff.reset()
+                    self._news.set()
+                    async for _ in events:
+                        self._news.set()
+            except TortieError as error:
+                if not said:
+                    log.info("%s; waiting for it", error)
+                said = True
+            await asyncio.sleep(backoff.next_seconds())
+
+    async def _look_again_and_again(self) -> None:
+        while True:
+            self._news.clear()
+            try:
+                settled = await self.look()
+            except Unavailable as error:
+                log.debug("Docker's state is not known: %s", error)
+                settled = not any(True for _ in self._endpoints)
+            except TortieError as error:
+                log.warning("looking at Docker's containers failed, will try again: %s", error)
+                settled = False
+            self._complain()
+            try:
+                async with asyncio.timeout(LOOK_SECONDS if settled else AGAIN_SECONDS):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+
+    async def look(self) -> bool:
+        """Compare once; False if there is more to do soon.
+
+        Raises:
+            Unavailable: Docker is away.
+            TortieError: what was found could not be followed in full.
+        """
+        networks = await self._networks()
+        containers = {
+            endpoint_id: container_id
+            for network in networks
+            for container_id, attached in (network.containers or {}).items()
+            if (endpoint_id := attached.endpoint_id)
+        }
+        await self._learn_labels(containers.values())
+        settled = await self._publish(containers)
+        gone = await self._remove_missing(containers.keys())
+        known = {address for endpoint in self._endpoints for address in endpoint.addresses}
+        await self._leaks.look(known, [text for network in networks for text in network.reserved])
+        return settled and gone
+
+    async def _networks(self) -> list[Network]:
+        """Ours, in full where we have endpoints; their names go to the records."""
+        used = {endpoint.network_id for endpoint in self._endpoints}
+        known = {network.id for network in self._records.networks}
+        found = []
+        listed = await self._docker.networks()
+        for network in listed:
+            if network.id not in known and network.driver.partition(":")[0] not in DRIVERS:
+                continue
+            self._records.describe(
+                network.id, name=network.name, internal=network.internal, driver=network.driver
+            )
+            if network.id not in used:
+                found.append(network)
+                continue
+            try:
+                found.append(await self._docker.network(network.id))
+            except NotFound:
+                continue
+        for network_id in known - {network.id for network in listed} - used:
+            self._records.forget(network_id)
+        return found
+
+    async def _learn_labels(self, containers: Iterable[str]) -> None:
+        """Read those of containers that we do not know yet, and forget those that are gone."""
+        wanted = set(containers)
+        self._labels = {known: self._labels[known] for known in wanted & self._labels.keys()}
+        if not wanted - self._labels.keys():
+            return
+        for container in await self._docker.containers():
+            if container.id in wanted and container.id not in self._labels:
+                labels, bad = endpoint_labels(container.labels or {})
+                if bad:
+                    log.warning(
+                        "container %s: these cannot be labels of an endpoint: %s",
+                        container.id[:12],
+                        ", ".join(sorted(bad)),
+                    )
+                self._labels[container.id] = labels
+
+    async def _publish(self, containers: dict[str, str]) -> bool:
+        profiles = {
+            network_id: await self._endpoints.profile(network)
+            for network_id in sorted({endpoint.network_id for endpoint in self._endpoints})
+            if (network := self._records.get(network_id)) and network.name
+        }
+        by_container: dict[str, list[Endpoint]] = defaultdict(list)
+        unknown = False
+        for endpoint in self._endpoints:
+            container_id = containers.get(endpoint.id)
+            if container_id is None or container_id not in self._labels:
+                unknown = True
+                continue
+            by_container[container_id].append(endpoint)
+        tasks = [
+            self._publish_container(container_id, endpoints, profiles)
+            for container_id, endpoints in by_container.items()
+        ]
+        return all(await asyncio.gather(*tasks)) and not unknown
+
+    async def _publish_container(
+        self, container_id: str, endpoints: list[Endpoint], profiles: Mapping[str, str]
+    ) -> bool:
+        networks = {endpoint.network_id for endpoint in endpoints}
+        if not networks <= profiles.keys():
+            return False  # Docker has not told its name yet
+        labels = self._labels[container_id] if self._settings.label_endpoints else {}
+        names = sorted({profiles[network_id] for network_id in networks})
+        identity = Identity(tuple(names), labels, container_id)
+        try:
+            for endpoint in endpoints:
+                await self._endpoints.publish(endpoint, identity)
+        except TortieError as error:
+            log.warning("container %s: %s; will try again", container_id[:12], error)
+            return False
+        return True
+
+    async def _remove_missing(self, listed: Iterable[str]) -> bool:
+        """False if some may have to go at a later look."""
+        there = set(listed)
+        now = time.monotonic()
+        missing = [endpoint for endpoint in self._endpoints if endpoint.id not in there]
+        self._missing = {e.id: self._missing.get(e.id, now) for e in missing}
+        for endpoint in missing:
+            if now - max(self._missing[endpoint.id], endpoint.since) < GONE_SECONDS:
+                continue
+            log.warning("endpoint %s: Docker does not know it; removed", endpoint.id[:12])
+            await self._endpoints.remove(endpoint.id)
+            for address in endpoint.addresses:
+                await self._leaks.release(address)
+        return not missing
+
+    def _complain(self) -> None:
+        """Once, about each endpoint that is still closed because nobody knows whose it is."""
+        now = time.monotonic()
+        held = [endpoint for endpoint in self._endpoints if endpoint.is_held]
+        self._told &= {endpoint.id for endpoint in held}
+        for endpoint in held:
+            late = now - endpoint.since > self._settings.patience_seconds
+            if late and endpoint.id not in self._told:
+                self._told.add(endpoint.id)
+                log.warning(
+                    "endpoint %s of network %s stays closed: Docker at %s has not told whose it is",
+                    endpoint.id[:12],
+                    endpoint.network_id[:12],
+                    self._settings.docker,
+                )
