@@ -57,9 +57,28 @@ class Attachment(msgspec.Struct, frozen=True):
     name: str = msgspec.field(default="", name="Name")
 
 
+class NetworkSettings(msgspec.Struct, frozen=True, rename="pascal"):
+    networks: dict[str, msgspec.Raw] | None = None
+
+
 class Container(msgspec.Struct, frozen=True, rename="pascal"):
     id: str = ""
     labels: dict[str, str] | None = None
+    network_settings: NetworkSettings | None = None
+
+    @property
+    def network_count(self) -> int:
+        settings = self.network_settings
+        return len(settings.networks or ()) if settings else 0
+
+
+class State(msgspec.Struct, frozen=True, rename="pascal"):
+    pid: int = 0
+    """0: it does not run."""
+
+
+class Inspected(msgspec.Struct, frozen=True, rename="pascal"):
+    state: State | None = None
 
 
 class Docker:
@@ -93,14 +112,30 @@ class Docker:
         """
         return _decoded(await self._get("/containers/json?all=1"), list[Container])
 
+    async def process_of(self, container_id: str) -> int:
+        """A running container's first process; 0 if it does not run.
+
+        Waits while Docker starts or stops it.
+
+        Raises:
+            NotFound: it is gone.
+            Unavailable: dockerd does not run, or not yet.
+        """
+        raw = await self._get(f"/containers/{quote(container_id, safe='')}/json")
+        state = _decoded(raw, Inspected).state
+        return state.pid if state else 0
+
     @contextlib.asynccontextmanager
-    async def events(self, kinds: list[str]) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def events(self, names: list[str]) -> AsyncIterator[AsyncIterator[bytes]]:
         """What happens from now on, a line each.
+
+        Args:
+            names: of the events that count.
 
         Raises:
             Unavailable: dockerd does not run, or ended.
         """
-        filters = quote(json.dumps({"type": kinds}), safe="")
+        filters = quote(json.dumps({"event": names}), safe="")
         async with self._ask(f"/events?filters={filters}") as reader:
             yield _lines(reader, self._path)
 

@@ -126,15 +126,15 @@ class Endpoints:
                 self._endpoints.pop(endpoint.id, None)
                 raise
 
-    async def publish(self, endpoint: Endpoint, identity: Identity) -> None:
-        """Let policy see a container as it is, unless it is gone meanwhile.
+    async def publish(self, endpoint: Endpoint, identity: Identity) -> bool:
+        """Let policy see a container as it is, unless it is gone meanwhile; True if that is news.
 
         Raises:
             TortieError: not done; to be tried again.
         """
         async with endpoint.lock:
             if self._endpoints.get(endpoint.id) is not endpoint or endpoint.identity == identity:
-                return
+                return False
             network = self._records.ensure(endpoint.network_id)
             was_held, endpoint.is_held = endpoint.is_held, False
             try:
@@ -143,6 +143,7 @@ class Endpoints:
                 endpoint.is_held = was_held
                 raise
             endpoint.identity = identity
+            return True
 
     async def remove(self, endpoint_id: str) -> None:
         """No packet passes when this returns; also for one that nobody knows.

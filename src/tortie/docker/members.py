@@ -16,14 +16,16 @@ endpoint that is just being made is not listed yet.
 import asyncio
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from tortie.docker.api import Docker, Network
 from tortie.docker.endpoints import Endpoint, Endpoints, Identity
 from tortie.docker.leaks import Leaks
+from tortie.docker.pools import Pools
 from tortie.docker.profiles import endpoint_labels
 from tortie.docker.records import Records
+from tortie.docker.return_routes import Link, settle
 from tortie.docker.settings import Settings
 from tortie.lib.backoff import Backoff
 from tortie.lib.errors import NotFound, TortieError, Unavailable
@@ -31,6 +33,8 @@ from tortie.lib.errors import NotFound, TortieError, Unavailable
 log = logging.getLogger(__name__)
 
 DRIVERS = frozenset({"tortie", "calico"})
+EVENTS = ["connect", "disconnect", "create", "destroy", "start"]
+"""Of networks and containers."""
 
 AGAIN_SECONDS = 1.0
 """To the next look while something is not as it should be."""
@@ -48,15 +52,21 @@ class Members:
         records: Records,
         endpoints: Endpoints,
         leaks: Leaks,
+        pools: Pools,
     ) -> None:
         self._settings = settings
         self._docker = docker
         self._records = records
         self._endpoints = endpoints
         self._leaks = leaks
+        self._pools = pools
         self._news = asyncio.Event()
         self._labels: dict[str, dict[str, str]] = {}
         """By container; they never change."""
+        self._several: set[str] = set()
+        """Containers on more than one network, of whatever driver, as of Docker's last copy."""
+        self._routed: dict[str, tuple[int, frozenset[str]]] = {}
+        """Process and endpoints of containers, as their return routes are."""
         self._missing: dict[str, float] = {}
         """Endpoints that Docker did not list, and since when."""
         self._told: set[str] = set()
@@ -73,7 +83,7 @@ class Members:
         said = False
         while True:
             try:
-                async with self._docker.events(["network"]) as events:
+                async with self._docker.events(EVENTS) as events:
                     log.info("listening to Docker at %s", self._settings.docker)
                     said = False
                     backoff.reset()
@@ -118,8 +128,9 @@ class Members:
             for container_id, attached in (network.containers or {}).items()
             if (endpoint_id := attached.endpoint_id)
         }
-        await self._learn_labels(containers.values())
+        await self._learn(set(containers.values()))
         settled = await self._publish(containers)
+        await self._route(containers)
         gone = await self._remove_missing(containers.keys())
         known = {address for endpoint in self._endpoints for address in endpoint.addresses}
         await self._leaks.look(known, [text for network in networks for text in network.reserved])
@@ -148,22 +159,21 @@ class Members:
             self._records.forget(network_id)
         return found
 
-    async def _learn_labels(self, containers: Iterable[str]) -> None:
-        """Read those of containers that we do not know yet, and forget those that are gone."""
-        wanted = set(containers)
+    async def _learn(self, wanted: set[str]) -> None:
+        """What is to be known of containers; those that are gone are forgotten."""
         self._labels = {known: self._labels[known] for known in wanted & self._labels.keys()}
-        if not wanted - self._labels.keys():
-            return
-        for container in await self._docker.containers():
-            if container.id in wanted and container.id not in self._labels:
-                labels, bad = endpoint_labels(container.labels or {})
-                if bad:
-                    log.warning(
-                        "container %s: these cannot be labels of an endpoint: %s",
-                        container.id[:12],
-                        ", ".join(sorted(bad)),
-                    )
-                self._labels[container.id] = labels
+        listed = await self._docker.containers() if wanted else []
+        found = {container.id: container for container in listed if container.id in wanted}
+        self._several = {name for name, container in found.items() if container.network_count > 1}
+        for container_id in found.keys() - self._labels.keys():
+            labels, bad = endpoint_labels(found[container_id].labels or {})
+            if bad:
+                log.warning(
+                    "container %s: these cannot be labels of an endpoint: %s",
+                    container_id[:12],
+                    ", ".join(sorted(bad)),
+                )
+            self._labels[container_id] = labels
 
     async def _publish(self, containers: dict[str, str]) -> bool:
         profiles = {
@@ -195,12 +205,47 @@ class Members:
         names = sorted({profiles[network_id] for network_id in networks})
         identity = Identity(tuple(names), labels, container_id)
         try:
-            for endpoint in endpoints:
-                await self._endpoints.publish(endpoint, identity)
+            # Docker's copy of the container lags behind: one that is new is looked at again.
+            new = [await self._endpoints.publish(endpoint, identity) for endpoint in endpoints]
         except TortieError as error:
             log.warning("container %s: %s; will try again", container_id[:12], error)
             return False
-        return True
+        return not any(new)
+
+    async def _route(self, containers: dict[str, str]) -> None:
+        """Where a container has several links, each answers by itself."""
+        by_container = Counter(
+            containers[endpoint.id] for endpoint in self._endpoints if endpoint.id in containers
+        )
+        several = {container_id for container_id, count in by_container.items() if count > 1}
+        concerned = several | self._several | (self._routed.keys() & by_container.keys())
+        self._routed = {known: self._routed[known] for known in concerned & self._routed.keys()}
+        for container_id in sorted(concerned):
+            links = self._links(containers, container_id)
+            process = await self._docker.process_of(container_id)
+            now = process, frozenset(link.address.address_text for link in links)
+            if not process or not links or self._routed.get(container_id) == now:
+                continue
+            pools = sorted(await self._pools.names())
+            try:
+                done = await asyncio.to_thread(settle, process, links, pools)
+            except TortieError as error:
+                log.warning("container %s: return routes: %s", container_id[:12], error)
+                continue
+            if done:
+                self._routed[container_id] = now
+
+    def _links(self, containers: dict[str, str], container_id: str) -> list[Link]:
+        found = []
+        for endpoint in self._endpoints:
+            network = self._records.get(endpoint.network_id)
+            if network is None or containers.get(endpoint.id) != container_id:
+                continue
+            found += [
+                Link(address, network.gateway(address.family), network.number)
+                for address in endpoint.addresses
+            ]
+        return sorted(found, key=lambda link: link.number)
 
     async def _remove_missing(self, listed: Iterable[str]) -> bool:
         """False if some may have to go at a later look."""

@@ -18,6 +18,7 @@ from tortie.docker.leaks import Leaks
 from tortie.docker.members import Members
 from tortie.docker.network_driver import NetworkDriver
 from tortie.docker.plugin_server import Method, PluginServer
+from tortie.docker.pools import Pools
 from tortie.docker.profiles import Profiles
 from tortie.docker.records import Records
 from tortie.docker.settings import Scope, Settings
@@ -101,7 +102,8 @@ class Service:
             ipam = IPAMDriver(client, self._settings.host, self._records)
             leaks = Leaks(client, self._settings.host, ipam)
             docker = Docker(self._settings.docker)
-            members = Members(self._settings, docker, self._records, endpoints, leaks)
+            pools = Pools(client)
+            members = Members(self._settings, docker, self._records, endpoints, leaks, pools)
             await self._patiently(endpoints.load, "the agent is not reachable")
             assert self._ready is not None, "made by `run`"
             self._ready.set_result(_Parts(endpoints, ipam))
