@@ -17,7 +17,7 @@ from tortie.model.codec import to_plain
 from tortie.model.documents import load
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Resource
-from tortie.model.positions import to_yaml
+from tortie.model.yaml_text import to_yaml
 
 
 def main(given: Given, screen: Screen) -> int:

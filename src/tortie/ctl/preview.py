@@ -14,7 +14,7 @@ from tortie.lib.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from tortie.model.codec import to_plain
 from tortie.model.documents import Document
 from tortie.model.metadata import Resource
-from tortie.model.positions import to_yaml
+from tortie.model.yaml_text import to_yaml
 
 if TYPE_CHECKING:
     from tortie.ctl.writing import Way

@@ -126,16 +126,9 @@ def structured(value: Any, form: str) -> str:
         import json
 
         return json.dumps(value, indent=2, ensure_ascii=False)
-    from tortie.model.positions import to_yaml
+    from tortie.model.yaml_text import to_yaml
 
-    return to_yaml(_pure(value)).rstrip("\n")
-
-
-def _pure(value: Any) -> Any:
-    """With plain mappings only, which is what the YAML writer knows."""
-    if isinstance(value, dict):
-        return {name: _pure(inner) for name, inner in value.items()}
-    return [_pure(inner) for inner in value] if isinstance(value, list) else value
+    return to_yaml(value).rstrip("\n")
 
 
 def names(items: Sequence[Any]) -> str:

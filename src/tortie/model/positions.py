@@ -17,11 +17,10 @@ import yaml
 
 from tortie.lib.errors import InvalidInput
 from tortie.model.codec import DEPTH_MAX
+from tortie.model.yaml_text import DIGITS_MAX, INFINITE, plain_scalar
 
 VALUES_MAX = 1_000_000
 """In one text, aliases followed: some hundred times what the largest manifest has."""
-
-_INFINITE = (float("inf"), float("-inf"))
 
 
 class Place(NamedTuple):
@@ -210,17 +209,6 @@ def _build(steps: Iterator[_Step]) -> list[Positioned]:
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's parser, ten times faster; without it the same results."""
 
-_NULL = frozenset({"", "~", "null", "Null", "NULL"})
-_BOOLEAN = {
-    "true": True, "True": True, "TRUE": True,
-    "false": False, "False": False, "FALSE": False,
-}  # fmt: skip
-_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
-_HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-_DIGITS_MAX = 400
-"""Longer numbers stay text; turning them into an int takes quadratic time."""
-
 _STRING_TAGS = frozenset({None, "!", "tag:yaml.org,2002:str"})
 _PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null"))
 _COLLECTION_TAGS = frozenset({None, "!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
@@ -262,47 +250,7 @@ def _yaml_value(event: yaml.ScalarEvent, place: Place) -> Any:
         is_plain = True
     elif event.tag not in _STRING_TAGS:
         raise TextSyntax(place, f"the tag {event.tag} is not supported")
-    return _plain_scalar(event.value) if is_plain else event.value
-
-
-def _plain_scalar(text: str) -> Any:
-    """What a scalar without quotes means."""
-    if text in _NULL:
-        return None
-    if text in _BOOLEAN:
-        return _BOOLEAN[text]
-    if len(text) > _DIGITS_MAX:
-        return text
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    if _HEXADECIMAL.fullmatch(text):
-        return int(text, 16)
-    if _FLOAT.fullmatch(text) and (number := float(text)) not in _INFINITE:
-        return number
-    return text
-
-
-_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-
-
-class _Dumper(_DUMPER):  # type: ignore[misc]
-    """Quotes every text that `read_documents` would not read back as that text."""
-
-
-def _represent_text(dumper: Any, text: str) -> Any:
-    style = None if isinstance(_plain_scalar(text), str) else "'"
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
-
-
-_Dumper.add_representer(str, _represent_text)
-# Values that stand in several places are written out in each; nobody wants anchors to read.
-_Dumper.ignore_aliases = lambda self, data: True
-
-
-def to_yaml(value: Any) -> str:
-    """YAML with fields in their order, in ASCII: PyYAML leaves some line breaks unescaped else."""
-    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=1000)
-    return text
+    return plain_scalar(event.value) if is_plain else event.value
 
 
 # --- JSON -------------------------------------------------------------------------
@@ -353,10 +301,10 @@ class _JsonText:
         number = _JSON_NUMBER.match(self.text, self.position)
         if number is None:
             raise self.refuse("a value")
-        if len(number[0]) > _DIGITS_MAX:
-            raise TextSyntax(self.place(), f"not JSON: a number of over {_DIGITS_MAX} digits")
+        if len(number[0]) > DIGITS_MAX:
+            raise TextSyntax(self.place(), f"not JSON: a number of over {DIGITS_MAX} digits")
         parsed = float(number[0]) if number[1] or number[2] else int(number[0])
-        if parsed in _INFINITE:
+        if parsed in INFINITE:
             raise TextSyntax(self.place(), "the number is too large")
         self.position = number.end()
         return parsed, number[0]

@@ -1,13 +1,19 @@
 """What text means, and where each part of it stands."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tortie.model.positions import Place, TextSyntax, read_documents, to_yaml
+from tortie.model.positions import Place, TextSyntax, read_documents
+from tortie.model.yaml_text import to_yaml
+
+STORED = Path(__file__).parents[2] / "wire" / "stored"
 
 
 def _only(text: str, *, is_json: bool = False) -> Any:
@@ -171,9 +177,29 @@ _texts = st.text(st.characters(exclude_categories=["Cs"])) | st.text(
 )
 
 
+@example({"k" * 200: ["a", {"b" * 1100: {"c": 1.5e-7}}], "é😀\x85\x7f": "a\nb: #"})
 @given(st.dictionaries(_texts, _values | _texts, min_size=1))
 def test_what_we_write_reads_back(value: Any) -> None:
-    assert _only(to_yaml(value)) == value
+    text = to_yaml(value)
+    assert _only(text) == value
+    assert yaml.safe_load(text) == value, "nor do readers of YAML 1.1 see anything else"
+
+
+@given(
+    st.recursive(_texts | _values, lambda inner: st.lists(inner) | st.dictionaries(_texts, inner))
+)
+def test_nested_values_read_back(value: Any) -> None:
+    assert _only(to_yaml({"value": value})) == {"value": value}
+
+
+def test_the_layout_is_pyyaml_s() -> None:
+    """Of every example of what Calico stores."""
+    examples = sorted(STORED.glob("*.txt"))
+    assert examples
+    for path in examples:
+        _, _, text = path.read_text().partition("{")
+        value, _ = json.JSONDecoder().raw_decode("{" + text)
+        assert to_yaml(value) == yaml.safe_dump(value, sort_keys=False, width=1000), path.name
 
 
 def test_written_yaml_is_plain() -> None:
