@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from tests.cni.host import Containers, Host, network, running_host
-from tests.kube.control_plane import NODES, ControlPlane
+from tests.kube.control_plane import ADMIN, ControlPlane
 
 from tortie.attach.cni.kubernetes import KubernetesPods, Sources
 from tortie.attach.cni.pods import Pod
@@ -106,8 +106,8 @@ def make_pod(plane: ControlPlane, namespace: str, name: str, **annotations: str)
     return plane.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
 
 
-def ask(plane: ControlPlane, namespace: str, name: str, token: str = "") -> Pod:
-    file = plane.kubeconfig(token, "other") if token else plane.kubeconfig()
+def ask(plane: ControlPlane, namespace: str, name: str, token: str = ADMIN) -> Pod:
+    file = plane.kubeconfig(token, "of-who-asks")
     return asyncio.run(KubernetesPods(kubeconfig.read(file)).pod(namespace, name))
 
 
@@ -148,7 +148,7 @@ def test_refusals_say_what_to_do(control_plane: ControlPlane, namespace: str) ->
     with pytest.raises(NotFound, match='pods "none" not found'):
         ask(control_plane, namespace, "none")
     with pytest.raises(Denied, match="must allow to get pods and namespaces"):
-        ask(control_plane, namespace, "none", token=NODES)
+        ask(control_plane, namespace, "none", token="")
     with pytest.raises(Denied, match="Unauthorized"):
         ask(control_plane, namespace, "none", token="wrong")
     with pytest.raises(NotFound, match="could not find"):
