@@ -159,6 +159,13 @@ COMMANDS = (
             Flag("show-blocks", "each block, too"),
             Flag("show-borrowed", "addresses that hosts have from blocks of others"),
             Flag("show-configuration", "IPAM's settings"),
+            Flag("show-hosts", "each host's blocks, one character for each: · empty to █ full"),
+            Flag("forecast", "when every block of a pool will be taken, by the pace of claims"),
+        ),
+        notes=(
+            "The forecast rests on when the blocks that are there were claimed, in the last week. "
+            "Blocks that were given back meanwhile have left no trace, and hosts can share what "
+            "they have: it is the earliest that another host may find no block.",
         ),
     ),
     Command(
@@ -168,7 +175,15 @@ COMMANDS = (
             Flag("show-problem-ips", "every address with a problem"),
             Flag("output", "write a report that ipam release takes", short="o", value="FILE",
                  completes="file"),
+            Flag("fix", "say what can be repaired; with --dry-run=false, do it"),
+            Flag("dry-run", "with --fix: change nothing (the default)"),
+            Flag("grace", "with --fix: how long a leak must be seen for (default 10)",
+                 value="SECONDS"),
             Flag("kubeconfig", "taken for calicoctl's sake", value="FILE", is_hidden=True),
+        ),
+        notes=(
+            "Repaired are handles and affinities that contradict the blocks, and addresses whose "
+            "host has no Node and which no endpoint has. What needs to be decided is left alone.",
         ),
     ),
     Command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from tortie.ctl.screen import Screen
 from tortie.ctl.version import client_version
 from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources
+from tortie.ipam.allocator import Allocator
+from tortie.ipam.inventory import read_inventory
+from tortie.ipam.repair import make, plan, still_wanted
 from tortie.ipam.report import Findings, Held, findings, held
 from tortie.lib.errors import InvalidInput, NotFound
 from tortie.lib.ip import Network
@@ -24,6 +28,9 @@ from tortie.model.keys import ResourceKey
 from tortie.model.node import ClusterInformation, IPPool, Node
 
 NODES_SHOWN = 20
+
+GRACE_SECONDS = 10
+"""Between the two looks that prove a leak."""
 
 
 class Cluster(NamedTuple):
@@ -52,7 +59,39 @@ def main(given: Given, screen: Screen) -> int:
             Path(given.text("output")).write_bytes(raw + b"\n")
         except (OSError, ValueError) as error:
             raise InvalidInput(f"cannot write {given.text('output')}: {error}") from None
+    if given.has("fix"):
+        return _fix(given, screen)
     return 0
+
+
+def _fix(given: Given, screen: Screen) -> int:
+    """1: something that was to be repaired was not."""
+    is_dry = given.text("dry-run", "true") != "false"
+    text = given.text("grace", str(GRACE_SECONDS))
+    if not (text.isascii() and text.isdecimal() and len(text) < 6):
+        raise InvalidInput(f"--grace is {text!r}; it must be a number of seconds")
+
+    async def act(client: Client) -> int:
+        found = plan(await read_inventory(client))
+        if is_dry or not found:
+            for repair in found:
+                screen.print(f"Would {repair}.")
+            screen.print(f"{len(found)} repairs; nothing was changed.")
+            return 0
+        await asyncio.sleep(int(text))
+        wanted = still_wanted(plan(await read_inventory(client)), found)
+        allocator = Allocator(client, "")
+        late = 0
+        for repair in wanted:
+            if await make(client, allocator, repair):
+                screen.print(f"Done: {repair}.")
+            else:
+                late += 1
+                screen.warn(f"left alone, because it has changed: {repair}")
+        screen.print(f"{len(wanted) - late} repairs done, {late} left alone.")
+        return 1 if late else 0
+
+    return access.with_client(access.config_file(given), act)
 
 
 async def read_cluster(client: Client) -> Cluster:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -13,6 +14,8 @@ from tortie.ctl.ipam_records import address, network, records
 from tortie.ctl.screen import Screen
 from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources
+from tortie.ipam.growth import LEAST_SECONDS, Forecast, HostUse, by_host, forecasts, glyph
+from tortie.ipam.pools import parse_pools
 from tortie.ipam.report import Held, Usage, held, usage
 from tortie.lib.errors import InvalidInput
 from tortie.model.codec import decode
@@ -21,6 +24,8 @@ from tortie.model.keys import IPAMConfigKey
 from tortie.model.node import IPPool
 from tortie.model.reservation import IPReservation
 
+_NOBODY = "(nobody)"
+_FORECAST_TITLES = ("POOL", "BLOCKS TAKEN", "CLAIMED", "FULL")
 _TITLES = ("GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS RESERVED", "IPS FREE")
 
 _SETTINGS = {
@@ -32,9 +37,11 @@ _SETTINGS = {
 
 
 def main(given: Given, screen: Screen) -> int:
-    wanted = ("ip", "show-blocks", "show-borrowed", "show-configuration")
+    wanted = (
+        "ip", "show-blocks", "show-borrowed", "show-configuration", "show-hosts", "forecast",
+    )  # fmt: skip
     if sum(given.has(name) for name in wanted) > 1:
-        raise InvalidInput("give one of --ip, --show-blocks, --show-borrowed, --show-configuration")
+        raise InvalidInput(f"give one of --{', --'.join(wanted)}")
 
     async def act(client: Client) -> None:
         if given.has("show-configuration"):
@@ -48,6 +55,15 @@ def main(given: Given, screen: Screen) -> int:
             screen.print(_address(given.text("ip"), everything))
         elif given.has("show-borrowed"):
             screen.print(_borrowed(everything))
+        elif given.has("show-hosts"):
+            for line in host_map(by_host(found.blocks), screen):
+                screen.print(line)
+        elif given.has("forecast"):
+            parsed = parse_pools(await Resources(client).all_of(IPPool))
+            for problem in parsed.problems:
+                screen.warn(f"left out: {problem}")
+            foretold = forecasts(parsed.usable, found.blocks, time.time_ns())
+            screen.print(boxed(_FORECAST_TITLES, [forecast_row(one) for one in foretold]))
         else:
             resources = Resources(client)
             pools = [network(p.spec.cidr) for p in await resources.all_of(IPPool)]
@@ -63,6 +79,50 @@ def main(given: Given, screen: Screen) -> int:
 
     access.with_client(access.config_file(given), act)
     return 0
+
+
+def host_map(uses: Sequence[HostUse], screen: Screen) -> Iterator[str]:
+    """Fullest host first; on a terminal, what is nearly full is red."""
+    width = max((len(use.host) for use in uses), default=0)
+    width = max(width, len(_NOBODY))
+    for use in uses:
+        blocks = "".join(
+            screen.paint(glyph(cidr.size, used), _colour(used / cidr.size))
+            for cidr, used in use.blocks
+        )
+        share = f"{use.used}/{use.total}"
+        notes = [f"{use.lent} lent"] if use.lent else []
+        notes += [f"{use.borrowed} borrowed"] if use.borrowed else []
+        tail = f"  ({', '.join(notes)})" if notes else ""
+        yield f"{use.host or _NOBODY:<{width}}  {share:>11}  {blocks}{tail}"
+    if not uses:
+        yield "no host has a block"
+
+
+def _colour(share: float) -> str:
+    return "red" if share >= 0.9 else "yellow" if share >= 0.6 else "green"
+
+
+def forecast_row(one: Forecast) -> list[str]:
+    left = one.seconds_left
+    if not one.blocks_free:
+        told = "every block is taken"
+    elif one.seconds < LEAST_SECONDS:
+        told = "not known: less than an hour of history"
+    elif left is None:
+        told = f"no block was claimed in {_duration(one.seconds)}"
+    else:
+        told = f"in {_duration(left)} at the earliest"
+    blocks = f"{one.blocks_taken}/{_number(one.blocks_total)}"
+    pace = f"{one.claims} in {_duration(one.seconds)}" if one.seconds else "none recorded"
+    return [one.pool, blocks, pace, told]
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("years", 365 * 86400.0), ("days", 86400.0), ("hours", 3600.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 60:.0f} minutes"
 
 
 def _rows(pool: Usage | None, blocks: tuple[Usage, ...]) -> Iterator[list[str]]:
