@@ -28,10 +28,13 @@ INFINITE = (float("inf"), float("-inf"))
 _OTHERS_WORDS = frozenset({"yes", "no", "on", "off", "null", "true", "false", "~"})
 """Which some reader takes for something else than text, in any case of letters."""
 _OTHERS_NUMBER = re.compile(
-    r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-f_]+|[0-9][0-9_]*(?::[0-5]?[0-9])*(?:\.[0-9_]*)?(?:e[-+]?[0-9]+)?"
-    r"|\.[0-9_]+(?:e[-+]?[0-9]+)?|\.inf|\.nan)"
-    r"|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[t ].*)?",
-    re.IGNORECASE,
+    r"""[-+]?(?:
+        0b[01_]+ | 0o?[0-7_]+ | 0x[0-9a-f_]+
+      | [1-9][0-9_]*(?::[0-5]?[0-9])+              # of base 60
+      | [0-9][0-9_]*(?::[0-5]?[0-9])*\.[0-9_]*(?:e[-+]?[0-9]+)?
+      | (?:0|[1-9][0-9_]*)(?:e[-+]?[0-9]+)? | \.[0-9_]+(?:e[-+]?[0-9]+)? | \.inf | \.nan
+    ) | [0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[t\ ].*)?""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _NEVER_PLAIN = re.compile(r"[,\[\]{}#&*!|>'\"%@`=<]|[-?:](?: |$)|---|\.\.\.|~$")
 """At the beginning."""
