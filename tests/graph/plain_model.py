@@ -28,6 +28,7 @@ from tortie.desired.policy import (
 )
 from tortie.lib.ip import Network
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
+from tortie.model.endpoint_slice import KubernetesEndpointSlice
 from tortie.model.ipam import BlockAffinity
 from tortie.model.keys import AffinityKey, ResourceKey
 from tortie.model.metadata import Resource
@@ -50,6 +51,7 @@ class PlainModel:
         self.workloads: dict[EndpointId, Workload] = {}
         self.interfaces: dict[str, validation.HostInterface] = {}
         self.labelled: list[Labelled] = []
+        self.slices: list[validation.Served] = []
         self.replaced: set[PolicyId] = set()
         self.policies: dict[PolicyId, ParsedPolicy] = {}
         self.profiles: dict[str, validation.ParsedProfile] = {}
@@ -106,6 +108,8 @@ class PlainModel:
                 self.labelled.append(interface.labelled)
                 if interface.host == self.host:
                     self.interfaces[key.name] = interface
+            case KubernetesEndpointSlice():
+                self.slices.append(validation.parse_endpoint_slice(key, value))
             case NetworkSet():
                 self.labelled.append(validation.parse_network_set(key, value))
             case GlobalNetworkSet():
@@ -165,6 +169,13 @@ class PlainModel:
         return ActivePolicy(Policy((Rule("Deny"),), (Rule("Deny"),)), {})
 
     def _members(self, spec: SetSpec) -> Iterator[Network | AddressPort]:
+        for served in self.slices:
+            if served.service == spec.service:
+                networks = served.member.networks
+                if spec.type is IPSetType.NET:
+                    yield from networks
+                for port in served.member.ports if spec.type is not IPSetType.NET else ():
+                    yield from (AddressPort(n, port.protocol, port.port) for n in networks)
         for labelled in self.labelled:
             if spec.selector is None or not spec.selector.matches(self._labels(labelled)):
                 continue

@@ -14,6 +14,12 @@ from tortie.model.endpoint import (
     WorkloadEndpointPort,
     WorkloadEndpointSpec,
 )
+from tortie.model.endpoint_slice import (
+    KubernetesEndpointSlice,
+    KubernetesEndpointSliceSpec,
+    SliceEndpoint,
+    SlicePort,
+)
 from tortie.model.ipam import BlockAffinity
 from tortie.model.keys import AffinityKey, Key, ResourceKey
 from tortie.model.metadata import Metadata
@@ -95,6 +101,21 @@ def network_set(path: str, *nets: str, labels: dict[str, str]) -> Entry:
         key = ResourceKey("NetworkSet", name, namespace)
         return key, NetworkSet(metadata=metadata, spec=spec)
     return ResourceKey("GlobalNetworkSet", name), GlobalNetworkSet(metadata=metadata, spec=spec)
+
+
+def endpoint_slice(
+    path: str, service: str, *addresses: str, ports: Sequence[tuple[str, int]] = (("TCP", 80),)
+) -> Entry:
+    """`path` is namespace/name; each address an endpoint of its own."""
+    namespace, name = path.split("/")
+    spec = KubernetesEndpointSliceSpec(
+        service=service,
+        endpoints=tuple(SliceEndpoint(addresses=(address,)) for address in addresses),
+        ports=tuple(SlicePort(protocol=protocol, port=number) for protocol, number in ports),
+    )
+    metadata = Metadata(name=name, namespace=namespace)
+    key = ResourceKey("KubernetesEndpointSlice", name, namespace)
+    return key, KubernetesEndpointSlice(metadata=metadata, spec=spec)
 
 
 def policy(path: str, **spec: object) -> Entry:

@@ -8,6 +8,7 @@ from tests.graph.resources import (
     affinity,
     allow,
     deny,
+    endpoint_slice,
     host_endpoint,
     network_set,
     node,
@@ -19,8 +20,8 @@ from tests.graph.resources import (
     workload,
 )
 
-from tortie.calc.rule_scanner import named_port_set_id, service_set_id
-from tortie.desired.policy import TCP, UDP
+from tortie.calc.rule_scanner import ServiceName, named_port_set_id, service_set_id
+from tortie.desired.policy import TCP, UDP, IPSetType
 from tortie.model.policy import (
     ICMP,
     EntityRule,
@@ -57,6 +58,10 @@ def net(name: str, selector: str) -> dict[str, str]:
 
 def port(name: str, selector: str, protocol: int, port_name: str) -> dict[str, str]:
     return {named_port_set_id(parse(selector), protocol, port_name): name}
+
+
+def served(name: str, namespace: str, service: str, set_type: IPSetType) -> dict[str, str]:
+    return {service_set_id(ServiceName(namespace, service), set_type): name}
 
 
 def to(**entity: object) -> EntityRule:
@@ -426,21 +431,55 @@ STATES: dict[str, Named] = {
                     allow(to(selector="has(x)"), http=HTTPMatch(methods=("GET",))),
                     deny(protocol="TCP", http=HTTPMatch(methods=("GET",))),
                 ),
-                egress=(allow(to(), to(services=ServiceMatch(name="s", namespace="shop"))),),
             ),
             policy("untracked", do_not_track=True, apply_on_forward=True, ingress=(allow(),)),
             policy("before-nat", pre_dnat=True, apply_on_forward=True, ingress=(allow(),)),
             policy("forwarded", apply_on_forward=True, types=("Ingress",)),
         ),
         f"""
-        set service:
         policy profile kns.shop: {OPEN}
-        policy p: in Deny proto:6; out Allow to-in:service
+        policy p: in Deny proto:6
         policy forwarded:
         endpoint shop/web on cali-web 10.0.0.1: in default(forwarded p)Deny; out default(p)Deny
         route 10.0.0.1 to cali-web borrowed
         """,
-        {service_set_id(ServiceMatch(name="s", namespace="shop"), ""): "service"},
+    ),
+    "services": Named(
+        state(
+            DEFAULT_TIER,
+            SHOP,
+            WEB,
+            endpoint_slice("shop/one", "db", "10.0.1.1", "fd00::1", ports=[("TCP", 5432)]),
+            endpoint_slice(
+                "shop/two", "db", "10.0.1.1", "10.0.1.2", ports=[("UDP", 9), ("TCP", 9)]
+            ),
+            endpoint_slice("shop/no-port", "db", "10.0.1.3", ports=[]),
+            endpoint_slice("other/one", "db", "10.0.9.9"),
+            endpoint_slice("other/two", "front", "10.0.2.1"),
+            policy(
+                "shop/p",
+                types=("Ingress", "Egress"),
+                ingress=(
+                    allow(to(services=ServiceMatch(name="front", namespace="other"), ports=(9,))),
+                    allow(to(services=ServiceMatch(name="front"))),
+                ),
+                egress=(allow(to(), to(services=ServiceMatch(name="db"))),),
+            ),
+        ),
+        f"""
+        set db: 10.0.1.1:17:9 10.0.1.1:6:5432 10.0.1.1:6:9 10.0.1.2:17:9 10.0.1.2:6:9
+            fd00::1:6:5432
+        set front: 10.0.2.1
+        set missing:
+        policy profile kns.shop: {OPEN}
+        policy shop/p: in Allow from-in:front from-port:9, Allow from-in:missing;
+            out Allow to-port:db
+        endpoint shop/web on cali-web 10.0.0.1: in default(shop/p)Deny; out default(shop/p)Deny
+        route 10.0.0.1 to cali-web borrowed
+        """,
+        served("front", "other", "front", IPSetType.NET)
+        | served("missing", "shop", "front", IPSetType.NET)
+        | served("db", "shop", "db", IPSetType.ADDRESS_PORT),
     ),
     "two claim one address, two one interface": Named(
         state(

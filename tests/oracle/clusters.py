@@ -12,11 +12,23 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any, NamedTuple, TypeVar, cast
 
+import msgspec
 from msgspec.structs import replace
-from tests.graph.resources import Entry, State, network_set, node, policy, pool, profile, tier
+from tests.graph.resources import (
+    Entry,
+    State,
+    endpoint_slice,
+    network_set,
+    node,
+    policy,
+    pool,
+    profile,
+    tier,
+)
 
 from tortie.explain.oracle import Packet, workload_with
 from tortie.lib.ip import Network, parse_address
+from tortie.model.catalogue import TYPES
 from tortie.model.endpoint import EndpointPort as HostPort
 from tortie.model.endpoint import (
     HostEndpoint,
@@ -25,6 +37,7 @@ from tortie.model.endpoint import (
     WorkloadEndpointPort,
     WorkloadEndpointSpec,
 )
+from tortie.model.endpoint_slice import KubernetesEndpointSlice
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Metadata, Resource
 from tortie.model.names import workload_endpoint_name
@@ -38,6 +51,7 @@ from tortie.model.policy import (
     Rule,
     RuleMetadata,
     ServiceAccountMatch,
+    ServiceMatch,
 )
 from tortie.model.validation import check
 from tortie.model.validation.terms import protocol_number
@@ -138,10 +152,17 @@ THEMES = (
     "not_protocol",
     "sets",
 )
+SERVICE_THEME, _CYCLE = "services", 65
+"""At the end of every cycle of seeds, which is a whole number of `THEMES`."""
 
 
 def theme_of(seed: int) -> str:
-    return THEMES[seed % len(THEMES)]
+    return SERVICE_THEME if seed % _CYCLE >= 60 else THEMES[seed % len(THEMES)]
+
+
+def same_theme(seed: int, step: int) -> int:
+    """Another seed for each step."""
+    return seed + step * (_CYCLE if theme_of(seed) == SERVICE_THEME else len(THEMES))
 
 
 def make_world(seed: int) -> State:
@@ -153,12 +174,28 @@ def make_world(seed: int) -> State:
     entries += _profiles(random)
     entries += _workloads(random)
     entries += _bystanders(random)
+    entries += _endpoint_slices(random)
     entries += [_policy(random, index) for index in range(random.choice((0, 2, 3, 3, 4, 5, 6, 8)))]
     state = dict(entries)
     for resource in state.values():
         assert isinstance(resource, Resource)
         check(resource)
     return state
+
+
+def staged_world(state: State, seed: int) -> State:
+    """The same cluster with policies of another one staged, and some to be deleted."""
+    random = Dice(f"staged {seed}")
+    staged: State = dict(state)
+    for value in make_world(same_theme(seed, 1)).values():
+        if isinstance(value, NetworkPolicy | GlobalNetworkPolicy):
+            action = random.choice(("Set", "Set", "Learn", "Ignore", "Delete"))
+            kind = f"Staged{value.kind or type(value).__name__}"
+            spec = {} if action == "Delete" else msgspec.to_builtins(value.spec)
+            plain = {"metadata": value.metadata, "spec": {**spec, "stagedAction": action}}
+            resource = msgspec.convert(plain, TYPES[kind], from_attributes=True)
+            staged[ResourceKey(kind, value.metadata.name, value.metadata.namespace)] = resource
+    return staged
 
 
 def changed_world(state: State, seed: int) -> State:
@@ -168,6 +205,8 @@ def changed_world(state: State, seed: int) -> State:
     kinds = ["network set", "workload", "policy", "rules", "profile", "tier"]
     if theme_of(seed) == "sets":
         kinds = ["network set"]
+    if theme_of(seed) == SERVICE_THEME:
+        kinds = ["endpoint slice"]
     for _ in range(random.randint(1, 4)):
         kind = random.choice(kinds)
         _CHANGES[kind](random, changed, other)
@@ -195,9 +234,34 @@ def make_packets(state: State, seed: int, count: int) -> list[Packet]:
         # Half of them as some rule would have it, wherever they go.
         rule = random.choice(rules) if rules and random.random() < 0.5 else None
         packet = random_packet(random, source, destination, rule)
+        if rule is not None and rule.destination.services is not None:
+            packet = _to_service(random, state, rule.destination.services, ends, packet)
         # The answers to one packet may not be mistaken for another one.
         packets.setdefault(_connection(packet), packet)
     return list(packets.values())
+
+
+def _to_service(
+    random: Dice, state: State, service: ServiceMatch, ends: list[Network], packet: Packet
+) -> Packet:
+    """The packet, if need be to where the service is served."""
+    served = [
+        packet._replace(
+            destination=address,
+            protocol=TCP if port.protocol == "TCP" else UDP,
+            source_port=random.choice(SOURCE_PORTS),
+            destination_port=port.port,
+            icmp_type=None,
+            icmp_code=None,
+        )
+        for found in state.values()
+        if isinstance(found, KubernetesEndpointSlice) and found.spec.service == service.name
+        for port in found.spec.ports
+        for endpoint in found.spec.endpoints
+        for address in map(parse_address, endpoint.addresses)
+        if address in ends and address != packet.source
+    ]
+    return random.choice(served) if served else packet
 
 
 def _connection(packet: Packet) -> frozenset[object]:
@@ -363,6 +427,21 @@ def _bystanders(random: Dice) -> Iterator[Entry]:
         yield ResourceKey("HostEndpoint", "far"), HostEndpoint(metadata=metadata, spec=spec)
 
 
+SERVICES = ("front", "db")
+
+
+def _endpoint_slices(random: Dice) -> Iterator[Entry]:
+    addresses = [address for slot in SLOTS for address in (slot.ipv4, slot.ipv6)]
+    ports = [(protocol, port) for protocol in ("TCP", "UDP") for port in PORTS]
+    for index in range(random.randint(4, 8) if random.theme == SERVICE_THEME else 0):
+        yield endpoint_slice(
+            f"{random.choice(NAMESPACES)}/slice{index}",
+            random.choice(SERVICES),
+            *random.sample(addresses, random.randint(1, 8)),
+            ports=random.sample(ports, random.randint(0, 9)),
+        )
+
+
 def _policy(random: Dice, index: int) -> Entry:
     scope = random.choice(("", "", "red/", "blue/"))
     names = ("a", "b", "c", "d", "e", "f", "g", "h")
@@ -372,8 +451,8 @@ def _policy(random: Dice, index: int) -> Entry:
         "order": random.choice((None, 1.0, 1.0, 2.0, 10.5, -3.0)),
         "selector": random.choice(("", *_SELECTORS[:9])),
         "types": random.choice((("Ingress",), ("Egress",), ("Ingress", "Egress"), ())),
-        "ingress": _policy_rules(random),
-        "egress": _policy_rules(random),
+        "ingress": _policy_rules(random, "source", scope),
+        "egress": _policy_rules(random, "destination", scope),
     }
     if random.random() < 0.15:
         spec["service_account_selector"] = random.choice(_ACCOUNT_SELECTORS)
@@ -382,11 +461,34 @@ def _policy(random: Dice, index: int) -> Entry:
     return policy(path, **spec)
 
 
-def _policy_rules(random: Dice) -> tuple[Rule, ...]:
-    """Often with a last rule for what the others leave, so that about half the packets pass."""
-    rules = [_rule(random) for _ in range(random.choice((0, 1, 2, 2, 3, 3, 4)))]
+def _policy_rules(random: Dice, side: str, scope: str) -> tuple[Rule, ...]:
+    """Often with a last rule for what the others leave, so that about half the packets pass.
+
+    Args:
+        side: of a rule, where a service may stand.
+        scope: of the policy; a global one must say which namespace's service it means.
+    """
+    rules = [
+        _with_service(random, _rule(random), side, scope)
+        for _ in range(random.choice((0, 1, 2, 2, 3, 3, 4)))
+    ]
     last = cast(Action, _weighted(random, {"Allow": 5, "Pass": 3, "": 3}))
     return (*rules, Rule(action=last)) if last else tuple(rules)
+
+
+def _with_service(random: Dice, rule: Rule, side: str, scope: str) -> Rule:
+    """What may not go with a service goes."""
+    if random.theme != SERVICE_THEME or random.random() < 0.2:
+        return rule
+    namespace = "" if scope and random.random() < 0.7 else random.choice(NAMESPACES)
+    service = ServiceMatch(name=random.choice((*SERVICES * 3, "nobody")), namespace=namespace)
+    if side == "source":
+        return replace(rule, source=EntityRule(services=service, ports=rule.source.ports))
+    entity = EntityRule(services=service)
+    if random.random() < 0.7:
+        # Behind most rules is one that allows everything, so it is those that deny that show.
+        return Rule(action=random.choice(("Deny", "Deny", "Allow")), destination=entity)
+    return replace(rule, destination=entity)
 
 
 _PROTOCOL_GIVEN = {"ports": 0.8, "not_ports": 0.8, "named ports": 0.9, "icmp": 0.8}
@@ -521,6 +623,7 @@ def _change_rules(random: Dice, state: State, other: State) -> None:
 
 
 _CHANGES: dict[str, _Change] = {
+    "endpoint slice": _replace_kinds("KubernetesEndpointSlice"),
     "network set": _replace_kinds("NetworkSet", "GlobalNetworkSet"),
     "workload": _replace_kinds("WorkloadEndpoint"),
     "policy": _replace_kinds("NetworkPolicy", "GlobalNetworkPolicy"),

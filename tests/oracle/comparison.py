@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 from tests.graph.resources import State
-from tests.oracle.clusters import THEMES, changed_world, make_packets, make_world, theme_of
+from tests.oracle.clusters import changed_world, make_packets, make_world, same_theme, theme_of
 
 from tortie.explain import oracle
 from tortie.explain.oracle import Packet, decide
@@ -42,7 +42,7 @@ def _cases(seed: int, packet_count: int) -> Iterator[Case]:
         packets = make_packets(state, seed * 10 + step, packet_count)
         expected = verdicts(state, packets)
         yield Case(f"seed {seed} ({theme_of(seed)}), change {step}", state, packets, expected)
-        state = changed_world(state, seed + len(THEMES) * (1000 + step))
+        state = changed_world(state, same_theme(seed, 1000 + step))
 
 
 def verdicts(state: State, packets: list[Packet]) -> list[bool]:

@@ -17,10 +17,12 @@ from tortie.calc import (
     graph,
     ip_sets,
     rule_scanner,
+    services,
     validation,
 )
 from tortie.calc.endpoint_policy import TierSettings
 from tortie.calc.policy_order import PolicyOrder, TierOrder
+from tortie.calc.rule_scanner import ServiceName
 from tortie.dataplane.driver.cover import Change, Cover
 from tortie.dataplane.rules import lists, match, policy
 from tortie.desired.policy import AddressPort, IPSetType, PortRange
@@ -167,6 +169,16 @@ def _positive_protocol(original: Any, number: int, *, negate: bool = False) -> A
     return () if negate else original(number)
 
 
+def _first_port(original: Any, spec: Any, member: Any) -> Any:
+    return original(spec, replace(member, ports=member.ports[:1]) if spec.service else member)
+
+
+def _silently_removed(self: Any, item: Any) -> None:
+    """The sets that have the slice are not told that it goes."""
+    if service := self._services.pop(item, None):
+        del self._slices[service][item]
+
+
 def _positive_named_port(original: Any, *arguments: Any, negate: bool = False, **named: Any) -> Any:
     return () if negate else original(*arguments, **named)
 
@@ -240,6 +252,21 @@ MUTANTS = (
     Mutant(
         "named ports are everybody's",
         _wrap(rule_scanner._Scanner, "_port_sets", _named_ports_of_all),
+    ),
+    Mutant(
+        "a service is served at one of its ports",
+        _wrap(ip_sets, "_elements", _first_port),
+        "services",
+    ),
+    Mutant(
+        "a service of any namespace will do",
+        _set(rule_scanner, "ServiceName", lambda namespace, name: ServiceName("red", name)),
+        "services",
+    ),
+    Mutant(
+        "a slice that goes stays in its sets",
+        _set(services.Services, "remove_slice", _silently_removed),
+        "services",
     ),
     Mutant(
         "members never leave a set", _wrap(ip_sets.IPSets, "_discard", _without_removal), "sets"

@@ -28,6 +28,7 @@ class DesiredHost:
         self._members: dict[str, dict[Hashable, None]] = {}
         self._within: dict[tuple[str, Network], bool] = {}
         self._by_address: dict[Network, Endpoint] = {}
+        self._staged: dict[Network, Endpoint] = {}
         self._by_interface: dict[str, Endpoint] = {}
         self._host_endpoints: dict[str, str | None] = {}
 
@@ -38,6 +39,10 @@ class DesiredHost:
         self._within.clear()
         endpoints = cast("list[Endpoint]", list(self._objects[Kind.ENDPOINT].values()))
         self._by_address = {address: one for one in endpoints for address in one.networks}
+        staged = self._objects[Kind.STAGED_ENDPOINT].values()
+        self._staged = {
+            address: one for one in staged if isinstance(one, Endpoint) for address in one.networks
+        }
         self._by_interface = {one.interface: one for one in endpoints if one.interface}
         endpoints_here = self._objects[Kind.HOST_ENDPOINT]
         self._host_endpoints = {
@@ -45,11 +50,15 @@ class DesiredHost:
             for name, one in host_interfaces(self._name).items()
         }
 
-    def allows(self, packet: oracle.Packet) -> bool:
-        """As far as this host has a say: it decides for the ends that it has."""
+    def allows(self, packet: oracle.Packet, *, staged: bool = False) -> bool:
+        """As far as this host has a say: it decides for the ends that it has.
+
+        Args:
+            staged: as if all that is staged were enforced.
+        """
         asked = as_desired(packet)
-        source = self._by_address.get(packet.source)
-        destination = self._by_address.get(packet.destination)
+        ends = self._by_address | self._staged if staged else self._by_address
+        source, destination = ends.get(packet.source), ends.get(packet.destination)
         return (source is None or allows(source.egress, "egress", asked, self)) and (
             destination is None or allows(destination.ingress, "ingress", asked, self)
         )
@@ -66,7 +75,8 @@ class DesiredHost:
     # desired.verdict.Facts
 
     def policy(self, policy_id: PolicyId) -> Policy | None:
-        return cast("Policy | None", self._objects[Kind.POLICY].get(policy_id))
+        kind = Kind.STAGED_POLICY if policy_id.staged else Kind.POLICY
+        return cast("Policy | None", self._objects[kind].get(policy_id))
 
     def contains(self, set_id: str, member: Network | AddressPort) -> bool:
         members = self._members.get(set_id, {})

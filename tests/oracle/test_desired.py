@@ -4,16 +4,20 @@ No packet is sent: the objects themselves are read. So many more worlds can be c
 packets, and a difference is calc's, not the renderer's.
 """
 
+import os
+
 import pytest
 from tests.graph.resources import State
-from tests.oracle.clusters import HOSTS, make_packets, make_world
+from tests.oracle.clusters import HOSTS, make_packets, make_world, staged_world
 from tests.oracle.comparison import cases, differences, explain
 from tests.oracle.plain_verdict import DesiredHost
 
 from tortie.explain.oracle import decide
+from tortie.explain.staged import enforce_staged
 
 SEEDS_PER_CHUNK = 30
 PACKETS = 75
+FIRST_SEED = 100_000 + 1_000 * int(os.environ.get("TORTIE_RANDOM", "0"))
 
 
 @pytest.mark.parametrize("chunk", range(10))
@@ -21,7 +25,7 @@ def test_desired_state_means_what_the_reference_says(chunk: int) -> None:
     hosts = [DesiredHost(name) for name in HOSTS]
     state: State = {}
     mismatches = []
-    first = 100_000 + chunk * SEEDS_PER_CHUNK
+    first = FIRST_SEED + chunk * SEEDS_PER_CHUNK
     for seed in range(first, first + SEEDS_PER_CHUNK):
         for case in cases(seed, PACKETS):
             changes = differences(state, case.state)
@@ -33,6 +37,26 @@ def test_desired_state_means_what_the_reference_says(chunk: int) -> None:
                 if allowed != expected:
                     mismatches.append(explain(case, packet, allowed=allowed))
     assert not mismatches, f"{len(mismatches)} mismatches, the first:\n{mismatches[0]}"
+
+
+def test_staged_policies_would_do_what_the_reference_says() -> None:
+    """And while they are staged they do nothing."""
+    hosts = [DesiredHost(name) for name in HOSTS]
+    before: State = {}
+    differing = 0
+    for seed in range(FIRST_SEED, FIRST_SEED + 40):
+        enforced = make_world(seed)
+        state = staged_world(enforced, seed)
+        for host in hosts:
+            host.update(differences(before, state))
+        before = state
+        then = enforce_staged(state).state
+        for packet in make_packets(state, seed, 60):
+            now, later = decide(enforced, packet).allowed, decide(then, packet).allowed
+            assert all(host.allows(packet) for host in hosts) == now, (seed, packet)
+            assert all(host.allows(packet, staged=True) for host in hosts) == later, (seed, packet)
+            differing += now != later
+    assert differing > 100
 
 
 def test_worlds_are_neither_all_open_nor_all_closed() -> None:

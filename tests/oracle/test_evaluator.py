@@ -20,7 +20,7 @@ SEEDS_PER_CHUNK = 10
 CHUNKS = 13
 FIRST_SEED = 200_000 + 1_000 * int(os.environ.get("TORTIE_RANDOM", "0"))
 VERDICTS = 100_000
-MUTANT_SEEDS, MUTANT_PACKETS = range(60), 150
+MUTANT_SEEDS, MUTANT_PACKETS = range(66), 150
 """Those of `test_packets`, so that one run works them out once."""
 
 

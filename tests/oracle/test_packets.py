@@ -8,7 +8,7 @@ from tests.oracle.network import TwoHosts
 
 PACKETS = 150
 SEEDS_PER_CHUNK = 6
-CHUNKS = 10
+CHUNKS = 11
 SEEDS = range(CHUNKS * SEEDS_PER_CHUNK)
 
 

@@ -10,6 +10,7 @@ from tests.graph.resources import (
     Entry,
     State,
     affinity,
+    endpoint_slice,
     host_endpoint,
     network_set,
     node,
@@ -24,7 +25,7 @@ from tests.graph.states import HOST
 
 from tortie.calc.graph import Graph
 from tortie.model.keys import HandleKey, ResourceKey
-from tortie.model.policy import EntityRule, Rule, ServiceAccountMatch
+from tortie.model.policy import EntityRule, Rule, ServiceAccountMatch, ServiceMatch
 
 hosts = st.sampled_from(["h0", "h1", "h1", "h2", ""])
 namespaces = st.sampled_from(["red", "blue"])
@@ -48,7 +49,10 @@ def tuples(of: st.SearchStrategy[object], most: int) -> st.SearchStrategy[tuple[
     return st.lists(of, max_size=most, unique=True).map(tuple)
 
 
-entities = st.builds(
+services = st.builds(
+    ServiceMatch, name=st.sampled_from(["a", "b"]), namespace=st.sampled_from(["", "red"])
+)
+plain_entities = st.builds(
     EntityRule,
     nets=st.sampled_from([(), (), ("10.0.0.0/8",)]),
     selector=st.one_of(st.just(""), selectors),
@@ -57,6 +61,12 @@ entities = st.builds(
     ports=st.sampled_from([(), (), (80,), ("http",), ("http", 80)]),
     not_ports=st.sampled_from([(), (), ("http",)]),
     service_accounts=st.sampled_from([None, None, ServiceAccountMatch(names=("z",))]),
+)
+entities = st.one_of(
+    plain_entities,
+    plain_entities,
+    plain_entities,
+    st.builds(EntityRule, services=services, not_ports=st.sampled_from([(), ("http",)])),
 )
 rules = st.builds(
     Rule,
@@ -145,6 +155,13 @@ entries: st.SearchStrategy[Entry] = st.one_of(
         host=hosts,
         interface=st.sampled_from(["", "eth0", "*"]),
         profiles=tuples(profile_names, 2),
+    ),
+    st.builds(
+        lambda path, service, at, ports: endpoint_slice(path, service, *at, ports=ports),
+        paths,
+        st.sampled_from(["a", "b"]),
+        tuples(addresses, 3),
+        tuples(st.tuples(protocols, st.sampled_from([80, 81])), 2),
     ),
     st.builds(
         profile,
@@ -250,6 +267,12 @@ junk: st.SearchStrategy[Entry] = st.one_of(
     ),
     st.builds(lambda net: network_set("n/s", net, labels={net: net}), words),
     st.builds(lambda at: host_endpoint("e", at, labels={}), words),
+    st.builds(
+        lambda at, protocol, port: endpoint_slice("n/s", at, at, ports=[(protocol, port)]),
+        words,
+        words,
+        st.integers(-1, 2**17),
+    ),
     st.builds(node, st.just("h2"), words, words, words),
     st.builds(pool, st.just("p"), words),
     st.builds(lambda rule: profile("kns.n", {}, [rule]), junk_rules),

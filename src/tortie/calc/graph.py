@@ -34,6 +34,7 @@ from tortie.calc.staged_policies import enforced_policy, parse_staged_policy
 from tortie.calc.topology import Topology
 from tortie.calc.validation import (
     Member,
+    parse_endpoint_slice,
     parse_global_network_set,
     parse_host_endpoint,
     parse_network_set,
@@ -49,6 +50,7 @@ from tortie.desired.policy import PolicyId
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
+from tortie.model.endpoint_slice import KubernetesEndpointSlice
 from tortie.model.ipam import BlockAffinity
 from tortie.model.keys import AffinityKey, Key, ResourceKey
 from tortie.model.network_set import GlobalNetworkSet, NetworkSet
@@ -102,6 +104,7 @@ class Graph:
             "GlobalNetworkSet": self._on_global_network_set,
             "HostEndpoint": self._on_host_endpoint,
             "IPPool": self._on_pool,
+            "KubernetesEndpointSlice": self._on_endpoint_slice,
             "NetworkPolicy": self._on_policy,
             "NetworkSet": self._on_network_set,
             "Node": self._on_node,
@@ -206,6 +209,13 @@ class Graph:
         if value is not None:
             labelled = parse_global_network_set(_typed(value, GlobalNetworkSet))
         self._ip_sets.on_item(key, labelled)
+        return ()
+
+    def _on_endpoint_slice(self, key: ResourceKey, value: object | None) -> _Problems:
+        served = None
+        if value is not None:
+            served = parse_endpoint_slice(key, _typed(value, KubernetesEndpointSlice))
+        self._ip_sets.on_slice(key, served)
         return ()
 
     def _on_policy(self, key: ResourceKey, value: object | None) -> _Problems:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from tortie.calc.rule_scanner import SetSpec
 from tortie.calc.sequencer import Sequencer
-from tortie.calc.validation import Labelled, Member
+from tortie.calc.services import Services
+from tortie.calc.validation import Labelled, Member, Served
 from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import AddressPort, IPSetType
@@ -19,12 +20,12 @@ from tortie.model.keys import ResourceKey
 from tortie.selector.index import LabelIndex
 
 Item = EndpointId | ResourceKey
-"""A workload endpoint, or a host endpoint or network set."""
+"""A workload endpoint, or a host endpoint, network set or slice of a service."""
 
 
 class IPSetStatistics(NamedTuple):
     item_count: int
-    """Endpoints and network sets of the whole cluster."""
+    """Endpoints, network sets and slices of services of the whole cluster."""
     set_count: int
     member_count: int
     evaluation_count: int
@@ -42,6 +43,7 @@ class IPSets:
         self._index: LabelIndex[str, Item] = LabelIndex(
             self._on_match_started, self._on_match_stopped
         )
+        self._services: Services[Item] = Services(self._on_match_started, self._on_match_stopped)
 
     def on_item(self, item: Item, labelled: Labelled | None) -> None:
         """Add or replace what selectors can select; None: it is gone."""
@@ -55,6 +57,22 @@ class IPSets:
             if before is not None:
                 self._replace(item, before, labelled.member)
         self._index.set_item(item, labelled.labels, labelled.parents)
+
+    def on_slice(self, item: ResourceKey, served: Served | None) -> None:
+        """Add or replace a part of where a service is served; None: it is gone."""
+        before = self._members.get(item)
+        if served is None:
+            self._services.remove_slice(item)
+            self._members.pop(item, None)
+            return
+        if before is not None and before != served.member:
+            # First all that stays in its sets, so that no element goes and comes again.
+            self._members[item] = served.member
+            for set_id in self._services.sets_of(item):
+                self._add(set_id, served.member)
+                self._discard(set_id, before)
+        self._members[item] = served.member
+        self._services.set_slice(item, served.service)
 
     def member(self, item: Item) -> Member | None:
         return self._members.get(item)
@@ -71,6 +89,8 @@ class IPSets:
             self._sequencer.put(Kind.IP_SET, set_id, spec.type)
             if spec.selector is not None:
                 self._index.set_selector(set_id, spec.selector)
+            elif spec.service is not None:
+                self._services.set_wanted(set_id, spec.service)
         active.user_count += 1
         self._unused.pop(set_id, None)
 
@@ -86,6 +106,7 @@ class IPSets:
         unused, self._unused = self._unused, {}
         for set_id in unused:
             self._index.remove_selector(set_id)
+            self._services.remove_wanted(set_id)
             del self._sets[set_id]
             self._sequencer.put(Kind.IP_SET, set_id, None)
 
@@ -142,6 +163,7 @@ def _elements(spec: SetSpec, member: Member) -> Iterator[Network | AddressPort]:
         yield from member.networks
         return
     for port in member.ports:
-        if port.name == spec.port_name and port.protocol == spec.protocol:
+        # A service is served at all of its ports.
+        if spec.service or (port.name, port.protocol) == (spec.port_name, spec.protocol):
             for network in member.networks:
                 yield AddressPort(network, port.protocol, port.port)

@@ -2,9 +2,10 @@
 
 Pure. What a rule selects becomes the id of a set; who is in the set is `ip_sets`' business. What
 cannot be enforced never widens what is allowed: an Allow with an HTTP match is left out (it
-would allow more than was asked), a Deny with one denies regardless of it. A rule about a
-service, which nothing here can resolve yet, refers to a set that stays empty, so it matches
-nothing.
+would allow more than was asked), a Deny with one denies regardless of it.
+
+A destination's service is where it is served: addresses with their ports. A source's is the
+addresses alone. One that nobody has told of is an empty set, so it matches nothing.
 
 Scoping puts nodes beside the tenant's node, never text beside text (`selector.normal`). In a
 namespaced policy every positive match by labels is limited to that namespace, or to those that
@@ -12,13 +13,14 @@ the rule's namespaceSelector selects; `notSelector` is not limited, so that what
 excluded wherever it comes from.
 
 Source: Calico, libcalico-go/lib/backend/syncersv1/updateprocessors/rules.go (which selectors
-are limited to what), felix/calc/rule_scanner.go (named ports, ids).
+are limited to what), felix/calc/rule_scanner.go (named ports, services, ids).
 """
 
 import base64
 import hashlib
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -64,14 +66,21 @@ _DIGITS = re.compile(r"[0-9]{1,9}")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
+class ServiceName(NamedTuple):
+    namespace: str
+    name: str
+
+
 class SetSpec(msgspec.Struct, frozen=True):
     """What a set holds: addresses of what the selector selects, or where that serves a port."""
 
     type: IPSetType
     selector: Node | None
-    """None: nothing can be selected yet, the set stays empty."""
+    """None: it goes by `service`."""
     protocol: int = 0
     port_name: str = ""
+    service: ServiceName | None = None
+    """The addresses that serve it, or these with all of its ports."""
 
 
 class ScannedRules(msgspec.Struct, frozen=True):
@@ -164,8 +173,9 @@ def named_port_set_id(selector: Node, protocol: int, name: str) -> str:
     return _unique_id("n", f"{selector_id(selector)},{protocol_text},{name}")
 
 
-def service_set_id(service: model.ServiceMatch, namespace: str) -> str:
-    return _unique_id("svcnoport", f"{service.namespace or namespace}/{service.name}")
+def service_set_id(service: ServiceName, set_type: IPSetType) -> str:
+    kind = "svc" if set_type is IPSetType.ADDRESS_PORT else "svcnoport"
+    return _unique_id(kind, f"{service.namespace}/{service.name}")
 
 
 def _unique_id(prefix: str, content: str) -> str:
@@ -196,10 +206,6 @@ class _Scanner:
             )
             if not enforced:
                 return
-        if rule.source.services or rule.destination.services:
-            self.problems.append(
-                f"rule {position}: services cannot be resolved here, so the rule matches nothing"
-            )
         self.rules.append(converted)
         self.sets.update(self._found)
 
@@ -213,12 +219,18 @@ class _Scanner:
             not_protocol=None if rule.not_protocol is None else parse_protocol(rule.not_protocol),
             icmp=_icmp(rule.icmp),
             not_icmp=_icmp(rule.not_icmp),
-            source=self._side(rule.source, protocol),
-            destination=self._side(rule.destination, protocol),
+            source=self._side(rule.source, protocol, IPSetType.NET),
+            destination=self._side(rule.destination, protocol, IPSetType.ADDRESS_PORT),
             annotations=tuple(sorted(annotations.items())),
         )
 
-    def _side(self, entity: model.EntityRule, protocol: int | None) -> Side:
+    def _side(
+        self, entity: model.EntityRule, protocol: int | None, service_type: IPSetType
+    ) -> Side:
+        """
+        Args:
+            service_type: of the set that a service becomes.
+        """
         selected = self._selected(entity)
         ports, names = _split_ports(entity.ports)
         not_ports, not_names = _split_ports(entity.not_ports)
@@ -226,8 +238,16 @@ class _Scanner:
         # A set of named ports holds only what is selected; the selector's own set adds nothing.
         if selected is not None and (ports or not names):
             sets.append(self._net_set(selected))
+        served: tuple[str, ...] = ()
         if entity.services is not None:
-            sets.append(self._service_set(entity.services))
+            service_set = self._service_set(entity.services, service_type)
+            if service_type is IPSetType.NET:
+                sets.append(service_set)
+            elif entity.ports:
+                # Ports are alternatives to one another, so these would widen the service.
+                raise InvalidInput("ports cannot go with a destination's services")
+            else:
+                served = (service_set,)
         not_sets = []
         if entity.not_selector:
             not_sets.append(self._net_set(parse_selector(entity.not_selector)))
@@ -238,7 +258,7 @@ class _Scanner:
             sets=tuple(sets),
             not_sets=tuple(not_sets),
             ports=ports,
-            named_ports=self._port_sets(serving, protocol, names),
+            named_ports=served or self._port_sets(serving, protocol, names),
             not_ports=not_ports,
             not_named_ports=self._port_sets(serving, protocol, not_names),
         )
@@ -259,9 +279,10 @@ class _Scanner:
         self._found[set_id] = SetSpec(IPSetType.NET, selector)
         return set_id
 
-    def _service_set(self, service: model.ServiceMatch) -> str:
-        set_id = service_set_id(service, self._namespace)
-        self._found[set_id] = SetSpec(IPSetType.NET, None)
+    def _service_set(self, service: model.ServiceMatch, set_type: IPSetType) -> str:
+        name = ServiceName(service.namespace or self._namespace, service.name)
+        set_id = service_set_id(name, set_type)
+        self._found[set_id] = SetSpec(set_type, None, service=name)
         return set_id
 
     def _port_sets(

@@ -16,6 +16,7 @@ from tortie.calc.rule_scanner import (
     NAMESPACE_PREFIX,
     SERVICE_ACCOUNT_PREFIX,
     ScannedRules,
+    ServiceName,
     SetSpec,
     check_name,
     parse_namespace_selector,
@@ -37,6 +38,7 @@ from tortie.model.endpoint import (
     WorkloadEndpoint,
     WorkloadEndpointPort,
 )
+from tortie.model.endpoint_slice import KubernetesEndpointSlice
 from tortie.model.keys import ResourceKey
 from tortie.model.network_set import GlobalNetworkSet, NetworkSet
 from tortie.model.node import IPPool, Node
@@ -90,6 +92,14 @@ class Labelled(msgspec.Struct, frozen=True):
     parents: tuple[str, ...]
     """Profiles whose labels it inherits, the first to name a label wins."""
     member: Member
+
+
+class Served(msgspec.Struct, frozen=True):
+    """A part of where a service is served."""
+
+    service: ServiceName
+    member: Member
+    """All its addresses serve all its ports."""
 
 
 class Workload(msgspec.Struct, frozen=True):
@@ -251,6 +261,21 @@ def parse_global_network_set(resource: GlobalNetworkSet) -> Labelled:
     """
     labels = _labels_outside_namespaces(resource.metadata.labels)
     return Labelled(labels, (), Member(_packed(resource.spec.nets)))
+
+
+def parse_endpoint_slice(key: ResourceKey, resource: KubernetesEndpointSlice) -> Served:
+    """
+    Raises:
+        InvalidInput: an address or port that does not parse.
+    """
+    spec = resource.spec
+    texts = (text for endpoint in spec.endpoints for text in endpoint.addresses)
+    ports = tuple(
+        ServedPort(intern(port.name), parse_protocol(port.protocol), _port_number(port.port))
+        for port in spec.ports
+    )
+    member = Member(pack(dict.fromkeys(map(parse_address, texts))), ports)
+    return Served(ServiceName(key.namespace, spec.service), member)
 
 
 def parse_policy(

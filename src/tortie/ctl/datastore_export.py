@@ -30,7 +30,10 @@ KINDS = (
 )  # fmt: skip
 """In an order in which they can be created, as Calico's export has them."""
 
-REST = ("Profile", "WorkloadEndpoint", "IPAMConfiguration", "CalicoNodeStatus", "LiveMigration")
+REST = (
+    "Profile", "WorkloadEndpoint", "IPAMConfiguration", "CalicoNodeStatus", "LiveMigration",
+    "KubernetesEndpointSlice",
+)  # fmt: skip
 
 KUBERNETES_POLICY_PREFIX = "knp.default."
 """Of policies that are made from Kubernetes' own; its own import makes them anew."""

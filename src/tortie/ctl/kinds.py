@@ -104,6 +104,11 @@ def _nats(resource: Any) -> str:
     return ",".join(f"{at(nat, 'externalIP')}->{at(nat, 'internalIP')}" for nat in nats)
 
 
+def _slice_ports(resource: Any) -> str:
+    ports = at(resource, "spec.ports") or ()
+    return ",".join(f"{at(port, 'port')}/{at(port, 'protocol') or 'TCP'}" for port in ports)
+
+
 def _pod_selector(resource: Any) -> str:
     selector = at(resource, "spec.podSelector") or {}
     terms = [
@@ -192,6 +197,12 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
     ),
     "IPReservation": (_NAME, Column("CIDRS", _short_list("spec.reservedCIDRs"), True)),
     "KubeControllersConfiguration": (_NAME,),
+    "KubernetesEndpointSlice": (
+        _NAME,
+        Column("SERVICE", "spec.service"),
+        Column("PORTS", _slice_ports),
+        Column("ENDPOINTS", _count("spec.endpoints")),
+    ),
     "LiveMigration": (_NAME,),
     "NetworkPolicy": _POLICY,
     "NetworkSet": _NETS,
@@ -233,6 +244,7 @@ _SHORT = {
     "IPPool": ("ipp", "ipps", "pool", "pools"),
     "IPReservation": ("reservation", "reservations"),
     "KubeControllersConfiguration": ("kubecontrollersconfig", "kubecontrollersconfigs"),
+    "KubernetesEndpointSlice": ("endpointslice", "endpointslices"),
     "LiveMigration": (),
     "NetworkPolicy": ("np", "nps", "pol", "pols", "policy", "policies"),
     "NetworkSet": ("netset", "netsets"),
@@ -265,6 +277,7 @@ def plural(kind: str) -> str:
 
 NAMESPACED = frozenset(
     {
+        "KubernetesEndpointSlice",
         "LiveMigration",
         "NetworkPolicy",
         "NetworkSet",

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TextIO
 
 import msgspec
@@ -22,12 +22,14 @@ from tortie.explain.impact import Change, impact
 from tortie.explain.mismatch import PROTOCOL_NAMES, protocol_name, short_name
 from tortie.explain.oracle import Packet, State, Way
 from tortie.explain.packet_space import AddressClass, merged_texts
+from tortie.explain.staged import enforce_staged
 from tortie.explain.why import Explanation, Half, TierVerdict
 from tortie.lib.errors import InvalidInput, NotFound, TortieError
 from tortie.lib.ip import Network
 from tortie.lib.table import aligned
 from tortie.model.endpoint import WorkloadEndpoint
 from tortie.model.keys import Key, ResourceKey
+from tortie.model.policy import unenforceable
 
 EXIT_DENIED = 1
 EXIT_CHANGES = 1
@@ -42,6 +44,10 @@ KINDS = (
     "NetworkSet",
     "WorkloadEndpoint",
     "HostEndpoint",
+    "KubernetesEndpointSlice",
+    "StagedGlobalNetworkPolicy",
+    "StagedNetworkPolicy",
+    "StagedKubernetesNetworkPolicy",
 )
 """All that policy is decided by."""
 
@@ -104,6 +110,8 @@ def _parser() -> Parser:
         metavar=("WORKLOAD", "K=V|K-"),
         help="as if the workload had this label, or had it no more",
     )
+    text = "as if all that is staged, in FILE too, were enforced"
+    change.add_argument("--staged", action="store_true", help=text)
     change.add_argument("-o", "--output", choices=("table", "json"), default="table")
     change.set_defaults(run=_impact)
     return made
@@ -166,14 +174,24 @@ def explanation_text(state: State, found: Explanation) -> str:
     detail = ", ".join(words) or "neither side is a workload, so no policy applies"
     lines = [f"VERDICT  {'ALLOW' if found.allowed else 'DENY'}   ({detail})"]
     for half in found.halves:
-        lines.append(f"  {half.way.lower()} {half.endpoint}")
-        for tier in half.tiers:
-            lines.extend(_tier_lines(tier, half))
+        lines.extend(_half_lines(half))
     lines.extend(f"  fix: {fix}" for fix in found.fixes)
+    if found.staged is not None:
+        then = "ALLOW" if found.staged_allowed else "DENY"
+        lines.append(f"STAGED   {then}   (if all that is staged were enforced)")
+        for half in found.staged:
+            if half not in found.halves:
+                lines.extend(_half_lines(half))
     return "\n".join(lines)
 
 
-def _tier_lines(tier: TierVerdict, half: Half) -> list[str]:
+def _half_lines(half: Half) -> Iterator[str]:
+    yield f"  {half.way.lower()} {half.endpoint}"
+    for tier in half.tiers:
+        yield from _tier_lines(tier)
+
+
+def _tier_lines(tier: TierVerdict) -> list[str]:
     title = f"tier {tier.name}" if tier.name else "profiles"
     lines = []
     for policy in tier.policies:
@@ -207,16 +225,23 @@ def _plain(found: Explanation) -> dict[str, object]:
             "icmpType": packet.icmp_type,
             "icmpCode": packet.icmp_code,
         },
-        "halves": [
-            {
-                "way": half.way,
-                "endpoint": half.endpoint,
-                "verdict": "Allow" if half.allowed else "Deny",
-                "tiers": [_plain_tier(tier) for tier in half.tiers],
-            }
-            for half in found.halves
-        ],
+        "halves": [_plain_half(half) for half in found.halves],
         "fixes": list(found.fixes),
+        "staged": None
+        if found.staged is None
+        else {
+            "verdict": "Allow" if found.staged_allowed else "Deny",
+            "halves": [_plain_half(half) for half in found.staged],
+        },
+    }
+
+
+def _plain_half(half: Half) -> dict[str, object]:
+    return {
+        "way": half.way,
+        "endpoint": half.endpoint,
+        "verdict": "Allow" if half.allowed else "Deny",
+        "tiers": [_plain_tier(tier) for tier in half.tiers],
     }
 
 
@@ -246,35 +271,62 @@ def _plain_tier(tier: TierVerdict) -> dict[str, object]:
 
 def _list(arguments: argparse.Namespace, state: State, out: TextIO) -> int:
     key, endpoint = why.find_endpoint(state, arguments.endpoint)
-    rows = list(_applying(state, key, endpoint))
+    rows = list(_applying(state, key, endpoint, {}))
+    then = enforce_staged(state)
+    staged = list(_applying(then.state, key, endpoint, then.origins))
     if arguments.output == "json":
-        print(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode(), file=out)
+        plain = [row | {"staged": False} for row in rows]
+        if staged != rows:
+            plain += [row | {"staged": True} for row in staged]
+        print(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode(), file=out)
         return 0
     print(f"{short_name(state, key)} on {endpoint.spec.node}", file=out)
-    for row in rows:
-        print(f"  {row['way']:<8} {row['tier']:<20} {row['policy']:<50} {row['end']}", file=out)
+    _print_rows(rows, out)
+    if staged != rows:
+        print("if all that is staged were enforced", file=out)
+        _print_rows(staged, out)
     return 0
 
 
-def _applying(state: State, key: ResourceKey, endpoint: WorkloadEndpoint) -> list[dict[str, str]]:
-    rows = []
+def _print_rows(rows: list[dict[str, str]], out: TextIO) -> None:
+    for row in rows:
+        note = f"  ({row['note']})" if row["note"] else ""
+        print(
+            f"  {row['way']:<8} {row['tier']:<20} {row['policy']:<50} {row['end']}{note}", file=out
+        )
+
+
+def _applying(
+    state: State,
+    key: ResourceKey,
+    endpoint: WorkloadEndpoint,
+    origins: Mapping[ResourceKey, ResourceKey],
+) -> Iterator[dict[str, str]]:
+    """
+    Args:
+        origins: other names for policies.
+    """
     for way in WAYS:
         for tier, default, policies in oracle.tiers_of(state, key, way):
-            for name, _ in policies:
-                rows.append(_row(way, f"tier {tier}", str(name), f"end of tier: {default}"))
+            for name, policy in policies:
+                shown, end = str(origins.get(name, name)), f"end of tier: {default}"
+                note = "; ".join(unenforceable(policy.spec, way))
+                yield _row(way, f"tier {tier}", shown, end, note)
         for profile in endpoint.spec.profiles:
-            rows.append(_row(way, "profiles", f"Profile({profile})", "end: Deny"))
-    return rows
+            yield _row(way, "profiles", f"Profile({profile})", "end: Deny")
 
 
-def _row(way: Way, tier: str, policy: str, end: str) -> dict[str, str]:
-    return {"way": way.lower(), "tier": tier, "policy": policy, "end": end}
+def _row(way: Way, tier: str, policy: str, end: str, note: str = "") -> dict[str, str]:
+    return {"way": way.lower(), "tier": tier, "policy": policy, "end": end, "note": note}
 
 
 def _impact(arguments: argparse.Namespace, before: State, out: TextIO) -> int:
-    if not (arguments.files or arguments.delete or arguments.label):
-        raise InvalidInput("nothing to look at: give -f FILE, --delete or --label")
-    changes = impact(before, _changed(arguments, before))
+    if not (arguments.files or arguments.delete or arguments.label or arguments.staged):
+        raise InvalidInput("nothing to look at: give -f FILE, --delete, --label or --staged")
+    after = _changed(arguments, before)
+    if arguments.staged:
+        after = enforce_staged(after).state
+    changes = impact(before, after)
     if arguments.output == "json":
         plain = [_plain_change(change) for change in changes]
         print(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode(), file=out)
@@ -312,7 +364,8 @@ def _changed(arguments: argparse.Namespace, before: State) -> State:
 
 
 def _class_text(found: AddressClass) -> str:
-    return found.name if found.members < 2 else f"{found.name} and {found.members - 1} like it"
+    name = f"{found.name} (IPv6)" if found.members and found.family == 6 else found.name
+    return name if found.members < 2 else f"{name} and {found.members - 1} like it"
 
 
 def _services_text(change: Change) -> str:

@@ -29,6 +29,7 @@ from tortie.lib.errors import (
 from tortie.model.documents import Document
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Resource
+from tortie.model.policy import NetworkPolicySpec, ProfileSpec, unenforceable
 
 READ_ONLY = frozenset({"ClusterInformation"})
 """Kinds that only the cluster itself writes."""
@@ -59,6 +60,8 @@ def run(way: Way, given: Given, screen: Screen) -> int:
     if not documents:
         screen.print("No resources specified")
         return 0
+    for warning in warnings_about(documents):
+        screen.warn(f"warning: {warning}")
     if given.text("dry-run", "none") == "client":
         from tortie.ctl.preview import client_lines
 
@@ -83,6 +86,16 @@ def run(way: Way, given: Given, screen: Screen) -> int:
 
     access.with_resources(access.config_file(given), act)
     return 0
+
+
+def warnings_about(documents: Sequence[Document]) -> Iterator[str]:
+    """What may be stored and does not do what its author may think."""
+    for document in documents:
+        spec = getattr(document.resource, "spec", None)
+        if isinstance(spec, NetworkPolicySpec | ProfileSpec):
+            for way in ("Ingress", "Egress"):
+                for text in unenforceable(spec, way):
+                    yield f"{document.key}: {way.lower()} {text}"
 
 
 def refuse_read_only(documents: Sequence[Document], verb: str) -> None:

@@ -16,7 +16,7 @@ listing is newer than what was delivered, and the watch does not bring it
 within a grace time, we list anew. While the store's revision stands still,
 a comparison costs one small request and nothing is listed.
 
-Only key → revision is kept here; values belong to whoever takes the updates.
+Only key → revision is kept here (`delivered`); values belong to whoever takes the updates.
 """
 
 import asyncio
@@ -26,14 +26,12 @@ from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
 from tortie.datastore.client import Client, Event, Listing
+from tortie.datastore.delivered import Delivered
 from tortie.lib.backoff import Backoff, spread_seconds
 from tortie.lib.errors import Compacted, Denied, Unavailable
 
 _UPDATES_AT_ONCE = 1_000
 """Per call of the sink, so that it can work on the first while we prepare the next."""
-
-_UNCERTAIN = 0
-"""As a revision: the sink may have this key, but in which version is not known."""
 
 
 class Update(NamedTuple):
@@ -113,7 +111,9 @@ class Syncer:
         self._sink = sink
         self._timing = timing or Timing()
         self._backoff = Backoff(self._timing.backoff_first, self._timing.backoff_limit)
-        self._delivered: dict[str, int] = {}
+        self._delivered = Delivered()
+        self._uncertain: set[str] = set()
+        """Keys that the sink may have, but in which version is not known."""
         self._seen: dict[str, int] = {}
         """Prefix → the revision up to which its watch has come; empty means list anew."""
         self._store_id: str | None = None
@@ -199,16 +199,20 @@ class Syncer:
         entries = [entry for listing in listings for entry in listing.entries]
         # Another store's revisions say nothing about ours, even where they are equal;
         # nor do those of one that was set back to an earlier state.
-        same_store = listings[0].store_id == self._store_id and at >= self._newest
+        store_id = listings[0].store_id
+        same_store = store_id == self._store_id and at >= self._newest
         changed = [
             Update(entry.key, entry.value, entry.mod_revision)
             for entry in entries
-            if not same_store or self._delivered.get(entry.key) != entry.mod_revision
+            if not same_store or self._had(entry.key) != entry.mod_revision
         ]
-        present = {entry.key for entry in entries}
-        gone = [Update(key, None, at) for key in self._delivered if key not in present]
+        gone: list[Update] = []
+        if len(self._delivered) or self._uncertain:
+            present = {entry.key for entry in entries}
+            gone = [Update(key, None, at) for key in self._known() if key not in present]
+        del listings, entries  # the largest things that there are, while all of it is delivered
         await self._deliver(changed + gone)
-        self._store_id = listings[0].store_id
+        self._store_id = store_id
         self._seen = dict.fromkeys(self._prefixes, at)
         self._newest = at
         self._compared_revision = at
@@ -237,15 +241,22 @@ class Syncer:
         async with self._delivering:
             for start in range(0, len(updates), _UPDATES_AT_ONCE):
                 some = updates[start : start + _UPDATES_AT_ONCE]
-                for update in some:
-                    self._delivered[update.key] = _UNCERTAIN
+                keys = [update.key for update in some]
+                self._uncertain.update(keys)
                 await self._sink.on_updates(some)
                 self._updates += len(some)
-                for update in some:
-                    if update.value is None:
-                        del self._delivered[update.key]
-                    else:
-                        self._delivered[update.key] = update.revision
+                self._delivered.record(
+                    (one.key, None if one.value is None else one.revision) for one in some
+                )
+                self._uncertain.difference_update(keys)
+
+    def _had(self, key: str) -> int | None:
+        """The revision that the sink has; None if none, or which is not known."""
+        return None if key in self._uncertain else self._delivered.get(key)
+
+    def _known(self) -> set[str]:
+        """Every key that the sink may have."""
+        return self._uncertain.union(key for key, _ in self._delivered.items())
 
     async def _compare_for_ever(self, interval: float) -> None:
         while True:
@@ -281,12 +292,11 @@ class Syncer:
         listed = {
             entry.key: entry.mod_revision for listing in listings for entry in listing.entries
         }
+        delivered = dict(self._delivered.items()) | dict.fromkeys(self._uncertain, 0)
         behind = {
-            key: revision
-            for key, revision in listed.items()
-            if self._delivered.get(key, _UNCERTAIN) < revision
+            key: revision for key, revision in listed.items() if delivered.get(key, 0) < revision
         }
-        extra = (key for key, had in self._delivered.items() if had <= at and key not in listed)
+        extra = (key for key, had in delivered.items() if had <= at and key not in listed)
         return behind | dict.fromkeys(extra, 0)
 
 

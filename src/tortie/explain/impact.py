@@ -13,6 +13,7 @@ from tortie.explain.oracle import Packet, State, Way
 from tortie.explain.packet_space import AddressClass, Service, address_classes, services
 from tortie.lib.ip import Network, parse_network
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
+from tortie.model.endpoint_slice import KubernetesEndpointSlice
 from tortie.model.keys import Key, ResourceKey
 from tortie.model.network_set import GlobalNetworkSet, NetworkSet
 from tortie.model.policy import (
@@ -153,6 +154,8 @@ def _changed_addresses(before: State, after: State, kept: set[Network]) -> set[N
                 texts = resource.spec.expected_ips
             case NetworkSet() | GlobalNetworkSet():
                 texts = resource.spec.nets
+            case KubernetesEndpointSlice():
+                texts = tuple(a for one in resource.spec.endpoints for a in one.addresses)
             case _:
                 continue
         networks = [parse_network(text) for text in texts]
@@ -278,12 +281,16 @@ class _Pair:
         return False
 
     def _matches(self, rule: Rule, namespace: str, packet: Packet) -> bool:
-        return oracle.protocol_matches(rule, packet) and all(
-            oracle.ports_match(self._state, rule, side, holders, port, packet, namespace)
-            for side, holders, port in (
-                (rule.source, self._source_holders, packet.source_port),
-                (rule.destination, self._destination_holders, packet.destination_port),
+        return (
+            oracle.protocol_matches(rule, packet)
+            and all(
+                oracle.ports_match(self._state, rule, side, holders, port, packet, namespace)
+                for side, holders, port in (
+                    (rule.source, self._source_holders, packet.source_port),
+                    (rule.destination, self._destination_holders, packet.destination_port),
+                )
             )
+            and oracle.reaches_service(self._state, rule, packet, namespace)
         )
 
 

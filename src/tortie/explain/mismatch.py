@@ -89,8 +89,7 @@ def _side(
     address = packet.source if source else packet.destination
     port = packet.source_port if source else packet.destination_port
     who = describe_holder(state, address)
-    if side.services is not None:
-        yield Mismatch(f"{name}.services", "services are not known here")
+    yield from _service(state, rule, name, packet, namespace)
     if side.nets and not oracle.in_any(side.nets, address):
         nets = ", ".join(side.nets)
         yield Mismatch(f"{name}.nets", f"{who} is not in {nets}", f"add {address} to {name}.nets")
@@ -98,6 +97,29 @@ def _side(
         yield Mismatch(f"{name}.notNets", f"{who} is excluded by {', '.join(side.not_nets)}")
     yield from _labels(state, side, name, address, namespace)
     yield from _ports(state, rule, side, name, address, port, packet, namespace)
+
+
+def _service(
+    state: State, rule: Rule, name: str, packet: Packet, namespace: str
+) -> Iterator[Mismatch]:
+    source = name == "source"
+    service = (rule.source if source else rule.destination).services
+    if service is None:
+        return
+    slices = list(oracle.slices_of(state, service, namespace))
+    title = f"service {service.namespace or namespace}/{service.name}"
+    field = f"{name}.services"
+    if not any(found.endpoints for found in slices):
+        yield Mismatch(field, f"nobody serves {title}, as far as is known here")
+        return
+    address = packet.source if source else packet.destination
+    fits = oracle.side_selects(state, EntityRule(services=service), address, [], namespace)
+    if not fits:
+        yield Mismatch(field, f"{describe_holder(state, address)} does not serve {title}")
+    elif not source and not oracle.reaches_service(state, rule, packet, namespace):
+        served = sorted({(port.port, str(port.protocol)) for one in slices for port in one.ports})
+        ports = ", ".join(f"{port}/{protocol}" for port, protocol in served) or "no port"
+        yield Mismatch(field, f"{title} is served at {ports}")
 
 
 def _labels(

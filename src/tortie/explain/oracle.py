@@ -24,6 +24,7 @@ from tortie.model.endpoint import (
     HostEndpoint,
     WorkloadEndpoint,
 )
+from tortie.model.endpoint_slice import KubernetesEndpointSlice, KubernetesEndpointSliceSpec
 from tortie.model.keys import Key, ResourceKey
 from tortie.model.network_set import GlobalNetworkSet, NetworkSet
 from tortie.model.policy import (
@@ -34,6 +35,7 @@ from tortie.model.policy import (
     NetworkPolicy,
     Profile,
     Rule,
+    ServiceMatch,
     Tier,
     policy_types,
 )
@@ -297,7 +299,7 @@ def rule_matches(state: State, rule: Rule, packet: Packet, namespace: str) -> bo
             return False
         if not ports_match(state, rule, side, holders, port, packet, namespace):
             return False
-    return True
+    return reaches_service(state, rule, packet, namespace)
 
 
 def protocol_matches(rule: Rule, packet: Packet) -> bool:
@@ -343,18 +345,55 @@ def ports_match(
 def side_selects(
     state: State, side: EntityRule, address: Network, holders: list[ResourceKey], namespace: str
 ) -> bool:
-    """Whether this side's networks and labels fit the address; ports are not looked at.
+    """Whether this side's networks, labels and service fit the address; ports are not looked at.
 
     Args:
         holders: of the address, as `holders_of` gives them.
     """
-    if side.services is not None:
-        return False  # services are not known here
+    if side.services is not None and not any(
+        address in map(_network, endpoint.addresses)
+        for found in slices_of(state, side.services, namespace)
+        for endpoint in found.endpoints
+    ):
+        return False
     if side.nets and not in_any(side.nets, address):
         return False
     if side.not_nets and in_any(side.not_nets, address):
         return False
     return _selectors_match(state, side, holders, namespace)
+
+
+def reaches_service(state: State, rule: Rule, packet: Packet, namespace: str) -> bool:
+    """Whether the packet goes to a port at which the destination's service is served.
+
+    A source's service says where a packet comes from; its ports say nothing about that.
+    """
+    service = rule.destination.services
+    return service is None or any(
+        protocol_number(port.protocol) == packet.protocol
+        and port.port == packet.destination_port
+        and any(packet.destination in map(_network, one.addresses) for one in found.endpoints)
+        for found in slices_of(state, service, namespace)
+        for port in found.ports
+    )
+
+
+def slices_of(
+    state: State, service: ServiceMatch, namespace: str
+) -> Iterator[KubernetesEndpointSliceSpec]:
+    """All that is known of where a service is served; nothing of one that is missing.
+
+    Args:
+        namespace: of the policy; the service's, where the rule names none.
+    """
+    for key, resource in state.items():
+        if (
+            isinstance(resource, KubernetesEndpointSlice)
+            and isinstance(key, ResourceKey)
+            and key.namespace == (service.namespace or namespace)
+            and resource.spec.service == service.name
+        ):
+            yield resource.spec
 
 
 def limited_by_label(side: EntityRule, namespace: str) -> bool:

@@ -1,7 +1,7 @@
 """The packet space cut into pieces within which no rule can tell two packets apart.
 
 Addresses: workloads that nothing distinguishes (labels, profiles, named ports,
-and which of all networks mentioned contain them) are one class; addresses of
+and which of all networks and services mentioned contain them) are one class; addresses of
 no workload are one class for each region that the networks mentioned cut out.
 Ports: the intervals between all numbers mentioned. Protocols and ICMP types:
 those mentioned, and one that is not. So deciding one packet for each piece
@@ -16,6 +16,7 @@ from tortie.explain.mismatch import protocol_name, short_name
 from tortie.explain.oracle import State
 from tortie.lib.ip import Network, parse_address, parse_network
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
+from tortie.model.endpoint_slice import KubernetesEndpointSlice, KubernetesEndpointSliceSpec
 from tortie.model.keys import ResourceKey
 from tortie.model.network_set import GlobalNetworkSet, NetworkSet
 from tortie.model.policy import (
@@ -63,11 +64,14 @@ class Service(NamedTuple):
 def address_classes(before: State, after: State) -> list[AddressClass]:
     """All classes, of both states together: workloads first, by name, then regions."""
     networks = mentioned_networks(before) | mentioned_networks(after)
+    serving = [_addresses_in(found) for state in (before, after) for found in _slices(state)]
     members: dict[object, list[tuple[str, Network]]] = {}
     taken: set[Network] = set()
     for name, address, signature in _workloads(before, after, networks):
-        members.setdefault(signature, []).append((name, address))
+        serves = tuple(address in addresses for addresses in serving)
+        members.setdefault((signature, serves), []).append((name, address))
         taken.add(address)
+    networks = networks.union(*serving) - taken
     classes = [
         AddressClass(
             found[0][0],
@@ -91,6 +95,12 @@ def services(before: State, after: State) -> dict[int, list[Service]]:
         for rule in rules
         for protocol in (rule.protocol, rule.not_protocol)
         if protocol is not None
+    }
+    protocols |= {
+        oracle.protocol_number(port.protocol)
+        for state in (before, after)
+        for found in _slices(state)
+        for port in found.ports
     }
     plain = sorted(protocols - {1, 58, *_WITH_PORTS})
     found: dict[int, list[Service]] = {}
@@ -123,11 +133,37 @@ def mentioned_networks(state: State) -> set[Network]:
     return found
 
 
+def _slices(state: State) -> list[KubernetesEndpointSliceSpec]:
+    """Of the services that rules name."""
+    named = {
+        (service.namespace or namespace, service.name)
+        for rule, namespace in _rules_in_namespaces(state)
+        for service in (rule.source.services, rule.destination.services)
+        if service is not None
+    }
+    return [
+        resource.spec
+        for key, resource in state.items()
+        if isinstance(resource, KubernetesEndpointSlice)
+        and isinstance(key, ResourceKey)
+        and (key.namespace, resource.spec.service) in named
+    ]
+
+
+def _addresses_in(found: KubernetesEndpointSliceSpec) -> frozenset[Network]:
+    return frozenset(parse_network(text) for one in found.endpoints for text in one.addresses)
+
+
 def _rules(state: State) -> Iterator[Rule]:
-    for resource in state.values():
+    return (rule for rule, _ in _rules_in_namespaces(state))
+
+
+def _rules_in_namespaces(state: State) -> Iterator[tuple[Rule, str]]:
+    for key, resource in state.items():
         if isinstance(resource, NetworkPolicy | GlobalNetworkPolicy | Profile):
-            yield from resource.spec.ingress
-            yield from resource.spec.egress
+            namespace = key.namespace if isinstance(key, ResourceKey) else ""
+            for rule in (*resource.spec.ingress, *resource.spec.egress):
+                yield rule, namespace
 
 
 def _workloads(
@@ -210,6 +246,9 @@ def _cuts(
                 if isinstance(resource, WorkloadEndpoint | HostEndpoint):
                     for offered in resource.spec.ports:
                         starts |= {offered.port, offered.port + 1}
+            for found in _slices(state):
+                for served in found.ports:
+                    starts |= {served.port, served.port + 1}
     ordered = sorted(start for start in starts if 1 <= start <= PORT_MAX)
     return [
         (first, following - 1)

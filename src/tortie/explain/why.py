@@ -4,11 +4,13 @@ Answered from stored resources alone, by the reference evaluator; so it can be
 asked from any machine, and judges what is enforced instead of repeating it.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from tortie.explain import oracle
 from tortie.explain.mismatch import Mismatch, mismatches, short_name
 from tortie.explain.oracle import Packet, State, Way
+from tortie.explain.staged import enforce_staged
 from tortie.lib.errors import InvalidInput, NotFound
 from tortie.lib.ip import Network, parse_address, parse_network
 from tortie.model.endpoint import WorkloadEndpoint
@@ -59,11 +61,29 @@ class Explanation(NamedTuple):
     allowed: bool
     fixes: tuple[str, ...]
     """Single changes that would let the packet pass the half that denies it."""
+    staged: "tuple[Half, ...] | None" = None
+    """The halves as they would be if all that is staged were enforced; None: as they are."""
+
+    @property
+    def staged_allowed(self) -> bool:
+        """Whether it would pass then."""
+        return all(half.allowed for half in (self.halves if self.staged is None else self.staged))
 
 
 def explain(state: State, packet: Packet) -> Explanation:
     """Trace the packet; agrees with `oracle.decide` on every packet."""
     state = _about(state, packet)
+    halves = _halves(state, packet)
+    allowed = all(half.allowed for half in halves)
+    fixes = tuple(dict.fromkeys(fix for half in halves for fix in _fixes(half)))
+    then = enforce_staged(state)
+    origins = {str(key): str(origin) for key, origin in then.origins.items()}
+    staged = tuple(_renamed(half, origins) for half in _halves(then.state, packet))
+    differs = staged != halves
+    return Explanation(packet, halves, allowed, fixes, staged if differs else None)
+
+
+def _halves(state: State, packet: Packet) -> tuple[Half, ...]:
     halves = []
     ways: tuple[tuple[Network, Way], ...] = (
         (packet.source, "Egress"),
@@ -73,9 +93,22 @@ def explain(state: State, packet: Packet) -> Explanation:
         endpoint = oracle.workload_with(state, address)
         if endpoint is not None:
             halves.append(_half(state, endpoint, way, packet))
-    allowed = all(half.allowed for half in halves)
-    fixes = tuple(dict.fromkeys(fix for half in halves for fix in _fixes(half)))
-    return Explanation(packet, tuple(halves), allowed, fixes)
+    return tuple(halves)
+
+
+def _renamed(half: Half, names: Mapping[str, str]) -> Half:
+    """With policies called after what they come from."""
+    return half._replace(
+        tiers=tuple(
+            tier._replace(
+                policies=tuple(
+                    policy._replace(name=names.get(policy.name, policy.name))
+                    for policy in tier.policies
+                )
+            )
+            for tier in half.tiers
+        )
+    )
 
 
 def _about(state: State, packet: Packet) -> State:

@@ -26,6 +26,7 @@ _MODULES = {
     "IPPool": "node",
     "IPReservation": "reservation",
     "KubeControllersConfiguration": "kube_controllers",
+    "KubernetesEndpointSlice": "endpoint_slice",
     "LiveMigration": "live_migration",
     "NetworkPolicy": "policy",
     "NetworkSet": "network_set",

@@ -30,6 +30,7 @@ PLURALS = {
     "IPPool": "ippools",
     "IPReservation": "ipreservations",
     "KubeControllersConfiguration": "kubecontrollersconfigurations",
+    "KubernetesEndpointSlice": "kubernetesendpointslices",
     "LiveMigration": "livemigrations",
     "NetworkPolicy": "networkpolicies",
     "NetworkSet": "networksets",
@@ -44,6 +45,7 @@ PLURALS = {
 KINDS = {plural: kind for kind, plural in PLURALS.items()}
 NAMESPACED = frozenset(
     {
+        "KubernetesEndpointSlice",
         "LiveMigration",
         "NetworkPolicy",
         "NetworkSet",

@@ -144,6 +144,20 @@ class Profile(Resource, frozen=True, kw_only=True):
     spec: ProfileSpec = ProfileSpec()
 
 
+def unenforceable(spec: "NetworkPolicySpec | ProfileSpec", way: Direction) -> tuple[str, ...]:
+    """What of one direction's rules no host can enforce as written; for people.
+
+    Never more is allowed for it: an Allow or Pass matches nothing, a Deny denies regardless.
+    """
+    rules = spec.ingress if way == "Ingress" else spec.egress
+    return tuple(
+        f"rule {position}: HTTP cannot be matched here, so the rule "
+        + ("denies whatever the request" if rule.action == "Deny" else "matches nothing")
+        for position, rule in enumerate(rules, start=1)
+        if rule.http is not None
+    )
+
+
 def policy_types(spec: NetworkPolicySpec) -> tuple[Direction, ...]:
     """The directions that a policy applies to, by Calico's default when it names none.
 

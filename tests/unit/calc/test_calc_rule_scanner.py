@@ -7,7 +7,7 @@ import pytest
 from tests.graph.resources import allow, deny
 from tests.graph.states import to
 
-from tortie.calc.rule_scanner import SetSpec, named_port_set_id, scan_rules
+from tortie.calc.rule_scanner import ServiceName, SetSpec, named_port_set_id, scan_rules
 from tortie.desired.policy import (
     SCTP,
     TCP,
@@ -220,13 +220,27 @@ def test_http_leaves_no_set_behind() -> None:
     assert len(scanned.problems) == 1
 
 
-@pytest.mark.parametrize("action", ["Allow", "Deny"])
-def test_a_service_is_a_set_that_nothing_can_be_in(action: str) -> None:
-    service = model.ServiceMatch(name="s")
-    rule = model.Rule(action=action, destination=to(services=service))  # type: ignore[arg-type]
+def test_a_destinations_service_is_addresses_and_ports() -> None:
+    rule = allow(to(), to(services=model.ServiceMatch(name="s")))
     scanned = scan_rules((rule,), "n")
     [converted] = scanned.rules
-    [set_id] = converted.destination.sets
+    [set_id] = converted.destination.named_ports
+    assert set_id.startswith("svc:")
+    assert converted.destination == Side(named_ports=(set_id,))
+    service = ServiceName("n", "s")
+    assert scanned.sets[set_id] == SetSpec(IPSetType.ADDRESS_PORT, None, service=service)
+    assert not scanned.problems
+
+
+def test_a_sources_service_is_addresses_and_leaves_ports_alone() -> None:
+    service = model.ServiceMatch(name="s", namespace="other")
+    [converted] = scan_rules((allow(to(services=service, ports=(80,))),), "n").rules
+    [set_id] = converted.source.sets
     assert set_id.startswith("svcnoport:")
-    assert scanned.sets[set_id] == SetSpec(IPSetType.NET, None)
-    assert scanned.problems
+    assert converted.source == Side(sets=(set_id,), ports=(PortRange(80, 80),))
+
+
+def test_ports_never_widen_a_destinations_service() -> None:
+    side = to(services=model.ServiceMatch(name="s"), ports=(80,))
+    with pytest.raises(InvalidInput, match="services"):
+        scan_rules((allow(to(), side),), "n")

@@ -1,11 +1,12 @@
 """Explanations against the reference evaluator, on random worlds, and as people read them."""
 
 import pytest
-from tests.oracle.clusters import make_packets, make_world
+from tests.oracle.clusters import make_packets, make_world, staged_world
 
 from tortie.ctl.policy import explanation_text, parse_packet
 from tortie.explain.mismatch import mismatches
 from tortie.explain.oracle import State, decide, rule_matches
+from tortie.explain.staged import enforce_staged
 from tortie.explain.why import explain, find_endpoint, resolve
 from tortie.lib.errors import InvalidInput, NotFound
 from tortie.lib.ip import parse_address
@@ -133,3 +134,13 @@ def test_ports_that_are_none(text: str) -> None:
 def test_what_is_said_of_another_protocol(shop: State) -> None:
     packet = parse_packet(parse_address("10.0.0.1"), parse_address("10.0.0.2"), "icmp", 1)
     assert "protocol: is TCP, the packet is ICMP" in explanation_text(shop, explain(shop, packet))
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_what_is_staged_would_do_what_the_reference_says(seed: int) -> None:
+    state = staged_world(make_world(seed), seed)
+    then = enforce_staged(state).state
+    for packet in make_packets(state, seed, 30):
+        found = explain(state, packet)
+        assert found.allowed == decide(state, packet).allowed
+        assert found.staged_allowed == decide(then, packet).allowed

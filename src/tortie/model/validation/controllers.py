@@ -2,11 +2,28 @@
 
 from collections.abc import Iterator
 
+from tortie.model.endpoint_slice import KubernetesEndpointSlice
 from tortie.model.kube_controllers import AutoHostEndpoints, KubeControllersConfiguration
 from tortie.model.live_migration import LiveMigration
 from tortie.model.reservation import BlockAffinity, IPAMConfiguration
 from tortie.model.validation import terms
 from tortie.model.validation.terms import Problem
+
+
+def endpoint_slice_problems(resource: KubernetesEndpointSlice) -> Iterator[Problem]:
+    spec = resource.spec
+    for index, endpoint in enumerate(spec.endpoints):
+        path = f"spec.endpoints[{index}].addresses"
+        if not endpoint.addresses:
+            yield Problem(path, "", "is needed")
+        for place, text in enumerate(endpoint.addresses):
+            yield from terms.address_problems(f"{path}[{place}]", text)
+    for index, port in enumerate(spec.ports):
+        path = f"spec.ports[{index}]"
+        if not terms.is_port_number(port.port):
+            yield Problem(f"{path}.port", port.port, "must be 1 to 65535")
+        if terms.protocol_number(port.protocol) not in terms.WITH_PORTS:
+            yield Problem(f"{path}.protocol", port.protocol, "must be TCP, UDP or SCTP")
 
 
 def only_default_problems(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from tortie.model.bgp_configuration import BGPConfiguration
 from tortie.model.bgp_filter import BGPFilter
 from tortie.model.bgp_peer import BGPPeer
+from tortie.model.endpoint_slice import KubernetesEndpointSlice
 from tortie.model.felix_configuration import FelixConfiguration
 from tortie.model.kube_controllers import KubeControllersConfiguration
 from tortie.model.live_migration import LiveMigration
@@ -45,5 +46,7 @@ def spec_problems(resource: Resource, *, strict: bool) -> Iterator[Problem]:
             yield from controllers.only_default_problems(resource)
         case KubeControllersConfiguration():
             yield from controllers.kube_controllers_problems(resource)
+        case KubernetesEndpointSlice():
+            yield from controllers.endpoint_slice_problems(resource)
         case LiveMigration():
             yield from controllers.live_migration_problems(resource)

@@ -1,0 +1,180 @@
+"""`tortie policy why|list|impact` over the embedded datastore, as users run it."""
+
+import json
+from typing import Any
+
+import pytest
+from tests.unit.ctl.shell import Shell
+
+HEAD = "apiVersion: projectcalico.org/v3\n"
+SHOP = [
+    HEAD + "kind: Tier\nmetadata: {name: sec}\nspec: {order: 5}\n",
+    HEAD + "kind: Profile\nmetadata: {name: kns.shop}\n"
+    "spec: {ingress: [{action: Allow}], egress: [{action: Allow}]}\n",
+    *(
+        HEAD + f"kind: WorkloadEndpoint\nmetadata: {{name: h1-k8s-{name}-eth0, namespace: shop, "
+        f"labels: {{role: {name}}}}}\nspec: {{orchestrator: k8s, node: h1, pod: {name}, "
+        f"endpoint: eth0, ipNetworks: [10.0.0.{number}/32, 'fd00::{number}/128'], "
+        f"profiles: [kns.shop], interfaceName: cali{number}}}\n"
+        for number, name in enumerate(("web", "db", "idle"), start=1)
+    ),
+]
+DB = (
+    HEAD + "kind: {kind}\nmetadata: {{name: db, namespace: shop}}\n"
+    "spec: {{tier: default, selector: role == 'db', types: [Ingress], ingress: [{rule}]{more}}}\n"
+)
+FROM_WEB = (
+    "{action: Allow, protocol: TCP, source: {selector: role == 'web'}, "
+    "destination: {ports: [5432]}}"
+)
+FROM_NOBODY = "{action: Deny}"
+TO_SERVICE = (
+    HEAD + "kind: NetworkPolicy\nmetadata: {name: out, namespace: shop}\n"
+    "spec: {selector: role == 'web', types: [Egress], egress: "
+    "[{action: Allow, destination: {services: {name: db}}}]}\n"
+)
+SLICE = (
+    HEAD + "kind: KubernetesEndpointSlice\nmetadata: {name: db-1, namespace: shop}\n"
+    "spec: {service: db, endpoints: [{addresses: [10.0.0.2]}], ports: [{port: 5432}]}\n"
+)
+
+
+def policy(rule: str = FROM_WEB, *, kind: str = "NetworkPolicy", more: str = "") -> str:
+    return DB.format(kind=kind, rule=rule, more=more)
+
+
+@pytest.fixture
+def shop(tortie: Shell) -> Shell:
+    assert tortie("apply", "-f", tortie.write("shop.yaml", "---\n".join(SHOP))).code == 0
+    return tortie
+
+
+def plain_lines(text: str) -> list[str]:
+    return text.replace(",", "").splitlines()
+
+
+def apply(shop: Shell, *documents: str) -> str:
+    outcome = shop("apply", "-f", shop.write("some.yaml", "---\n".join(documents)))
+    assert outcome.code == 0, outcome.err
+    return outcome.err
+
+
+def asked(shop: Shell, *words: str) -> Any:
+    return json.loads(shop("policy", *words, "-o", "json").out)
+
+
+def test_why_says_both_halves_and_its_exit_status_is_the_verdict(shop: Shell) -> None:
+    apply(shop, policy())
+    assert shop("policy", "why", "web", "db", "tcp/5432").code == 0
+    denied = shop("policy", "why", "shop/idle", "10.0.0.2", "tcp/5432")
+    assert denied.code == 1
+    assert "VERDICT  DENY   (egress ALLOW, ingress DENY)" in denied.out
+    assert "source.selector: \"role == 'web'\": shop/idle (10.0.0.3) has role=idle" in denied.out
+    assert "fix: set label role=web on shop/idle" in denied.out
+    wrong_port = shop("policy", "why", "-6", "web", "db", "tcp/80")
+    assert wrong_port.code == 1
+    assert "destination.ports: 80 is not among 5432" in wrong_port.out
+    assert "add 80 to destination.ports" in wrong_port.out
+    assert shop("policy", "why", "nobody", "db", "tcp/80").code == 2
+
+
+def test_why_as_json(shop: Shell) -> None:
+    apply(shop, policy())
+    found = asked(shop, "why", "idle", "db", "tcp/5432")
+    assert (found["verdict"], found["staged"]) == ("Deny", None)
+    egress, ingress = found["halves"]
+    assert (egress["verdict"], ingress["verdict"]) == ("Allow", "Deny")
+    [tier] = ingress["tiers"]
+    [rule] = tier["policies"][0]["rules"]
+    assert (tier["tier"], tier["byDefault"], rule["matches"]) == ("default", True, False)
+    assert rule["because"][0]["field"] == "source.selector"
+
+
+def test_list_is_in_order_of_evaluation(shop: Shell) -> None:
+    first = policy().replace("name: db", "name: sec.first").replace("default", "sec")
+    apply(shop, policy(), first)
+    rows = asked(shop, "list", "--for", "db")
+    assert [(row["way"], row["tier"], row["policy"]) for row in rows] == [
+        ("ingress", "tier sec", "NetworkPolicy(shop/sec.first)"),
+        ("ingress", "tier default", "NetworkPolicy(shop/db)"),
+        ("ingress", "profiles", "Profile(kns.shop)"),
+        ("egress", "profiles", "Profile(kns.shop)"),
+    ]
+
+
+@pytest.mark.parametrize("words", [("--delete", "networkpolicy/shop/db"), ("--label",)])
+def test_impact_of_deletions_and_labels(shop: Shell, words: tuple[str, ...]) -> None:
+    apply(shop, policy())
+    if words == ("--label",):
+        words = ("--label", "idle", "role=web")
+    found = shop("policy", "impact", *words)
+    assert found.code == 1
+    assert ["shop/idle", "shop/db", "TCP"] in [line.split()[:3] for line in plain_lines(found.out)]
+    assert ["deny", "allow", "1"] in [line.split()[-3:] for line in plain_lines(found.out)]
+    # Nothing was applied.
+    assert shop("policy", "why", "idle", "db", "tcp/5432").code == 1
+
+
+def test_impact_of_what_changes_nothing(shop: Shell) -> None:
+    apply(shop, policy())
+    unused = policy().replace("role == 'db'", "role == 'nobody'").replace("name: db", "name: x")
+    outcome = shop("policy", "impact", "-f", shop.write("x.yaml", unused))
+    assert (outcome.code, outcome.out) == (0, "no packet is treated differently\n")
+    assert shop("policy", "impact").code == 2
+
+
+def test_what_is_staged_is_told_and_changes_no_verdict(shop: Shell) -> None:
+    apply(shop, policy(), policy(FROM_NOBODY, kind="StagedNetworkPolicy"))
+    found = shop("policy", "why", "web", "db", "tcp/5432")
+    assert found.code == 0
+    assert "STAGED   DENY" in found.out
+    assert "StagedNetworkPolicy(shop/db)" in found.out
+    plain = asked(shop, "why", "web", "db", "tcp/5432")
+    assert (plain["verdict"], plain["staged"]["verdict"]) == ("Allow", "Deny")
+    listed = shop("policy", "list", "--for", "db").out
+    assert listed.index("NetworkPolicy(shop/db)") < listed.index("if all that is staged")
+    assert listed.index("if all that is staged") < listed.index("StagedNetworkPolicy(shop/db)")
+    assert shop("policy", "impact", "--staged").code == 1
+    [change] = asked(shop, "impact", "--staged")[:1]
+    assert (change["now"], change["then"]) == ("Allow", "Deny")
+
+
+def test_a_staged_deletion(shop: Shell) -> None:
+    gone = HEAD + (
+        "kind: StagedNetworkPolicy\nmetadata: {name: db, namespace: shop}\n"
+        "spec: {tier: default, stagedAction: Delete}\n"
+    )
+    apply(shop, policy(), gone)
+    found = asked(shop, "why", "idle", "db", "udp/53")
+    assert (found["verdict"], found["staged"]["verdict"]) == ("Deny", "Allow")
+
+
+def test_services_by_their_slices(shop: Shell) -> None:
+    apply(shop, TO_SERVICE)
+    missing = shop("policy", "why", "web", "db", "tcp/5432")
+    assert missing.code == 1
+    assert "nobody serves service shop/db" in missing.out
+    path = shop.write("slice.yaml", SLICE)
+    opened = asked(shop, "impact", "-f", path)
+    assert [(one["from"], one["to"], one["services"]) for one in opened] == [
+        ("shop/web", "shop/db", ["TCP 5432"])
+    ]
+    apply(shop, SLICE)
+    assert shop("policy", "why", "web", "db", "tcp/5432").code == 0
+    for words, reason in (
+        (("db", "tcp/80"), "service shop/db is served at 5432/TCP"),
+        (("idle", "tcp/5432"), "does not serve service shop/db"),
+    ):
+        found = shop("policy", "why", "web", *words)
+        assert (found.code, reason in found.out) == (1, True)
+    shown = shop("get", "endpointslices", "-n", "shop").out
+    assert shown.splitlines()[1].split() == ["shop", "db-1", "db", "5432/TCP", "1"]
+
+
+def test_what_cannot_be_enforced_is_told_when_applied_and_asked_for(shop: Shell) -> None:
+    rule = "{action: Allow, http: {methods: [GET]}}"
+    text = "rule 1: HTTP cannot be matched here, so the rule matches nothing"
+    assert f"warning: NetworkPolicy(shop/db): ingress {text}\n" in apply(shop, policy(rule))
+    assert text in shop("policy", "list", "--for", "db").out
+    found = shop("policy", "why", "web", "db", "tcp/80")
+    assert (found.code, "HTTP is matched by proxies only" in found.out) == (1, True)
