@@ -85,6 +85,7 @@ async def serve(
             config, client, paths, namespaces, progress, ingest.allocation_unchanged
         )
         status = wiring.build_status(config, client)
+        firewall = wiring.build_firewall_watch(config, health)
         if config["HealthEnabled"]:
             server = HealthServer(health, lambda: progress.revision)
             await server.start(config["HealthHost"], config["HealthPort"])
@@ -101,6 +102,7 @@ async def serve(
             tasks.create_task(syncer.run(), name="syncer")
             tasks.create_task(wiring.audit(inbox, health), name="audit")
             tasks.create_task(status.run(), name="status")
+            tasks.create_task(firewall.run(), name="firewall")
             if endpoint_status is not None:
                 tasks.create_task(endpoint_status.run(), name="endpoint status")
             if not by_bgp:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tortie.agent.config import Config
 from tortie.agent.endpoint_status import EndpointReporter
+from tortie.agent.firewall_watch import FirewallWatch
 from tortie.agent.flow_log import FlowLog
 from tortie.agent.flow_record import Greeting
 from tortie.agent.flows import FlowTable
@@ -246,6 +247,11 @@ def build_status(config: Config, client: Client) -> StatusReporter:
         config["ReportingIntervalSecs"],
         config["ReportingTTLSecs"],
     )
+
+
+def build_firewall_watch(config: Config, health: Health) -> FirewallWatch:
+    reporter = health.reporter("other firewalls")
+    return FirewallWatch(config["InterfacePrefix"], reporter, ipv6=config["Ipv6Support"])
 
 
 def build_endpoint_status(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import os
 import platform
@@ -13,12 +14,15 @@ from typing import NamedTuple
 
 from tortie.ctl.grammar import Given
 from tortie.ctl.screen import Screen
-from tortie.lib.errors import InvalidInput
+from tortie.lib.errors import InvalidInput, TortieError
 
 KERNEL_AT_LEAST = (5, 10)
 """Debian 11's; what the nftables encoder was tested with begins there."""
 
 FAILED = 1
+
+INTERFACE_PREFIX = "cali"
+"""Of workloads' interfaces, where nobody has set another."""
 
 OPTIONS = {
     "CONFIG_NF_TABLES": "nftables",
@@ -86,10 +90,28 @@ def run(config: Path | None) -> Iterator[Check]:
         ("/proc/self/ns/net", "namespaces of processes"),
     ):
         yield Check(meaning, os.path.exists(path), f"{path} is not there")
+    yield from firewalls()
     yield Check(
         "BIRD, for routes by BGP", True if shutil.which("bird") else None,
         "not needed where the agent installs routes itself; Debian: apt install bird2",
     )  # fmt: skip
+
+
+def firewalls() -> Iterator[Check]:
+    """Other programs' chains that drop what workloads send; one check for each, or one."""
+    # Not imported with the command line, which every command pays for.
+    from tortie.kernel.firewall.obstacle import find_obstacles_here
+
+    what = "other firewalls let workloads through"
+    try:
+        found = asyncio.run(find_obstacles_here(INTERFACE_PREFIX))
+    except TortieError as error:
+        yield Check(what, None, f"{error}: only root can see them")
+        return
+    for one in found:
+        yield Check(f"{one.chain} lets workloads through", False, "; ".join(one.remedy))
+    if not found:
+        yield Check(what, True)
 
 
 def kernel_options(config: Path | None, release: str) -> Mapping[str, str] | None:

@@ -1,0 +1,1 @@
+"""What other programs' firewalls do with our traffic: read, judged, never changed."""
