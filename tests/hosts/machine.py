@@ -31,8 +31,10 @@ MASKED = (
 )  # fmt: skip
 """Of no use here, or about the real machine."""
 
-FRESH = ("/etc/calico", "/etc/tortie", "/var/lib/tortie", "/var/lib/calico", "/var/lib/etcd",
-         "/var/log/journal", "/etc/default/etcd")  # fmt: skip
+FRESH = (
+    "/etc/calico", "/etc/tortie", "/var/lib/tortie", "/var/lib/calico", "/var/lib/etcd/default",
+    "/var/log/journal", "/etc/default/etcd",
+)  # fmt: skip
 """Whatever they hold here, a machine begins without."""
 
 _BOOT = """
@@ -44,6 +46,7 @@ R={layer}/root
 mount -t overlay overlay -o lowerdir=/,upperdir={layer}/upper,workdir={layer}/work $R
 {binds}
 rm -rf {fresh} $R/etc/systemd/system/*.wants
+if [ -n "{files}" ]; then cp -a "{files}/." $R/; fi
 for unit in {masked}; do ln -sf /dev/null $R/etc/systemd/system/$unit; done
 mount -t proc proc $R/proc
 mount -t sysfs sysfs $R/sys
@@ -90,17 +93,24 @@ class Machine:
     def __init__(self, name: str, network: str, directory: Path) -> None:
         self.name = name
         self._network = network
+        self.network_identity = netns.identity(network)
         self._layer = directory / name
         self._cgroup = f"tortie-test-{os.getpid()}-{name}"
         self._process: subprocess.Popen[bytes] | None = None
-        self._pid = 0
+        self.pid = 0
+        """Of its systemd, as seen from here; 0 while it is off."""
 
-    def boot(self) -> None:
-        """Start it; returns when its systemd has reached its target."""
+    def boot(self, files: Path | None = None) -> None:
+        """Start it; returns when its systemd has reached its target.
+
+        Args:
+            files: a tree that is on its disk, as a boot before this one may have left it.
+        """
         self._layer.mkdir(exist_ok=True)
         script = _BOOT.format(
             layer=self._layer,
             binds=_binds(),
+            files=files or "",
             fresh=" ".join(f"$R{path}" for path in FRESH),
             masked=" ".join(MASKED),
             name=self.name,
@@ -125,8 +135,8 @@ class Machine:
         while True:
             assert self._process is not None
             assert self._process.poll() is None, self._layer.with_suffix(".log").read_text()
-            self._pid = self._find()
-            if self._pid and self.systemctl("is-system-running") in ("running", "degraded"):
+            self.pid = self._find()
+            if self.pid and self.systemctl("is-system-running") in ("running", "degraded"):
                 return
             assert time.monotonic() < give_up, f"{self.name} does not boot: {self.log()}"
             time.sleep(0.3)
@@ -187,8 +197,8 @@ class Machine:
         shutil.rmtree(self._layer, ignore_errors=True)
 
     def _inside(self, argv: tuple[str, ...]) -> list[str]:
-        flags = ("--mount", "--net", "--uts", "--ipc", "--pid", "--cgroup", "--root", "--wd=/")
-        return ["nsenter", "--target", str(self._pid), *flags, "--", *argv]
+        flags = ("--mount", "--net", "--uts", "--ipc", "--pid", "--cgroup", "--root", "--wdns=/")
+        return ["nsenter", "--target", str(self.pid), *flags, "--", *argv]
 
     def _cgroups(self) -> list[Path]:
         root = Path("/sys/fs/cgroup")
@@ -196,7 +206,11 @@ class Machine:
         return [place / self._cgroup for place in places]
 
 
-_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
+_ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "HOME": "/root",
+}
 
 
 def _binds() -> str:

@@ -98,7 +98,7 @@ EnvironmentFile=-{ENVIRONMENT_FILE}
 ExecStart={program.tortie} node close --forward
 {_run_directory()}
 StateDirectory=tortie
-StateDirectoryMode=0700
+StateDirectoryMode=0755
 # It changes nftables and net sysctls.
 CapabilityBoundingSet=CAP_NET_ADMIN
 RestrictAddressFamilies=AF_UNIX AF_NETLINK
