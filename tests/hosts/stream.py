@@ -150,6 +150,4 @@ def unharmed(source: str, target: str, address: str) -> Iterator[None]:
     assert seen.broken == ""
     assert seen.lost <= 1, seen  # one may be under way at the very end
     assert seen.forbidden_passed == 0
-    assert min(seen.echoes, seen.sent, seen.forbidden_tried) >= 3, (
-        seen
-    )
+    assert min(seen.echoes, seen.sent, seen.forbidden_tried) >= 3, seen

@@ -157,14 +157,17 @@ def change_a_setting(machine: Machine) -> None:
     machine.tortie("apply", "-f", "-", stdin=SETTING.format(time.monotonic_ns()))
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
-        kill_the_agent, restart_the_agent, kill_the_keeper_and_the_agent, kill_bird, restart_bird,
-        upgrade, change_a_setting,
-    ],
+AT_THE_RECEIVER = (
+    kill_the_agent, restart_the_agent, kill_the_keeper_and_the_agent, kill_bird, restart_bird,
+    upgrade, change_a_setting,
 )  # fmt: skip
-@pytest.mark.parametrize("host", ["h1", "h2"])
+AT_THE_SENDER = (kill_the_agent, kill_bird)
+
+
+@pytest.mark.parametrize(
+    ("host", "event"),
+    [*(("h1", event) for event in AT_THE_RECEIVER), *(("h2", event) for event in AT_THE_SENDER)],
+)
 def test_packets_do_not_notice(
     guarded: Machines, host: str, event: Callable[[Machine], None]
 ) -> None:

@@ -88,6 +88,9 @@ def read_local(environment: Mapping[str, str], path: Path = FELIX_CFG) -> Local:
         for name, value in environment.items()
         if name.lower().startswith("felix_")
     }
+    # Calico's node container makes the one of the other; so all programs of a host agree.
+    if name := environment.get("NODENAME") or environment.get("CALICO_NODENAME"):
+        settings.setdefault("felixhostname", name)
     return Local(settings, _read_file(path), str(path))
 
 

@@ -92,7 +92,7 @@ def _start(different: list[installation.Change], screen: Screen) -> None:
         systemd.systemctl("daemon-reload")
     changed = {Path(change.path).name for change in different}
     for unit in UNITS:
-        if not unit.wanted_by:
+        if not unit.wanted_by or systemd.state(unit.wanted_by) not in ("active", "activating"):
             continue
         before = systemd.state(unit.name)
         is_old = unit.restarts and (unit.name in changed or _is_older_than_program())

@@ -4,6 +4,7 @@
     tortie-close   workload interfaces closed, until the agent knows policy; before the network
     tortie-agent   the agent, by way of `tortie node run`
     tortie-bird    BIRD; started by tortie-bird.path when the agent has written its configuration
+    tortie-docker  networks for Docker; started with Docker, where there is one
 
 A further daemon of a host is one more row: its name, its text, the
 target that starts it at boot, and whether an upgrade restarts it.
@@ -43,7 +44,7 @@ class Unit(NamedTuple):
     name: str
     text: Callable[[Program], str]
     wanted_by: str = ""
-    """The target that starts it at boot; empty: other units start it."""
+    """What starts it, a target or a service; empty: other units of the table do."""
     restarts: bool = False
     """By an upgrade. What holds packets up must not be."""
 
@@ -197,12 +198,44 @@ Unit=tortie-bird.service
 """
 
 
+def _docker(program: Program) -> str:
+    return f"""\
+[Unit]
+Description=Tortie: networks for Docker
+{_mounts(program)}
+After=tortie-agent.service
+# Docker asks its plugins about the networks that it finds when it starts.
+Before=docker.service
+StartLimitIntervalSec=0
+
+[Service]
+Type=exec
+EnvironmentFile=-{ENVIRONMENT_FILE}
+ExecStart={program.tortie} docker serve
+Restart=always
+RestartSec=1s
+# The socket that Docker finds us by is in docker/plugins.
+RuntimeDirectory=tortie docker/plugins
+RuntimeDirectoryMode=0700
+RuntimeDirectoryPreserve=yes
+StateDirectory=tortie
+StateDirectoryMode=0755
+# The agent attaches containers; what is left is routes inside of them.
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_SYS_ADMIN CAP_SYS_PTRACE
+RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6
+RestrictNamespaces=net
+PrivateDevices=yes
+{_sandbox(program)}
+"""
+
+
 UNITS = (
     Unit("tortie-keeper.service", _keeper),
     Unit("tortie-close.service", _close, wanted_by="sysinit.target"),
     Unit("tortie-agent.service", _agent, wanted_by="multi-user.target", restarts=True),
     Unit("tortie-bird.service", _bird),
     Unit("tortie-bird.path", _bird_path, wanted_by="multi-user.target"),
+    Unit("tortie-docker.service", _docker, wanted_by="docker.service", restarts=True),
 )
 """In the order in which they are started."""
 
