@@ -13,6 +13,7 @@ from tortie.agent.handover import ToBIRD, has_remote_routes, retire
 from tortie.agent.health_server import HealthServer
 from tortie.agent.ingest import PREFIXES, AgentInbox, Ingest
 from tortie.agent.loop import Consumer, Loop
+from tortie.agent.metrics import Parts
 from tortie.agent.node_status import NodeStatusReporter
 from tortie.agent.routing import Routing
 from tortie.agent.settings_watch import SettingsWatch
@@ -90,6 +91,12 @@ async def serve(
             server = HealthServer(health, lambda: progress.revision)
             await server.start(config["HealthHost"], config["HealthPort"])
             stack.push_async_callback(server.close)
+        parts = Parts(
+            config.host, graph, dataplane, loop, inbox, ingest, syncer, progress, flow_log
+        )
+        metrics = await wiring.serve_metrics(config, parts)
+        if metrics is not None:
+            stack.push_async_callback(metrics.close)
         await flows.start()
         stack.push_async_callback(flows.close)
         if flow_log is not None:

@@ -307,7 +307,10 @@ def remarks(greeting: Greeting) -> Iterator[str]:
     for what, count in sorted(greeting.beyond_limit.items()):
         if count:
             verdict, _, direction = what.partition("-")
-            yield f"{count} more packets were {verdict} ({direction}) and, being many, not logged"
+            yield (
+                f"{count} packets that were {verdict} ({direction}) are missing: the kernel logs "
+                "only so many a second"
+            )
 
 
 def as_json(record: Record) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -40,7 +40,7 @@ class FlowServer:
     """
 
     def __init__(
-        self, path: Path, flow_log: FlowLog | None, greeting: Callable[[], Greeting]
+        self, path: Path, flow_log: FlowLog | None, greeting: Callable[[], Awaitable[Greeting]]
     ) -> None:
         self._path = path
         self._flow_log = flow_log
@@ -94,6 +94,7 @@ class FlowServer:
             writer.write(_encode({"error": str(error)}) + b"\n")
             await writer.drain()
             return
+        greeting = await self._greeting()
         flow_log = self._flow_log
         changes = _Changes()
         with contextlib.ExitStack() as stack:
@@ -101,7 +102,7 @@ class FlowServer:
                 flow_log.refresh()
                 if question.follow:
                     stack.callback(flow_log.follow(changes.put))
-            writer.write(_encode(self._greeting()) + b"\n")
+            writer.write(_encode(greeting) + b"\n")
             if flow_log is not None:
                 kept = [_record(*one) for one in flow_log.table.flows(question.since)]
                 await _write(writer, kept)

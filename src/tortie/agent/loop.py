@@ -23,6 +23,7 @@ from tortie.lib import memory
 from tortie.lib.backoff import Backoff
 from tortie.lib.errors import TortieError
 from tortie.lib.health import Reporter
+from tortie.lib.metrics import SIZES, Histogram
 from tortie.model.keys import AffinityKey, Key, ResourceKey
 from tortie.model.node import ClusterInformation
 
@@ -84,6 +85,20 @@ class SettingsWatch(Protocol):
         ...
 
 
+class Timings:
+    """How long things took, since the start."""
+
+    def __init__(self) -> None:
+        self.enforced = Histogram()
+        """From the arrival of a change to its being in the kernel; of several, the first's."""
+        self.apply = Histogram()
+        """Of the dataplane, after the first apply; and of those that failed as well."""
+        self.calculation = Histogram()
+        self.batch = Histogram(SIZES)
+        """Changes of the datastore that were taken in at once."""
+        self.first_apply_seconds: float | None = None
+
+
 class Statistics(NamedTuple):
     turns: int
     """Times the loop woke up."""
@@ -127,6 +142,9 @@ class Loop:
         self._turns = self._applies = self._failures = 0
         self._failures_in_a_row = 0
         self._last_apply_ms = 0.0
+        self._waiting_since: float | None = None
+        """When the oldest change that is not in the kernel arrived, on the monotonic clock."""
+        self.timings = Timings()
 
     async def run(self) -> None:
         """For ever.
@@ -157,7 +175,12 @@ class Loop:
             return {}
 
     async def _take(self, batch: Mapping[Hashable, object]) -> None:
-        turn_began = time.monotonic()
+        began = turn_began = time.monotonic()
+        changes = sum(isinstance(entry, Arrived) for entry in batch.values())
+        if changes:
+            self.timings.batch.observe(changes)
+            if self._waiting_since is None:
+                self._waiting_since = min(began, self._inbox.began)
         for count, (key, entry) in enumerate(batch.items(), start=1):
             self._take_one(key, entry)
             if count % TURN_UPDATES == 0 or time.monotonic() - turn_began > TURN_SECONDS:
@@ -213,10 +236,12 @@ class Loop:
         if not self._is_held:
             self._settings.verify()
             self._graph.flush()
+            self.timings.calculation.observe(time.monotonic() - began)
         elif not self._applies:
             self._health.not_ready(_HELD)
             return None
         failures = []
+        computed = time.monotonic()
         try:
             if self._audit_due:
                 await self._dataplane.resync()
@@ -232,6 +257,8 @@ class Loop:
             self._audit_due = False
             if not self._is_held:
                 self._progress.programmed(self._arrived_revision)
+                self._note_enforced()
+        self._note_applied(time.monotonic() - computed)
         # Routes by BGP may lag; that is no reason to hold back or give up enforcement.
         for consumer in () if self._is_held else self._others:
             try:
@@ -240,6 +267,18 @@ class Loop:
                 failures.append(error)
         self._last_apply_ms = (time.monotonic() - began) * 1000
         return self._retry_after(failures)
+
+    def _note_enforced(self) -> None:
+        """All that has arrived is in the kernel. The first time is a start, and tells nothing."""
+        if self._waiting_since is not None and self._applies:
+            self.timings.enforced.observe(time.monotonic() - self._waiting_since)
+        self._waiting_since = None
+
+    def _note_applied(self, seconds: float) -> None:
+        if self.timings.first_apply_seconds is None:
+            self.timings.first_apply_seconds = seconds
+        else:
+            self.timings.apply.observe(seconds)
 
     def _retry_after(self, failures: list[TortieError]) -> float | None:
         if failures:

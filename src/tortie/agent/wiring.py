@@ -1,11 +1,12 @@
 """Puts the agent together: one function per part, each returning what the next needs."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Hashable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tortie.agent.config import Config
 from tortie.agent.endpoint_status import EndpointReporter
@@ -13,8 +14,10 @@ from tortie.agent.firewall_watch import FirewallWatch
 from tortie.agent.flow_log import FlowLog
 from tortie.agent.flow_record import Greeting
 from tortie.agent.flows import FlowTable
+from tortie.agent.http import HttpServer
 from tortie.agent.ingest import AUDIT, AgentInbox
 from tortie.agent.loop import Consumer
+from tortie.agent.metrics import Metrics, Parts
 from tortie.agent.ownership import Ownership, obtain
 from tortie.agent.status import Progress, StatusReporter
 from tortie.attach.addition import Settings as AttachSettings
@@ -38,6 +41,7 @@ from tortie.ipam.allocator import Allocator, Unchanged
 from tortie.kernel.conntrack import Conntrack, Ended
 from tortie.kernel.netlink import NetlinkSocket, OutcomeUnknown
 from tortie.kernel.nflog import Nflog
+from tortie.kernel.nft import counters
 from tortie.kernel.nft.connection import Changes, Nft, supports_owner_tables
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.kernel.rtnl.monitor import (
@@ -52,6 +56,9 @@ from tortie.kernel.rtnl.monitor import (
 from tortie.lib import supervisor
 from tortie.lib.errors import TortieError
 from tortie.lib.health import Health
+
+if TYPE_CHECKING:
+    import ssl
 
 log = logging.getLogger(__name__)
 
@@ -161,14 +168,21 @@ def build_flow_log(
     return FlowLog(dataplane, table, logging_.logged, logging_.ended, conntrack.flows)
 
 
-def greeting(
+async def greeting(
     config: Config, logging_: Logging, flow_log: FlowLog | None, dataplane: Dataplane
 ) -> Greeting:
+    beyond: dict[str, int] = {}
+    if flow_log is not None:
+        with contextlib.suppress(TortieError):  # then how many is not known
+            by_handle = await asyncio.to_thread(counters.read, INET)
+            verdicts = dataplane.counts(by_handle).verdicts
+            beyond = {one.name: one.all.packets - one.logged.packets for one in verdicts}
     return Greeting(
         host=config.host,
         sees="nothing" if flow_log is None else "all" if flow_log.sees_allowed else "denied",
         why=logging_.why,
         lost=flow_log.statistics().lost_count if flow_log else 0,
+        beyond_limit=beyond,
     )
 
 
@@ -289,6 +303,42 @@ def build_attach(
     # Removals that found no agent wait beside the journal.
     cni = CniService(attacher, client, paths.state / "cni")
     return Server(attacher, paths.run / "attach.sock", cni)
+
+
+async def serve_metrics(config: Config, parts: Parts) -> HttpServer | None:
+    """None where that is not wanted, or cannot be: nothing else depends on it."""
+    if not config["PrometheusMetricsEnabled"]:
+        return None
+    metrics = Metrics(
+        parts,
+        interpreter=config["PrometheusGoMetricsEnabled"],
+        process=config["PrometheusProcessMetricsEnabled"],
+    )
+    server = HttpServer(metrics.answer)
+    host, port = config["PrometheusMetricsHost"], config["PrometheusMetricsPort"]
+    try:
+        await server.start(host, port, _metrics_tls(config))
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        log.error("no metrics at %s port %s: %s", host, port, error)
+        return None
+    return server
+
+
+def _metrics_tls(config: Config) -> "ssl.SSLContext | None":
+    certificate, key = config["PrometheusMetricsCertFile"], config["PrometheusMetricsKeyFile"]
+    if not certificate and not key:
+        return None
+    import ssl
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    wanted = config["PrometheusMetricsClientAuth"]
+    if wanted != "NoClientCert":
+        context.load_verify_locations(config["PrometheusMetricsCAFile"])
+        # Any certificate at all, which Calico has too, would be nobody's: it must verify.
+        optional = wanted == "VerifyClientCertIfGiven"
+        context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
+    return context
 
 
 async def audit(inbox: AgentInbox, health: Health) -> None:

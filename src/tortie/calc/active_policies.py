@@ -39,6 +39,8 @@ class Selecting(NamedTuple):
 class ActivePoliciesStatistics(NamedTuple):
     policy_count: int
     """In the whole cluster, staged ones too."""
+    enforced_count: int
+    """Without those."""
     tier_count: int
     evaluation_count: int
     """Selectors matched against labels, since the start."""
@@ -142,7 +144,10 @@ class ActivePolicies:
 
     def statistics(self) -> ActivePoliciesStatistics:
         evaluation_count = self._index.statistics().evaluation_count
-        return ActivePoliciesStatistics(len(self._policies), len(self._tiers), evaluation_count)
+        enforced_count = sum(not policy.staged for policy in self._policies)
+        return ActivePoliciesStatistics(
+            len(self._policies), enforced_count, len(self._tiers), evaluation_count
+        )
 
     def _on_match_started(self, policy: PolicyId, endpoint: Local) -> None:
         self._rules.want(policy)

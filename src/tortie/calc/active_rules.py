@@ -48,6 +48,10 @@ class ActiveRules:
             self._known[policy] = rules
         self._changed[policy] = None
 
+    def profile_count(self) -> int:
+        """Of the whole cluster."""
+        return sum(one.kind == PROFILE_KIND for one in self._known)
+
     def want(self, policy: PolicyId) -> None:
         """One more local endpoint needs it."""
         count = self._want_counts.get(policy, 0)

@@ -16,6 +16,7 @@ Data never makes it raise: an object that does not parse counts as absent, and `
 why. Belongs to the loop task.
 """
 
+from collections import Counter as Tally
 from collections.abc import Callable, Mapping
 from sys import intern
 from types import MappingProxyType
@@ -58,10 +59,25 @@ from tortie.model.node import IPPool, Node
 from tortie.model.policy import GlobalNetworkPolicy, NetworkPolicy, Profile, Tier
 
 
+class ClusterCounts(NamedTuple):
+    """What there is in the whole cluster; what is not valid does not count."""
+
+    hosts: int
+    workload_endpoints: int
+    host_endpoints: int
+    policies: int
+    profiles: int
+    tiers: int
+
+
 class GraphStatistics(NamedTuple):
     update_count: int
     """Since the start."""
+    update_counts: Mapping[str, int]
+    """The same by kind of resource."""
     problem_count: int
+    host_endpoint_count: int
+    """Of this host."""
     endpoints: LocalEndpointStatistics
     policies: ActivePoliciesStatistics
     rules: ActiveRulesStatistics
@@ -98,7 +114,7 @@ class Graph:
         self._host_endpoints = HostEndpoints(self._sequencer, self._rules)
         self._policies = ActivePolicies(self._rules, self._on_lists_changed)
         self._problems: dict[Key, _Problems] = {}
-        self._update_count = 0
+        self._update_counts: Tally[str] = Tally()
         self._handlers: dict[str, Callable[[ResourceKey, object | None], _Problems]] = {
             "GlobalNetworkPolicy": self._on_policy,
             "GlobalNetworkSet": self._on_global_network_set,
@@ -118,7 +134,8 @@ class Graph:
 
     def on_update(self, key: Key, value: object | None) -> None:
         """What the datastore now holds at `key`; None: nothing. Keys of no concern are fine."""
-        self._update_count += 1
+        is_affinity = isinstance(key, AffinityKey)
+        self._update_counts["BlockAffinity" if is_affinity else getattr(key, "kind", "")] += 1
         if isinstance(key, AffinityKey):
             self._on_affinity(key, value)
         elif isinstance(key, ResourceKey) and (handler := self._handlers.get(key.kind)):
@@ -151,7 +168,9 @@ class Graph:
 
     def statistics(self) -> GraphStatistics:
         return GraphStatistics(
-            update_count=self._update_count,
+            update_count=self._update_counts.total(),
+            update_counts=dict(self._update_counts),
+            host_endpoint_count=len(self._host_endpoints),
             problem_count=len(self._problems),
             endpoints=self._endpoints.statistics(),
             policies=self._policies.statistics(),
@@ -159,6 +178,19 @@ class Graph:
             sets=self._ip_sets.statistics(),
             routes=self._routes.statistics(),
             sequencer=self._sequencer.statistics(),
+        )
+
+    def cluster(self) -> ClusterCounts:
+        """Costs a look at each endpoint."""
+        endpoints, host_endpoints = self._ip_sets.endpoint_counts()
+        policies = self._policies.statistics()
+        return ClusterCounts(
+            hosts=self._routes.statistics().host_count,
+            workload_endpoints=endpoints,
+            host_endpoints=host_endpoints,
+            policies=policies.enforced_count,
+            profiles=self._rules.profile_count(),
+            tiers=policies.tier_count,
         )
 
     def _on_lists_changed(self, endpoint: Local) -> None:

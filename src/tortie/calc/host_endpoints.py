@@ -22,6 +22,9 @@ class HostEndpoints:
         self._interfaces: dict[str, HostInterface] = {}
         self._changed: dict[str, None] = {}
 
+    def __len__(self) -> int:
+        return len(self._interfaces)
+
     def on_endpoint(self, name: str, interface: HostInterface | None) -> None:
         """Add or replace one of this host; None: it is gone, or another host's now."""
         before = self._interfaces.get(name)

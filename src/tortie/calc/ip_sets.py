@@ -77,6 +77,12 @@ class IPSets:
     def member(self, item: Item) -> Member | None:
         return self._members.get(item)
 
+    def endpoint_counts(self) -> tuple[int, int]:
+        """Workload and host endpoints of the whole cluster."""
+        workloads = sum(isinstance(item, EndpointId) for item in self._members)
+        others = (item for item in self._members if isinstance(item, ResourceKey))
+        return workloads, sum(item.kind == "HostEndpoint" for item in others)
+
     def on_profile_labels(self, profile: str, labels: dict[str, str]) -> None:
         """What everything with that profile inherits."""
         self._index.set_parent(profile, labels)

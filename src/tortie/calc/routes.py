@@ -29,6 +29,8 @@ from tortie.lib.ip import Network
 
 
 class RouteStatistics(NamedTuple):
+    host_count: int
+    """Of the whole cluster."""
     block_count: int
     remote_count: int
     """Destinations that lead to other hosts."""
@@ -143,7 +145,7 @@ class Routes:
             self._sequencer.put(Kind.ROUTE, destination, route)
 
     def statistics(self) -> RouteStatistics:
-        return RouteStatistics(len(self._blocks), len(self._remote_hosts))
+        return RouteStatistics(len(self._hosts), len(self._blocks), len(self._remote_hosts))
 
     def _note(self, destinations: Iterable[Network]) -> None:
         for destination in destinations:

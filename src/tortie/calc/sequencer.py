@@ -5,7 +5,7 @@ not told at all. A flush tells additions and changes by kind upwards, so that a 
 comes before what it refers to, then removals by kind downwards, for the same reason.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import NamedTuple, Protocol
 
 from tortie.desired.kinds import Emit, Kind
@@ -15,6 +15,8 @@ class SequencerStatistics(NamedTuple):
     pending_count: int
     emitted_count: int
     """Since the start."""
+    counts: Mapping[Kind, int]
+    """The same by kind."""
 
 
 class Sequencer:
@@ -22,7 +24,7 @@ class Sequencer:
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
-        self._emitted_count = 0
+        self._counts = dict.fromkeys(Kind, 0)
         self._buffers: dict[Kind, _Buffer] = {
             kind: _Toggles() if kind is Kind.IP_SET_MEMBER else _Newest() for kind in Kind
         }
@@ -39,21 +41,19 @@ class Sequencer:
         """Emit everything that differs from what was emitted before."""
         pending = [(kind, buffer.take()) for kind, buffer in self._buffers.items()]
         for kind, changes in pending:
+            self._counts[kind] += len(changes)
             for name, value in changes.items():
                 if value is not None:
-                    self._tell(kind, name, value)
+                    self._emit(kind, name, value)
         for kind, changes in reversed(pending):
             for name, value in changes.items():
                 if value is None:
-                    self._tell(kind, name, None)
+                    self._emit(kind, name, None)
 
     def statistics(self) -> SequencerStatistics:
         pending_count = sum(len(buffer.pending) for buffer in self._buffers.values())
-        return SequencerStatistics(pending_count, self._emitted_count)
-
-    def _tell(self, kind: Kind, name: Hashable, value: object | None) -> None:
-        self._emitted_count += 1
-        self._emit(kind, name, value)
+        counts = dict(self._counts)
+        return SequencerStatistics(pending_count, sum(counts.values()), counts)
 
 
 class _Buffer(Protocol):

@@ -21,7 +21,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from tortie.dataplane.driver.guard import GuardDriver
@@ -31,6 +31,7 @@ from tortie.dataplane.driver.nftables import NftablesDriver, NftablesStatistics
 from tortie.dataplane.driver.route import RouteDriver
 from tortie.dataplane.driver.sysctl import SysctlDriver, global_key
 from tortie.dataplane.manager.connection import ConnectionManager
+from tortie.dataplane.manager.counts import Counts, counts
 from tortie.dataplane.manager.endpoint import EndpointManager
 from tortie.dataplane.manager.host_endpoint import HostEndpointManager
 from tortie.dataplane.manager.ipset import IPSetManager
@@ -44,7 +45,7 @@ from tortie.dataplane.settings import Settings
 from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Kind
 from tortie.kernel import nflog
-from tortie.kernel.conntrack import Flow
+from tortie.kernel.conntrack import Counted, Flow
 from tortie.kernel.nft.connection import Backend as NftBackend
 from tortie.kernel.rtnl import route
 from tortie.kernel.rtnl.backend import Backend as RtnlBackend
@@ -124,13 +125,15 @@ class Dataplane:
         self._neighbours = NeighbourDriver(rtnl, self._links)
         self._routes = RouteDriver(rtnl, protocol=settings.route_protocol)
         inet, arp = self._nft.inet, self._nft.arp
-        policies = PolicyManager(inet, settings)
+        self._policies = policies = PolicyManager(inet, settings)
         self._endpoints = EndpointManager(inet, arp, policies, self._neighbours, settings)
         self._host_endpoints = HostEndpointManager(inet, policies, settings)
         self._route_manager = RouteManager(self._routes, self._links, settings)
         masquerade = MasqueradeManager(inet, settings)
         ip_sets = IPSetManager(inet, policies, settings)
-        self._seen = SeenManager(self._links, self._endpoints, policies, ip_sets, settings)
+        self._seen = SeenManager(
+            self._links, self._endpoints, policies, ip_sets, self._host_endpoints, settings
+        )
         self._connections = ConnectionManager(self._endpoints, policies, ip_sets)
         self._refusals = Refusals(self._nft, policies, self._endpoints, ip_sets)
         self._managers: dict[Kind, tuple[Manager, ...]] = {
@@ -259,6 +262,11 @@ class Dataplane:
             )
         return found
 
+    def interfaces(self) -> dict[EndpointId, str]:
+        """Of every endpoint here that has one."""
+        found = self._endpoints.endpoints.items()
+        return {one: endpoint.interface for one, endpoint in found if endpoint.interface}
+
     @property
     def in_sync(self) -> bool:
         """Whether the last `apply` left nothing pending and nothing was noted since.
@@ -284,6 +292,14 @@ class Dataplane:
         if not self._connections.suspects():
             return None
         return max(0.0, self._next_cut - time.monotonic())
+
+    def counts(self, by_handle: Mapping[int, Counted]) -> Counts:
+        """What rules have decided.
+
+        Args:
+            by_handle: of `INET`, as `kernel.nft.counters.read` has it.
+        """
+        return counts(self._nft.inet, self._policies, by_handle)
 
     def statistics(self) -> Statistics:
         return Statistics(

@@ -1,6 +1,7 @@
 """The one buffer in front of a loop: bounded, newest value per key."""
 
 import asyncio
+import time
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -22,6 +23,9 @@ class Inbox(Generic[K, V]):
         self._pending: dict[K, V] = {}
         self._news = asyncio.Event()
         self._room = asyncio.Event()
+        self._began = 0.0
+        self.began = 0.0
+        """Of the batch that was taken last: when its first entry came, on the monotonic clock."""
 
     async def put(self, key: K, value: V) -> None:
         while key not in self._pending and len(self._pending) >= self._limit:
@@ -31,6 +35,8 @@ class Inbox(Generic[K, V]):
 
     def put_now(self, key: K, value: V) -> None:
         """Put without waiting: for events that are few and known (timers, links)."""
+        if not self._pending:
+            self._began = time.monotonic()
         self._pending[key] = value
         self._news.set()
 
@@ -40,6 +46,7 @@ class Inbox(Generic[K, V]):
         self._news.clear()
         self._room.set()
         batch, self._pending = self._pending, {}
+        self.began = self._began
         return batch
 
     def __len__(self) -> int:

@@ -46,6 +46,8 @@ class NftablesStatistics(NamedTuple):
     resyncs: int
     repairs: int
     """Resyncs after the first that found a difference that nobody had asked for."""
+    rules: int
+    """That are there."""
 
 
 class NftablesDriver:
@@ -144,7 +146,13 @@ class NftablesDriver:
         sizes = [state.sizes() for state in self._tables.values()]
         chains, sets, elements = (sum(column) for column in zip(*sizes, strict=True))
         return NftablesStatistics(
-            chains, sets, elements, self._commits, self._resyncs, self._repairs
+            chains,
+            sets,
+            elements,
+            self._commits,
+            self._resyncs,
+            self._repairs,
+            rules=sum(state.rule_count for state in self._tables.values()),
         )
 
     def _confirm(self, written: list[WrittenRule]) -> None:

@@ -164,6 +164,21 @@ class TableState:
             if name not in self._withheld:
                 yield from ((name, key) for key, _ in self._elements[name].updates())
 
+    def handles(self, chain: str) -> list[int]:
+        """Of the rules that are there, in order; empty while others are wanted."""
+        if self._chains.wanted(chain) != self._chains.actual(chain):
+            return []
+        return self._handles.get(chain, [])
+
+    @property
+    def rule_count(self) -> int:
+        """How many are there."""
+        return sum(map(len, self._handles.values()))
+
+    def wanted_rules(self, chain: str) -> tuple[Rule, ...]:
+        found = self._chains.wanted(chain)
+        return found.rules if found else ()
+
     # The way between.
 
     def write(self, transaction: Transaction) -> None:

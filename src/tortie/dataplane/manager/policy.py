@@ -117,6 +117,16 @@ class PolicyManager:
         """Those in use here."""
         return [one.policies for one in self._list_users if one.direction == direction]
 
+    def placed_lists(self) -> Iterator[PlacedList]:
+        """Those in use here, and where."""
+        return iter(self._list_users)
+
+    def origins(self) -> Iterator[tuple[_Half, str, tuple[int, ...]]]:
+        """Each policy that is written, its chain, and which rule of it each of the chain's is."""
+        for half, content in self._written.items():
+            for chain in content.chains:
+                yield half, chain, content.origins
+
     def take_tightened(self) -> set[EndpointId]:
         """Workload endpoints whose lists may allow less than when this was last asked."""
         tightened, self._tightened = self._tightened, set()

@@ -13,12 +13,14 @@ from typing import Literal, NamedTuple, cast
 
 from tortie.dataplane.driver.link import Links
 from tortie.dataplane.manager.endpoint import EndpointManager
+from tortie.dataplane.manager.host_endpoint import HostEndpointManager
 from tortie.dataplane.manager.ipset import IPSetManager
 from tortie.dataplane.manager.policy import PolicyManager
 from tortie.dataplane.rules import policy as rendering
 from tortie.dataplane.rules import seen
 from tortie.dataplane.settings import Settings
 from tortie.desired.endpoint import Endpoint, EndpointId
+from tortie.desired.host_endpoint import ALL_INTERFACES, HostEndpoint
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import AddressPort, Direction, Policy, PolicyId, PolicyList
 from tortie.desired.verdict import Decision, Packet, decide, matches
@@ -33,7 +35,12 @@ NOT_KNOWN = "policy is not known, or refused"
 _CACHED = 4096
 """Ids whose meaning is kept; a few words each."""
 
-_ACTIONS: dict[seen.Seen, Literal["Allow", "Deny"]] = {"allowed": "Allow", "denied": "Deny"}
+Action = Literal["Allow", "Deny"]
+
+_INPUT, _FORWARD, _OUTPUT, _POSTROUTING = 1, 2, 3, 4
+"""NF_INET_*."""
+
+_ACTIONS: dict[seen.Seen, Action] = {"allowed": "Allow", "denied": "Deny"}
 _PREFIXES = {
     seen.chain_name(verdict, direction): (action, direction)
     for verdict, action in _ACTIONS.items()
@@ -57,7 +64,7 @@ class Decider(NamedTuple):
 class Seen(NamedTuple):
     """One packet, and what became of it at one end."""
 
-    action: Literal["Allow", "Deny"]
+    action: "Action"
     direction: Direction
     endpoint: EndpointId | None
     """Whose policy it was; None: not that of a workload here."""
@@ -71,7 +78,7 @@ class Seen(NamedTuple):
 
 
 class Staged(NamedTuple):
-    action: Literal["Allow", "Deny"]
+    action: "Action"
     decider: Decider
 
 
@@ -84,9 +91,11 @@ class SeenManager:
         endpoints: EndpointManager,
         policies: PolicyManager,
         ip_sets: IPSetManager,
+        host_endpoints: HostEndpointManager,
         settings: Settings,
     ) -> None:
         self._links = links
+        self._host_endpoints = host_endpoints
         self._endpoints = endpoints
         self._policies = policies
         self._ip_sets = ip_sets
@@ -94,6 +103,7 @@ class SeenManager:
         self._evaluates_staged = settings.evaluate_staged
         self._staged_policies: dict[PolicyId, Policy] = {}
         self._staged: dict[EndpointId, Endpoint] = {}
+        self._staged_hosts: dict[str, HostEndpoint] = {}
         self._ids: dict[tuple[PolicyId, Direction], tuple[int, ...]] = {}
         self._deciders: dict[tuple[PolicyList | None, Direction, int], Decider] = {}
         self._changes = 0
@@ -106,11 +116,15 @@ class SeenManager:
                 self._staged_policies.pop(policy_id, None)
             else:
                 self._staged_policies[policy_id] = cast(Policy, value)
-        elif isinstance(name, EndpointId):  # those of host endpoints are names
+        elif isinstance(name, EndpointId):
             if value is None:
                 self._staged.pop(name, None)
             else:
                 self._staged[name] = cast(Endpoint, value)
+        elif value is None:
+            self._staged_hosts.pop(cast(str, name), None)
+        else:
+            self._staged_hosts[cast(str, name)] = cast(HostEndpoint, value)
 
     def see(self, logged: nflog.Packet) -> Seen | None:
         """None for what is not ours or is no IP packet."""
@@ -132,7 +146,10 @@ class SeenManager:
                 endpoint, decider = None, hosts
         if endpoint is None:
             interface = self._links.name_of(far) or interface
-        staged = self._would_be(endpoint, direction, packet) if endpoint else None
+        if endpoint:
+            staged = self._would_be(endpoint, direction, packet)
+        else:
+            staged = self._host_would_be(interface, direction, logged.hook, packet)
         return Seen(action, direction, endpoint, interface, found, decider, staged)
 
     # Which rule.
@@ -215,9 +232,35 @@ class SeenManager:
         staged = self._staged.get(endpoint_id)
         if staged is None or not self._evaluates_staged:
             return None
-        found = decide(_list(staged, direction), direction, packet, self)
+        return self._staged_verdict(_list(staged, direction), direction, packet, "Deny")
+
+    def _host_would_be(
+        self, interface: str, direction: Direction, hook: int, packet: Packet
+    ) -> Staged | None:
+        """Of the lists for the host's own packets, and for what passes by. Before routing it
+        cannot be told from here which of a host endpoint's lists was asked."""
+        belonging = self._host_endpoints.interfaces()
+        name = belonging.get(interface) or belonging.get(ALL_INTERFACES, "")
+        staged = self._staged_hosts.get(name)
+        if staged is None or not self._evaluates_staged:
+            return None
+        if hook == _FORWARD:
+            ingress, egress = staged.forward_ingress, staged.forward_egress
+            end: Action = "Allow"
+        elif hook in (_INPUT, _OUTPUT, _POSTROUTING):
+            ingress, egress = staged.ingress, staged.egress
+            end = "Deny"
+        else:
+            return None
+        policies = ingress if direction == "ingress" else egress
+        return self._staged_verdict(policies, direction, packet, end)
+
+    def _staged_verdict(
+        self, policies: PolicyList, direction: Direction, packet: Packet, end: Action
+    ) -> Staged:
+        found = decide(policies, direction, packet, self)
         if found is None:
-            return Staged("Deny", Decider(reason=seen.END_OF_LIST))
+            return Staged(end, Decider(reason=seen.END_OF_LIST))
         return Staged(found.action, _as_decider(found))
 
     # What `desired.verdict` asks.

@@ -43,6 +43,8 @@ class Content(msgspec.Struct, frozen=True):
     """By set; sets without data only."""
     shared: dict[str, frozenset[bytes]] = {}
     """Elements added to sets that hold those of others too; no two contents have one in common."""
+    origins: tuple[int, ...] = ()
+    """Of a policy's chain: which of the policy's rules each rule is of."""
 
 
 def interval_set(name: str, family: int) -> Set:

@@ -28,6 +28,15 @@ from tortie.kernel.nft.constants import CtState
 from tortie.kernel.nft.expressions import ACCEPT, jump
 from tortie.kernel.nft.objects import Rule
 
+CLOSED_AT_END: tuple[Place, ...] = ("workload", "host")
+"""Where what nothing has decided is dropped."""
+
+END_COMMENT = "nothing decided"
+
+
+def end_of_tier_comment(tier: str) -> str:
+    return f"end of tier {tier}"
+
 
 def list_chain(
     policies: PolicyList, direction: Direction, settings: Settings, place: Place = "workload"
@@ -46,8 +55,7 @@ def list_chain(
     for profile in policies.profiles:
         add((jump(names.policy_chain(profile, direction)),), str(profile))
     closed = seen.dropped(seen.END_OF_LIST, direction, settings)
-    is_last = place in ("workload", "host")
-    add(closed if is_last else match.counted(ACCEPT), "nothing decided")
+    add(closed if place in CLOSED_AT_END else match.counted(ACCEPT), END_COMMENT)
     return Content(chains={chain: ChainContent(None, tuple(rules))})
 
 
@@ -94,4 +102,4 @@ def _add_tier(
         add((*condition, jump(names.policy_chain(policy, direction, place))), str(policy))
     if tier.default_action == "Deny":
         drop = seen.denied(seen.end_of_tier(tier.name, direction), direction, settings)
-        add((*not_passed, *drop), f"end of tier {tier.name}")
+        add((*not_passed, *drop), end_of_tier_comment(tier.name))

@@ -48,6 +48,7 @@ from tortie.desired.policy import (
 from tortie.kernel.nft import keys, objects, userdata
 from tortie.kernel.nft.constants import LogLevel, MetaKey
 from tortie.kernel.nft.expressions import (
+    ACCEPT,
     RETURN,
     Counter,
     Limit,
@@ -160,14 +161,15 @@ class _Renderer:
         self._rule_ports: set[bytes] = set()
 
     def render(self, rules: tuple[Rule, ...]) -> Content:
-        rendered = tuple(
-            objects.Rule(self._chain, expressions, self._user_data)
-            for rule in rules
-            for expressions in self._rule(rule)
-        )
-        chains = {self._chain: ChainContent(None, rendered)}
+        rendered: list[objects.Rule] = []
+        origins: list[int] = []
+        for position, rule in enumerate(rules):
+            for expressions in self._rule(rule):
+                rendered.append(objects.Rule(self._chain, expressions, self._user_data))
+                origins.append(position)
+        chains = {self._chain: ChainContent(None, tuple(rendered))}
         shared = {names.RULE_PORTS: frozenset(self._rule_ports)}
-        return Content(chains, self._sets, self._elements, shared)
+        return Content(chains, self._sets, self._elements, shared, tuple(origins))
 
     def _rule(self, rule: Rule) -> Iterator[Expressions]:
         shape = _shape(rule)
@@ -175,7 +177,7 @@ class _Renderer:
         self._shapes[shape] += 1
         stem = names.digest(self._chain, shape, occurrence)
         identity = _rule_id(self._policy_id, self._direction, shape, occurrence)
-        action = _action(rule, self._settings, self._direction, identity)
+        action = _action(rule, self._settings, self._direction, self._place, identity)
         if rule.action == "Allow":
             action = _noted(self._place, self._settings) + action
         for family in self._families(rule):
@@ -369,7 +371,11 @@ def _noted(place: Place, settings: Settings) -> Expressions:
     return accepted if place == "pre-dnat" else ()
 
 
-def _action(rule: Rule, settings: Settings, direction: Direction, identity: int) -> Expressions:
+def _action(
+    rule: Rule, settings: Settings, direction: Direction, place: Place, identity: int
+) -> Expressions:
+    if rule.action == "Allow" and place == "untracked":
+        return match.counted(ACCEPT)  # it comes to this with each packet, and is to be fast
     if rule.action == "Allow":
         return seen.allowed(identity, direction, settings)
     if rule.action == "Deny":

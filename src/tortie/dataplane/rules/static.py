@@ -32,6 +32,7 @@ from tortie.dataplane.rules.chain import (
 )
 from tortie.dataplane.rules.content import Content, interval_set
 from tortie.dataplane.rules.match import Expressions
+from tortie.dataplane.rules.names import Direction
 from tortie.dataplane.settings import EndpointToHostAction, Settings
 from tortie.kernel.nft import keys
 from tortie.kernel.nft.constants import (
@@ -80,6 +81,13 @@ _FROM_WORKLOAD, _TO_WORKLOAD = "from-workload", "to-workload"
 _WORKLOAD_SOURCE, _WORKLOAD_TO_HOST = "workload-source", "workload-to-host"
 _LINK_LOCAL_SOURCE = "link-local-source"
 _WORKLOAD_INPUT = "workload-input"
+
+DROPPING: dict[Direction, tuple[str, ...]] = {
+    "egress": (_WORKLOAD_SOURCE, _LINK_LOCAL_SOURCE, _FROM_WORKLOAD, _WORKLOAD_INPUT,
+               _WORKLOAD_TO_HOST),
+    "ingress": (_TO_WORKLOAD,),
+}  # fmt: skip
+"""Chains that drop what policy is not asked about, by the direction that they are for."""
 
 LIST_ID = IPV6_ADDR
 """Data type of our ids: nft has no type of 16 bytes that means nothing."""
