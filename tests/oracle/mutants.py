@@ -40,18 +40,18 @@ class Mutant(NamedTuple):
     """Of the worlds where it should show first."""
 
 
-def _set(target: object, name: str, value: object) -> Patch:
+def put(target: object, name: str, value: object) -> Patch:
     return lambda patcher: patcher.setattr(target, name, value)
 
 
-def _wrap(target: Any, name: str, wrapper: Callable[..., Any]) -> Patch:
+def wrap(target: Any, name: str, wrapper: Callable[..., Any]) -> Patch:
     """`wrapper` gets the original before its arguments."""
     original = getattr(target, name)
 
     def wrapped(*arguments: Any, **named: Any) -> Any:
         return wrapper(original, *arguments, **named)
 
-    return _set(target, name, wrapped)
+    return put(target, name, wrapped)
 
 
 # calc: order and tiers.
@@ -127,7 +127,7 @@ def _in_set_without(*first_letters: str) -> Patch:
             return ()
         return original(load, name, negate=negate)
 
-    return _wrap(match, "in_set", in_set)
+    return wrap(match, "in_set", in_set)
 
 
 def _without_not_ports(patcher: pytest.MonkeyPatch) -> None:
@@ -135,21 +135,21 @@ def _without_not_ports(patcher: pytest.MonkeyPatch) -> None:
         return () if negate else original(*arguments)
 
     _in_set_without("q")(patcher)
-    _wrap(match, "rule_port", rule_port)(patcher)
+    wrap(match, "rule_port", rule_port)(patcher)
 
 
 def _action(action: str, *expressions: Any) -> Patch:
     def action_of(original: Any, rule: DesiredRule, *rest: Any) -> Any:
         return expressions if rule.action == action else original(rule, *rest)
 
-    return _wrap(policy, "_action", action_of)
+    return wrap(policy, "_action", action_of)
 
 
 def _rules(change: Callable[[DesiredRule], DesiredRule]) -> Patch:
     def rule(original: Any, self: Any, rule: DesiredRule) -> Any:
         return original(self, change(rule))
 
-    return _wrap(policy._Renderer, "_rule", rule)
+    return wrap(policy._Renderer, "_rule", rule)
 
 
 def _swapped(original: Any, policy_id: Any, wanted: Any, *arguments: Any, **named: Any) -> Any:
@@ -200,15 +200,15 @@ def _without_profiles(original: Any, wanted: Any, *arguments: Any) -> Any:
 
 
 MUTANTS = (
-    Mutant("policies in reverse order", _wrap(endpoint_policy, "_in_order", _reversed)),
-    Mutant("policies by name alone", _set(validation, "policy_order", _no_policy_order)),
-    Mutant("policies without an order first", _set(validation, "policy_order", _unordered_first)),
-    Mutant("tiers by name alone", _set(graph, "tier_order", _no_tier_order)),
-    Mutant("the end of every tier passes", _set(graph, "TierSettings", _passing)),
-    Mutant("the end of every tier denies", _set(graph, "TierSettings", _denying)),
+    Mutant("policies in reverse order", wrap(endpoint_policy, "_in_order", _reversed)),
+    Mutant("policies by name alone", put(validation, "policy_order", _no_policy_order)),
+    Mutant("policies without an order first", put(validation, "policy_order", _unordered_first)),
+    Mutant("tiers by name alone", put(graph, "tier_order", _no_tier_order)),
+    Mutant("the end of every tier passes", put(graph, "TierSettings", _passing)),
+    Mutant("the end of every tier denies", put(graph, "TierSettings", _denying)),
     Mutant(
         "a missing tier passes at its end",
-        _wrap(
+        wrap(
             endpoint_policy,
             "missing_tier",
             lambda original, name: replace(original(name), default_action="Pass"),
@@ -216,89 +216,87 @@ MUTANTS = (
     ),
     Mutant(
         "policies of a missing tier count for nothing",
-        _wrap(active_policies, "policy_list", _without_missing_tiers),
+        wrap(active_policies, "policy_list", _without_missing_tiers),
     ),
-    Mutant("profiles never follow tiers", _set(endpoint_policy, "_can_leave", lambda *_: False)),
-    Mutant("a missing profile allows", _set(active_rules, "DENY_ALL", active_rules.ALLOW_ALL)),
+    Mutant("profiles never follow tiers", put(endpoint_policy, "_can_leave", lambda *_: False)),
+    Mutant("a missing profile allows", put(active_rules, "DENY_ALL", active_rules.ALLOW_ALL)),
     Mutant(
         "a policy's own selector reaches beyond its namespace",
-        _set(validation, "in_namespace", lambda node, _: node),
+        put(validation, "in_namespace", lambda node, _: node),
     ),
     Mutant(
         "a rule's selectors reach beyond the namespace",
-        _set(rule_scanner, "in_namespace", lambda node, _: node),
+        put(rule_scanner, "in_namespace", lambda node, _: node),
         "sets",
     ),
     Mutant(
         "namespaceSelector selects all",
-        _set(rule_scanner, "parse_namespace_selector", lambda _: All()),
+        put(rule_scanner, "parse_namespace_selector", lambda _: All()),
         "namespace_selector",
     ),
     Mutant(
         "serviceAccounts is ignored",
-        _wrap(rule_scanner, "_label_terms", _no_accounts),
+        wrap(rule_scanner, "_label_terms", _no_accounts),
         "service_accounts",
     ),
     Mutant(
         "an endpoint may claim a namespace's labels",
-        _set(validation, "_LENT", ("pcsx.",)),
+        put(validation, "_LENT", ("pcsx.",)),
         "namespace_selector",
     ),
     Mutant(
         "named ports are served over any protocol",
-        _set(ip_sets, "_elements", _any_protocol),
+        put(ip_sets, "_elements", _any_protocol),
         "named ports",
     ),
     Mutant(
         "named ports are everybody's",
-        _wrap(rule_scanner._Scanner, "_port_sets", _named_ports_of_all),
+        wrap(rule_scanner._Scanner, "_port_sets", _named_ports_of_all),
     ),
     Mutant(
         "a service is served at one of its ports",
-        _wrap(ip_sets, "_elements", _first_port),
+        wrap(ip_sets, "_elements", _first_port),
         "services",
     ),
     Mutant(
         "a service of any namespace will do",
-        _set(rule_scanner, "ServiceName", lambda namespace, name: ServiceName("red", name)),
+        put(rule_scanner, "ServiceName", lambda namespace, name: ServiceName("red", name)),
         "services",
     ),
     Mutant(
         "a slice that goes stays in its sets",
-        _set(services.Services, "remove_slice", _silently_removed),
+        put(services.Services, "remove_slice", _silently_removed),
         "services",
     ),
-    Mutant(
-        "members never leave a set", _wrap(ip_sets.IPSets, "_discard", _without_removal), "sets"
-    ),
-    Mutant("a covered network is lost", _wrap(Cover, "remove", _without_inner), "sets"),
+    Mutant("members never leave a set", wrap(ip_sets.IPSets, "_discard", _without_removal), "sets"),
+    Mutant("a covered network is lost", wrap(Cover, "remove", _without_inner), "sets"),
     Mutant("Pass is Allow", _action("Pass", Counter(), ACCEPT)),
     Mutant("Pass goes on in its tier", _action("Pass", Counter())),
-    Mutant("Pass is forgotten at the end", _set(match, "mark_is_clear", lambda _: ())),
+    Mutant("Pass is forgotten at the end", put(match, "mark_is_clear", lambda _: ())),
     Mutant("Deny does nothing", _action("Deny", Counter())),
     Mutant("Log denies", _action("Log", Counter(), DROP)),
     Mutant("notNets is lost", _in_set_without("n4", "n6"), "not_nets"),
     Mutant("notSelector is lost", _in_set_without("i4", "i6", "s4", "s6"), "not_selector"),
     Mutant("notPorts is lost", _without_not_ports, "not_ports"),
     Mutant(
-        "named notPorts is lost", _wrap(policy, "_named_port", _positive_named_port), "named ports"
+        "named notPorts is lost", wrap(policy, "_named_port", _positive_named_port), "named ports"
     ),
-    Mutant("notProtocol is lost", _wrap(match, "protocol", _positive_protocol), "not_protocol"),
+    Mutant("notProtocol is lost", wrap(match, "protocol", _positive_protocol), "not_protocol"),
     Mutant("ipVersion is ignored", _rules(lambda rule: replace(rule, family=None))),
     Mutant("protocol is ignored", _rules(lambda rule: replace(rule, protocol=None))),
     Mutant("notICMP is lost", _rules(lambda rule: replace(rule, not_icmp=None)), "icmp"),
     Mutant(
         "ICMP's code is ignored",
-        _set(policy, "_icmp_bytes", lambda icmp: bytes((icmp.type,))),
+        put(policy, "_icmp_bytes", lambda icmp: bytes((icmp.type,))),
         "icmp",
     ),
     Mutant(
         "source and destination are swapped",
         _rules(lambda rule: replace(rule, source=rule.destination, destination=rule.source)),
     ),
-    Mutant("ingress and egress are swapped", _wrap(policy, "policy_chain", _swapped)),
-    Mutant("no rules for IPv6", _wrap(policy._Renderer, "_families", _only_ipv4)),
-    Mutant("a range of ports ends too early", _wrap(policy, "disjoint", _short_ranges), "ports"),
-    Mutant("of several networks the first", _wrap(policy, "outermost", _first_only), "nets"),
-    Mutant("a list's profiles are not jumped to", _wrap(lists, "list_chain", _without_profiles)),
+    Mutant("ingress and egress are swapped", wrap(policy, "policy_chain", _swapped)),
+    Mutant("no rules for IPv6", wrap(policy._Renderer, "_families", _only_ipv4)),
+    Mutant("a range of ports ends too early", wrap(policy, "disjoint", _short_ranges), "ports"),
+    Mutant("of several networks the first", wrap(policy, "outermost", _first_only), "nets"),
+    Mutant("a list's profiles are not jumped to", wrap(lists, "list_chain", _without_profiles)),
 )

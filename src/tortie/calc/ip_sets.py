@@ -8,19 +8,16 @@ may overlap (a network and an address in it): making them disjoint is the driver
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tortie.calc.members import Item, Members
 from tortie.calc.rule_scanner import SetSpec
 from tortie.calc.sequencer import Sequencer
 from tortie.calc.services import Services
 from tortie.calc.validation import Labelled, Member, Served
-from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import AddressPort, IPSetType
 from tortie.lib.ip import Network
 from tortie.model.keys import ResourceKey
 from tortie.selector.index import LabelIndex
-
-Item = EndpointId | ResourceKey
-"""A workload endpoint, or a host endpoint, network set or slice of a service."""
 
 
 class IPSetStatistics(NamedTuple):
@@ -37,7 +34,7 @@ class IPSets:
 
     def __init__(self, sequencer: Sequencer) -> None:
         self._sequencer = sequencer
-        self._members: dict[Item, Member] = {}
+        self._members = Members()
         self._sets: dict[str, _ActiveSet] = {}
         self._unused: dict[str, None] = {}
         self._index: LabelIndex[str, Item] = LabelIndex(
@@ -49,7 +46,7 @@ class IPSets:
         """Add or replace what selectors can select; None: it is gone."""
         if labelled is None:
             self._index.remove_item(item)
-            self._members.pop(item, None)
+            self._members.discard(item)
             return
         before = self._members.get(item)
         if before != labelled.member:
@@ -63,7 +60,7 @@ class IPSets:
         before = self._members.get(item)
         if served is None:
             self._services.remove_slice(item)
-            self._members.pop(item, None)
+            self._members.discard(item)
             return
         if before is not None and before != served.member:
             # First all that stays in its sets, so that no element goes and comes again.
