@@ -69,6 +69,7 @@ class DesiredHost:
             self._end(passage.came_in),
             self._end(passage.goes_out),
             as_desired(passage.translated) if passage.translated else None,
+            self._for_all(),
         )
         return desired.passes(asked, self, _settings(settings))
 
@@ -97,6 +98,12 @@ class DesiredHost:
         name = self._host_endpoints[interface.name]
         found = self._objects[Kind.HOST_ENDPOINT]
         return "open" if name is None else cast(HostEndpoint, found[name])
+
+    def _for_all(self) -> HostEndpoint | None:
+        """What an interface that none fits would belong to."""
+        found = cast("dict[str, HostEndpoint]", self._objects[Kind.HOST_ENDPOINT])
+        name = host_endpoint_for("none", (), found)
+        return None if name is None else found[name]
 
     def _emit(self, kind: Kind, name: Hashable, value: object | None) -> None:
         if kind is Kind.IP_SET_MEMBER:

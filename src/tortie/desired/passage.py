@@ -10,9 +10,12 @@ them. Every new packet is asked:
    host endpoint's ingress list.
 3. made by the host: the untracked list, then the egress list, of the host endpoint where it goes
    out. The host always reaches its own workloads.
-4. forwarded: a workload's egress list or a host endpoint's forward list where it comes in, and a
+4. forwarded: a host endpoint's forward list or a workload's egress list where it comes in, and a
    workload's ingress list or a host endpoint's forward list where it goes out; both must agree.
    There are no failsafe ports for what only passes by.
+
+The pre-DNAT and forward lists of the host endpoint of all interfaces are asked at workloads'
+interfaces too, beside the workloads' own.
 
 Pure; knows nothing of a kernel. Source: Calico, felix/rules/static.go, felix/rules/endpoints.go.
 """
@@ -21,6 +24,7 @@ from typing import Literal, NamedTuple
 
 from tortie.desired.endpoint import Endpoint
 from tortie.desired.host_endpoint import ALL_INTERFACES, HostEndpoint
+from tortie.desired.policy import Direction
 from tortie.desired.verdict import Facts, Packet, allows, decision
 from tortie.lib.ip import Network
 
@@ -52,23 +56,36 @@ class Passage(NamedTuple):
     goes_out: End
     translated: Packet | None = None
     """Behind destination NAT; None: nothing was translated."""
+    for_all: HostEndpoint | None = None
+    """The host endpoint of all interfaces, if there is one."""
 
 
 def passes(passage: Passage, facts: Facts, settings: PassageSettings) -> bool:
     """Whether the packet gets where it wants to, as far as policy has a say."""
     came_in, goes_out = passage.came_in, passage.goes_out
     packet = passage.translated or passage.packet
-    waved = False
-    if isinstance(came_in, HostEndpoint):
-        early = _early(came_in, passage.packet, facts, settings)
-        if early == "Deny":
-            return False
-        waved = early == "Allow"
+    entry, exit_ = (_asked_about_passing(end, passage) for end in (came_in, goes_out))
+    early = _early(entry, passage.packet, facts, settings) if entry else None
+    if early == "Deny":
+        return False
+    waved = early == "Allow"
     if goes_out == "this host":
-        return waved or _reaches_host(came_in, packet, facts, settings)
+        spared = waved and isinstance(came_in, HostEndpoint)
+        return spared or _reaches_host(came_in, packet, facts, settings)
     if came_in == "this host":
         return _leaves_host(goes_out, passage, facts, settings)
-    return (waved or _comes_in(came_in, packet, facts)) and _goes_out(goes_out, packet, facts)
+    return (
+        (waved or _lets_by(entry, "ingress", packet, facts))
+        and _workload_lets_by(came_in, "egress", packet, facts)
+        and _workload_lets_by(goes_out, "ingress", packet, facts)
+        and _lets_by(exit_, "egress", packet, facts)
+    )
+
+
+def _asked_about_passing(end: End, passage: Passage) -> HostEndpoint | None:
+    if isinstance(end, HostEndpoint):
+        return end
+    return passage.for_all if isinstance(end, Endpoint) or end == "closed" else None
 
 
 def is_failsafe(ports: tuple[FailsafePort, ...], protocol: int, port: int, peer: Network) -> bool:
@@ -130,20 +147,18 @@ def _leaves_host(goes_out: End, passage: Passage, facts: Facts, settings: Passag
     )
 
 
-def _comes_in(came_in: End, packet: Packet, facts: Facts) -> bool:
-    if isinstance(came_in, Endpoint):
-        return allows(came_in.egress, "egress", packet, facts)
-    if isinstance(came_in, HostEndpoint):
-        return decision(came_in.forward_ingress, "ingress", packet, facts) != "Deny"
-    return came_in != "closed"
+def _workload_lets_by(end: End, direction: Direction, packet: Packet, facts: Facts) -> bool:
+    if not isinstance(end, Endpoint):
+        return end != "closed"
+    policies = end.egress if direction == "egress" else end.ingress
+    return allows(policies, direction, packet, facts)
 
 
-def _goes_out(goes_out: End, packet: Packet, facts: Facts) -> bool:
-    if isinstance(goes_out, Endpoint):
-        return allows(goes_out.ingress, "ingress", packet, facts)
-    if isinstance(goes_out, HostEndpoint):
-        return decision(goes_out.forward_egress, "egress", packet, facts) != "Deny"
-    return goes_out != "closed"
+def _lets_by(end: HostEndpoint | None, direction: Direction, packet: Packet, facts: Facts) -> bool:
+    if end is None:
+        return True
+    policies = end.forward_egress if direction == "egress" else end.forward_ingress
+    return decision(policies, direction, packet, facts) != "Deny"
 
 
 def _is_inbound_failsafe(packet: Packet, settings: PassageSettings) -> bool:

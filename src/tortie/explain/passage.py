@@ -13,6 +13,8 @@ to a packet, in this order:
 4. It passes by: a workload's egress or ingress at either end that is one, and at host endpoints
    the policies with applyOnForward, where what nothing decides passes.
 
+A host endpoint for all interfaces is asked at workloads' too, in 1 (preDNAT only) and 4.
+
 Source: Calico, felix/rules/static.go, felix/rules/endpoints.go, felix/dataplane/linux/
 endpoint_mgr.go (which host endpoint an interface belongs to).
 """
@@ -95,9 +97,10 @@ def settings_of(state: State, host: str) -> HostSettings:
 
 
 def host_endpoint_of(state: State, host: str, interface: Interface) -> ResourceKey | None:
-    """The host endpoint that the interface belongs to: by name or address, else one for all."""
-    if interface.workload:
-        return None
+    """The host endpoint that the interface belongs to: by name or address, else one for all.
+
+    A workload's interface is only ever that of one for all.
+    """
     fitting, every = [], []
     for key, resource in state.items():
         if not isinstance(resource, HostEndpoint) or resource.spec.node != host:
@@ -106,8 +109,9 @@ def host_endpoint_of(state: State, host: str, interface: Interface) -> ResourceK
         name, addresses = resource.spec.interface_name, resource.spec.expected_ips
         if name == _EVERY_INTERFACE:
             every.append(key)
-        elif name == interface.name or (
-            not name and any(parse_network(text) in interface.addresses for text in addresses)
+        elif not interface.workload and (
+            name == interface.name
+            or (not name and any(parse_network(text) in interface.addresses for text in addresses))
         ):
             fitting.append(key)
     if interface.name == "lo":
@@ -155,8 +159,13 @@ class _Judge:
             return False
         spared = early == "Allow"
         if goes_out is None:
-            return spared or self._reaches_host(came_in)
-        return (spared or self._forward(came_in, "Egress")) and self._forward(goes_out, "Ingress")
+            return (spared and not came_in.workload) or self._reaches_host(came_in)
+        return (
+            (spared or self._passes_by(came_in, "Ingress"))
+            and self._workload(came_in, "Egress")
+            and self._workload(goes_out, "Ingress")
+            and self._passes_by(goes_out, "Egress")
+        )
 
     def _early(self, came_in: Interface) -> str | None:
         """Before connection tracking and destination NAT."""
@@ -185,7 +194,7 @@ class _Judge:
 
     def _leaves_host(self, goes_out: Interface) -> bool:
         endpoint = self._host_endpoint(goes_out)
-        if endpoint is None:
+        if endpoint is None or goes_out.workload:
             return True
         answer = _is_among(
             self._settings.failsafe_inbound,
@@ -200,21 +209,15 @@ class _Judge:
                 return said == "Allow"
         return self._from_failsafe(self._packet) or self._ask_all(endpoint, "Egress")
 
-    def _forward(self, interface: Interface, way: Way) -> bool:
-        """One end of what passes by.
-
-        Args:
-            way: as a workload there sees it; for a host endpoint what goes to a workload comes in.
-        """
-        if interface.workload:
-            return self._workload(interface, way)
+    def _passes_by(self, interface: Interface, way: Way) -> bool:
+        """One end, as a host endpoint there sees it."""
         endpoint = self._host_endpoint(interface)
-        if endpoint is None:
-            return True
-        seen: Way = "Ingress" if way == "Egress" else "Egress"
-        return self._ask(endpoint, seen, "forward", self._packet) != "Deny"
+        return endpoint is None or self._ask(endpoint, way, "forward", self._packet) != "Deny"
 
     def _workload(self, interface: Interface, way: Way) -> bool:
+        """One end, as a workload there sees it; true where there should be none."""
+        if not interface.workload:
+            return True
         endpoint = workload_at(self._state, self._passage.host, interface)
         return endpoint is not None and self._ask_all(endpoint, way)
 

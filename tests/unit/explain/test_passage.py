@@ -149,6 +149,26 @@ def test_one_for_all_interfaces_has_no_untracked_policy_and_is_not_for_lo() -> N
     assert allowed(world(interface="*"), into_host(80, Interface("lo", (HOST,))))
 
 
+def test_one_for_all_interfaces_is_asked_what_workloads_send_and_get() -> None:
+    host, pod = Packet(POD, HOST, TCP, 40000, 80), Packet(POD, PEER, TCP, 40000, 80)
+    to_host, out = Passage("h1", host, CALI, None), Passage("h1", pod, CALI, ETH1)
+    accepting = settings(default_endpoint_to_host_action="Accept")
+    assert allowed(world(accepting, interface="*"), to_host), "normal policy has no say"
+    early = of_hosts("early", ingress=DENY, apply_on_forward=True, pre_dnat=True)
+    for passage in (to_host, out):
+        assert not allowed(world(accepting, early, interface="*"), passage)
+        assert allowed(world(accepting, early), passage)
+    waving = of_hosts("early", ingress=ALLOW, apply_on_forward=True, pre_dnat=True)
+    assert not allowed(world(waving, interface="*"), to_host), "the action is still asked"
+    shut = of_hosts("shut", ingress=DENY, apply_on_forward=True)
+    assert not allowed(world(shut, interface="*"), out)
+    assert allowed(world(shut, waving, interface="*"), out)
+    assert not allowed(world(waving, policy("red/mute", egress=DENY), interface="*"), out)
+    last = of_hosts("last", egress=DENY, apply_on_forward=True, types=("Egress",))
+    assert not allowed(world(last, interface="*"), to_pod())
+    assert allowed(world(last, interface="*"), Passage("h1", host, None, CALI))
+
+
 def test_from_a_workload_to_the_host() -> None:
     passage = Passage("h1", Packet(POD, HOST, TCP, 40000, 80), CALI, None)
     assert not allowed(world(), passage)
