@@ -166,8 +166,8 @@ def test_other_interfaces_are_not_concerned(host: Host, two: tuple[Machine, Mach
 
 @both_families
 def test_a_failsafe_port_of_some_peers_only(netns: None, family: int) -> None:
-    networks = [parse_network("192.0.2.0/30"), parse_network("fd00:2::/96")]
-    elsewhere = [parse_network("192.0.2.128/25"), parse_network("fd00:3::/64")]
+    networks = [parse_network("192.0.2.2/31"), parse_network("fd00:2::2/127")]
+    elsewhere = [parse_network("192.0.2.0/31"), parse_network("fd00:2::/127")]
     settings = Settings(
         host="h1",
         failsafe_inbound=tuple(
@@ -175,7 +175,11 @@ def test_a_failsafe_port_of_some_peers_only(netns: None, family: int) -> None:
             for number, many in ((SSH, networks), (WEB, elsewhere))
             for one in many
         ),
-        failsafe_outbound=tuple(ProtoPort(UDP, DNS, one) for one in networks),
+        failsafe_outbound=tuple(
+            ProtoPort(UDP, number, one)
+            for number, many in ((DNS, networks), (ETCD, elsewhere))
+            for one in many
+        ),
     )
     host = Host(settings)
     with machines(host, "up0") as made:
@@ -184,6 +188,7 @@ def test_a_failsafe_port_of_some_peers_only(netns: None, family: int) -> None:
         assert udp(outside, THIS_HOST, outside.near[family], SSH)
         assert not udp(outside, THIS_HOST, outside.near[family], WEB)
         assert udp(THIS_HOST, outside, outside.address(family), DNS)
+        assert not udp(THIS_HOST, outside, outside.address(family), ETCD)
     host.close()
 
 
