@@ -1,11 +1,16 @@
-"""The dataplane with the kernel: a cold start, and single changes, beside `nft -f` doing the same.
+"""The dataplane with the kernel: a cold start, a restart, and single changes, beside `nft -f` and
+`iptables-restore` doing the same.
 
 "Processor" is what the process took of it, its time in the kernel included: on a busy machine that
 says more. Nothing but tables is programmed: the endpoints' links do not exist. What `nft -f` loads
-is the same policy as people write it, ports in the rules, endpoints in a map of verdicts.
+is the same policy as people write it, ports in the rules, endpoints in a map of verdicts;
+`iptables-restore` (the old one, as Calico's first dataplane) loads the same chains with a network
+for each set, since its sets are another program's, and a rule for each endpoint. Ratios are of
+medians in one run: theirs to ours.
 """
 
 import asyncio
+import os
 import subprocess
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -50,8 +55,35 @@ Update = tuple[Kind, Hashable, object]
 
 def run() -> Iterator[Result]:
     for lists in LISTS:
-        yield from netns.run_in(netns.create_anonymous(), lambda lists=lists: _ours(lists))  # type: ignore[misc]
-        yield from netns.run_in(netns.create_anonymous(), lambda lists=lists: _nft(lists))  # type: ignore[misc]
+        found: dict[str, float] = {}
+        for measure in (_ours, _nft, _iptables):
+            results = _apart(measure, lists)
+            found |= {one.name: one.value for one in results}
+            yield from results
+        yield from _ratios(found, lists)
+
+
+def _apart(measure: "Callable[[int], list[Result]]", lists: int) -> list[Result]:
+    """In a namespace of its own."""
+    namespace = netns.create_anonymous()
+    try:
+        return netns.run_in(namespace, lambda: measure(lists))
+    finally:
+        os.close(namespace)
+
+
+def _ratios(found: dict[str, float], lists: int) -> Iterator[Result]:
+    size = _size(lists)
+    for tool in ("nft -f", "iptables-restore"):
+        for what, tail in (
+            ("cold start", ""),
+            ("a member", ", p50"),
+            ("a policy's shape", ", p50"),
+        ):
+            theirs = found.get(f"{what} by {tool}, {size}{tail}")
+            if theirs is not None:
+                ratio = theirs / found[f"{what}, {size}{tail}"]
+                yield Result(f"{what} by {tool} to ours, {size}", ratio, "×")
 
 
 def _ours(lists: int) -> list[Result]:
@@ -69,6 +101,7 @@ def _ours(lists: int) -> list[Result]:
         Result(f"cold start, {_size(lists)}", took, "s", "≤ 2.5"),
         Result(f"cold start, {_size(lists)}, processor", took_cpu, "s"),
     ]
+    found += _restart(nft, rtnl, conntrack, world, lists)
     memory.settle()
 
     def timed(name: str, target: str, change: Callable[[int], Update]) -> None:
@@ -97,6 +130,24 @@ def _ours(lists: int) -> list[Result]:
     return found
 
 
+def _restart(
+    nft: Nft, rtnl: Rtnl, conntrack: Conntrack, world: list[Update], lists: int
+) -> list[Result]:
+    """A dataplane that knows nothing meets tables that are as they should be."""
+    before = asyncio.run(nft.generation())
+    began, began_cpu = time.perf_counter(), time.process_time()
+    dataplane = Dataplane(Settings(host="bench"), nft, rtnl, conntrack)
+    for update in world:
+        dataplane.on_update(*update)
+    asyncio.run(dataplane.apply())
+    took, took_cpu = time.perf_counter() - began, time.process_time() - began_cpu
+    assert asyncio.run(nft.generation()) == before, "nothing was written, so no packet noticed"
+    return [
+        Result(f"restart with all present, {_size(lists)}", took, "s", "≤ 1"),
+        Result(f"restart with all present, {_size(lists)}, processor", took_cpu, "s", "≤ 1"),
+    ]
+
+
 def _nft(lists: int) -> list[Result]:
     began = time.perf_counter()
     _load(_script(lists))
@@ -116,6 +167,22 @@ def _nft(lists: int) -> list[Result]:
         "a policy's shape",
         lambda n: "flush chain inet t p500\n" + "\n".join(_nft_rules(500, denying=n % 2 == 0)),
     )
+    return found
+
+
+def _iptables(lists: int) -> list[Result]:
+    script = "\n".join(_iptables_lines(lists))
+    began = time.perf_counter()
+    _restore(script)
+    name = f"cold start by iptables-restore, {_size(lists)}"
+    found = [Result(name, time.perf_counter() - began, "s")]
+    seconds = []
+    for number in range(NFT_CHANGES):
+        rules = "\n".join(_iptables_rules(500, denying=number % 2 == 0))
+        began = time.perf_counter()
+        _restore(f"*filter\n:p500 - [0:0]\n{rules}\nCOMMIT\n")
+        seconds.append(time.perf_counter() - began)
+    found += latencies(f"a policy's shape by iptables-restore, {_size(lists)}", seconds)[:1]
     return found
 
 
@@ -229,6 +296,33 @@ def _nft_rules(number: int, *, denying: bool = False) -> Iterator[str]:
         port = f"tcp dport {8000 + step}"
         action = "drop" if denying and step == RULES - 1 else "accept"
         yield f"add rule inet t p{number} {source} {port} counter {action}"
+
+
+def _iptables_lines(lists: int) -> Iterator[str]:
+    yield "*filter"
+    yield from (f":p{number} - [0:0]" for number in range(POLICIES))
+    yield from (f":l{number} - [0:0]" for number in range(lists))
+    yield "-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT"
+    for number in range(ENDPOINTS):
+        yield f"-A FORWARD -o cali{number:08x} -g l{number % lists}"
+    for number in range(POLICIES):
+        yield from _iptables_rules(number)
+    for number in range(lists):
+        yield from (f"-A l{number} -j p{one}" for one in _of_list(number, lists))
+        yield f"-A l{number} -j DROP"
+    yield "COMMIT\n"
+
+
+def _iptables_rules(number: int, *, denying: bool = False) -> Iterator[str]:
+    for step in range(RULES):
+        source = f"10.66.{(number + step) % POLICIES % 256}.0/24"
+        action = "DROP" if denying and step == RULES - 1 else "ACCEPT"
+        yield f"-A p{number} -s {source} -p tcp --dport {8000 + step} -j {action}"
+
+
+def _restore(script: str) -> None:
+    command = ["iptables-legacy-restore", "--noflush"]
+    subprocess.run(command, input=script.encode(), check=True)
 
 
 def _load(script: str) -> None:

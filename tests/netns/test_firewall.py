@@ -12,8 +12,11 @@ from tests.netns.dataplane_host import Host, Workload, hears_tcp, workloads
 
 from tortie.agent.firewall_watch import FirewallWatch
 from tortie.ctl.node_checksystem import firewalls
+from tortie.dataplane.rules import early
 from tortie.kernel.firewall.obstacle import Obstacle, find_obstacles_here
 from tortie.kernel.nft.connection import Nft
+from tortie.kernel.nft.constants import TableFlag
+from tortie.kernel.nft.transaction import Transaction
 from tortie.lib.health import Health
 
 pytestmark = pytest.mark.usefixtures("netns")
@@ -219,6 +222,14 @@ def test_what_lets_through_is_not_named(name: str) -> None:
         put(*OPEN[name])
         assert talk(one, other) == {4: True, 6: True}
         assert obstacles() == []
+
+
+def test_what_is_closed_before_the_agent_is_no_obstacle() -> None:
+    """The early table is ours too, and gives way by itself."""
+    change = Transaction()
+    early.add_early_tables(change, "cali", TableFlag(0))
+    put("", str(change))
+    assert obstacles() == []
 
 
 def test_a_table_with_an_odd_name_is_shown_harmlessly() -> None:

@@ -38,6 +38,10 @@ class Delta(Generic[K, V]):
 
     def observe_all(self, table: Mapping[K, V]) -> None:
         """Replace our view of the kernel after a full read-back."""
+        if table == self._wanted:  # at a restart nearly always, and much faster to see
+            self._actual = dict(table)
+            self._pending.clear()
+            return
         seen = self._actual.keys() | table.keys()
         self._actual = dict(table)
         for key in seen | self._wanted.keys():

@@ -116,8 +116,10 @@ class Refusals:
 
     def on_update(self, kind: Kind, name: Hashable) -> None:
         """It is about to change, or to go: what is said of it is over."""
+        if not self._refused:
+            return
         fault_kind = _FAULT_KINDS.get(kind)
-        if self._refused and fault_kind is not None:
+        if fault_kind is not None:
             self._forgive(Fault(fault_kind, name))
 
     @property

@@ -21,6 +21,8 @@ from tortie.lib.errors import NotFound
 _FAMILIES = {Family.IP: (4,), Family.IP6: (6,), Family.INET: (4, 6)}
 _COMMANDS = {4: "iptables", 6: "ip6tables"}
 _IPTABLES_TABLES = {TableName(Family.IP, "filter"): 4, TableName(Family.IP6, "filter"): 6}
+OURS = frozenset({"tortie", "tortie-early"})
+"""Our tables, by name: what they drop is meant."""
 _DOCKER_CHAIN = "DOCKER-USER"
 """Docker asks it first, and leaves what people put there alone."""
 
@@ -38,7 +40,7 @@ class Obstacle(NamedTuple):
 
 
 async def find_obstacles(
-    nft: Backend, prefix: str, *, ours: frozenset[str] = frozenset({"tortie"}), ipv6: bool = True
+    nft: Backend, prefix: str, *, ours: frozenset[str] = OURS, ipv6: bool = True
 ) -> list[Obstacle]:
     """Every chain that drops for certain what goes from, to or between our interfaces.
 

@@ -163,26 +163,44 @@ def _types(number: int, length: int) -> tuple[DataType, ...]:
     return (DataType(f"type-{number}", number, length),)
 
 
-def decode_elements(answer: Message) -> Iterator[Element]:
+def decode_elements(answer: Message) -> list[Element]:
     """The elements in one message of a dump or event."""
     found = attributes_of(answer)
     if 3 not in found:
-        return
-    for _, one in netlink.attributes(found[3]):
-        yield _decode_element(one)
+        return []
+    keys = _plain_keys(bytes(found[3]))
+    if keys is not None:
+        return list(map(Element, keys))
+    return [_decode_element(one) for _, one in netlink.attributes(found[3])]
 
 
-_KEY_AND_VALUE = struct.Struct("=HHHH")
-"""Headers of a key and of the value in it."""
+def _plain_keys(data: bytes) -> list[bytes] | None:
+    """The keys of elements that are nothing but keys of one length, as in nearly every set.
+
+    A restart reads a hundred thousand of them. Then each element looks like
+    the first but for its key; None where one does not.
+    """
+    if len(data) < _PLAIN_BYTES:
+        return None
+    size, _, key_size, kind, value_size, value_kind = _PLAIN.unpack_from(data)
+    is_key = kind & netlink.NLA_TYPE_MASK == 1 and value_kind == nft.DATA_VALUE
+    padded = (size + 3) & ~3
+    if not is_key or key_size != size - 4 or value_size != size - 8 or len(data) % padded:
+        return None
+    head = data[:_PLAIN_BYTES]
+    places = range(0, len(data), padded)
+    if any(data[place : place + _PLAIN_BYTES] != head for place in places):
+        return None
+    key_bytes = size - _PLAIN_BYTES
+    return [data[place : place + key_bytes] for place in range(_PLAIN_BYTES, len(data), padded)]
+
+
+_PLAIN = struct.Struct("=HHHHHH")
+"""Headers of an element, of its key, and of the value in that."""
+_PLAIN_BYTES = _PLAIN.size
 
 
 def _decode_element(data: memoryview) -> Element:
-    if len(data) > _KEY_AND_VALUE.size:
-        length, kind, inner_length, inner_kind = _KEY_AND_VALUE.unpack_from(data)
-        is_key = kind & netlink.NLA_TYPE_MASK == 1 and inner_kind == nft.DATA_VALUE
-        if is_key and (length + 3) & ~3 == len(data) and inner_length == length - 4:
-            # A key and nothing else: nearly every element of nearly every set.
-            return Element(bytes(data[8:length]))
     found = netlink.attribute_map(data)
     flags = netlink.be(found[3]) if 3 in found else 0
     return Element(
