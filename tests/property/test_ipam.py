@@ -18,13 +18,16 @@ from tests.unit.ipam.invariants import (
 
 from tortie.datastore.memory import MemoryClient, MemoryStore
 from tortie.ipam.allocator import Allocator
+from tortie.ipam.audit import Leak, allocations, hosts_gone, leaked
+from tortie.ipam.inventory import Inventory, inventory
+from tortie.ipam.ownership import Collector, release_leak
 from tortie.lib.errors import TortieError, Unavailable
 from tortie.lib.ip import Network, parse_address
 from tortie.model.codec import encode
 from tortie.model.ipam import BlockAffinity, IPAMConfig
 from tortie.model.keys import AffinityKey, IPAMConfigKey, ResourceKey
 from tortie.model.metadata import Metadata
-from tortie.model.node import IPPool, IPPoolSpec
+from tortie.model.node import IPPool, IPPoolSpec, Node
 
 HOSTS = ("alpha", "beta", "gamma")
 HANDLES = tuple(f"lab.{name}" for name in "abcdefgh")
@@ -61,7 +64,9 @@ class Host:
     def restart(self) -> None:
         self.calls = 0
         client = MemoryClient(self._store, self._fault)
-        self.allocator = Allocator(client, self._name, now_ns=self._clock)
+        # Views are kept, as by an agent; what they rest on is compared.
+        self.allocator = Allocator(client, self._name, now_ns=self._clock, unchanged=lambda: 0)
+        self.collector = Collector(client, self.allocator)
 
     async def _fault(self, moment: Literal["before", "after"], call: str) -> None:
         if self.jitter is not None:
@@ -90,6 +95,8 @@ class Ipam(RuleBasedStateMachine):
         self.acknowledged: dict[str, set[str]] = {}
         self.callers: dict[str, set[str]] = {}
         self.config = IPAMConfig()
+        self.recorded: dict[str, set[str]] = {name: set() for name in HOSTS}
+        """Handles in the journal of each host: begun there, and not ended."""
 
     @initialize(strict=st.booleans(), cooldown=st.sampled_from([0, 0, 30]), most=st.integers(0, 2))
     def begin(self, strict: bool, cooldown: int, most: int) -> None:
@@ -99,6 +106,12 @@ class Ipam(RuleBasedStateMachine):
         self._put(IPAMConfigKey(), encode(IPAMConfigKey(), self.config))
         for family, cidr in CIDRS.items():
             self._put_pool(family, cidr, disabled=False)
+        for host in HOSTS:
+            self._put_node(host)
+
+    def _put_node(self, host: str) -> None:
+        key = ResourceKey("Node", host)
+        self._put(key, encode(key, Node(metadata=Metadata(name=host))))
 
     def _put(self, key: Any, value: bytes) -> None:
         asyncio.run(MemoryClient(self.store).put(key.path, value))
@@ -202,6 +215,46 @@ class Ipam(RuleBasedStateMachine):
 
     def _called(self, host: str, handle: str) -> None:
         self.callers.setdefault(handle, set()).add(host)
+        self.recorded[host].add(handle)
+
+    @rule(host=hosts, handle=handles)
+    def lose_record(self, host: str, handle: str) -> None:
+        """A crash before anybody was told: what it assigned, if anything, is a leak."""
+        if handle not in self.acknowledged:
+            self.recorded[host].discard(handle)
+
+    @rule(host=hosts, plan=faults)
+    def collect(self, host: str, plan: tuple[str, int, str]) -> None:
+        """Only what no journal of that host has goes; `sound` sees that the rest stays."""
+        machine = self.hosts[host]
+        call = machine.collector.collect_attached(host, lambda: frozenset(self.recorded[host]))
+        for leak in self._run(host, plan, call) or ():
+            assert leak.handle_id not in self.recorded[host]
+            self.acknowledged.pop(leak.handle_id, None)
+
+    @rule(dead=hosts, judge=hosts)
+    def declare_dead(self, dead: str, judge: str) -> None:
+        """By mistake: its Node goes, what it holds is released; then it is back, and goes on."""
+        if dead == judge:
+            return
+        asyncio.run(MemoryClient(self.store).delete(ResourceKey("Node", dead).path))
+        for leak in leaked(self._inventory(), hosts_gone(self._inventory())):
+            if self._run(judge, ("none", 0, "before"), self._release(judge, leak)):
+                self.acknowledged.pop(leak.handle_id, None)
+        held = allocated(self._dump())
+        here = {handle for handle, texts in self.acknowledged.items() if texts & held.keys()}
+        for name in here:
+            assert self._node_of(name) != {dead}, f"{name} was of {dead} alone"
+        self._put_node(dead)
+
+    async def _release(self, judge: str, leak: Leak) -> bool:
+        return await release_leak(self.hosts[judge].allocator, leak)
+
+    def _inventory(self) -> Inventory:
+        return inventory(self.store.entries("/calico/"), self.store.revision)
+
+    def _node_of(self, handle: str) -> set[str]:
+        return {one.node for one in allocations(self._inventory()) if one.handle_id == handle}
 
     @rule(seconds=st.integers(1, 40))
     def wait(self, seconds: int) -> None:

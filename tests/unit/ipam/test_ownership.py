@@ -9,10 +9,12 @@ from tests.unit.ipam.test_allocator import NOW, Bench
 
 from tortie.datastore.memory import MemoryClient
 from tortie.ipam import audit as auditing
+from tortie.ipam.allocator import Allocator
 from tortie.ipam.audit import FOREIGN, Kind, audit
 from tortie.ipam.choice import PoolExhausted
 from tortie.ipam.inventory import read_inventory
 from tortie.ipam.ownership import Collector, release_empty_blocks
+from tortie.ipam.stored import Stored
 from tortie.lib.errors import TortieError
 from tortie.lib.ip import parse_network
 from tortie.model.endpoint import WorkloadEndpoint, WorkloadEndpointSpec
@@ -289,3 +291,72 @@ def test_what_comes_back_between_two_looks_is_kept() -> None:
     known = frozenset({"x", "y", "z"})
     assert bench.run(collector.collect_attached("h1", lambda: known)) == []
     assert allocated(bench.dump()) == held
+
+
+def test_a_host_that_was_declared_dead_decides_anew() -> None:
+    """Borrowing has no affinity to compare; the Node is, also for a view that was kept."""
+    bench = Bench(v4="10.0.0.0/30")
+    node(bench, "h1", "h2")
+    bench.assign("owner", "h2")
+    key = ResourceKey("Node", "h1").path
+    client = MemoryClient(bench.store)
+    allocator = Allocator(client, "h1", now_ns=lambda: NOW, unchanged=lambda: 0)
+    bench.run(allocator.assign({4}, "first", {}))
+    absent = Stored(HandleKey("second"), None, None)
+    bench.run(MemoryClient(bench.store).delete(key))
+    before = bench.store.revision
+    reads: list[str] = []
+    listing = MemoryClient.list
+
+    async def counted(self: MemoryClient, prefix: str, **more: Any) -> Any:
+        reads.append(prefix)
+        return await listing(self, prefix, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryClient, "list", counted)
+        bench.run(allocator.assign({4}, "second", {}, handle=absent))
+    assert reads, "it went by what it knew before"
+    assert bench.store.revision == before + 1
+
+
+def test_an_old_view_never_refuses_and_is_never_trusted() -> None:
+    bench = Bench(v4="10.0.0.0/30")
+    node(bench, "h1")
+    client = MemoryClient(bench.store)
+    allocator = Allocator(client, "h1", now_ns=lambda: NOW, unchanged=lambda: 0)
+    for handle in "abcd":
+        bench.run(allocator.assign({4}, handle, {}))
+    with pytest.raises(PoolExhausted):
+        bench.run(allocator.assign({4}, "e", {}))
+    bench.run(bench.host().release("a"))  # by another process
+    assert bench.run(allocator.assign({4}, "e", {}))
+    bench.run(allocator.release("b"))
+    bench.pool("v4", "10.0.0.0/30", block_size=30, disabled=True)
+    with pytest.raises(TortieError, match="serves host h1"):
+        bench.run(allocator.assign({4}, "f", {}))
+
+
+def test_a_kept_view_saves_every_read() -> None:
+    bench = Bench(v4="10.0.0.0/26")
+    node(bench, "h1")
+    calls: list[str] = []
+
+    async def count(moment: str, call: str) -> None:
+        if moment == "before":
+            calls.append(call)
+
+    allocator = Allocator(
+        MemoryClient(bench.store, count), "h1", now_ns=lambda: NOW, unchanged=lambda: 0
+    )
+    for number in range(4):  # a block has four addresses
+        name = f"w{number}"
+        calls.clear()
+        absent = Stored(HandleKey(name), None, None)
+        bench.run(allocator.assign({4}, name, {}, handle=absent))
+    assert calls == ["transact"]
+    calls.clear()
+    bench.run(allocator.release("w1"))
+    assert calls == ["transact", "transact"]  # its handle, and the write
+    calls.clear()
+    bench.run(allocator.assign({4}, "w1", {}, handle=Stored(HandleKey("w1"), None, None)))
+    assert calls == ["transact"]
