@@ -5,11 +5,13 @@ import json
 import os
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.cni.host import Containers, Host, running_host
+from tests.unit.ctl.test_ctl_libvirt import ABOUT, INTERFACE, guest
 
 from tortie.ctl import workload
 from tortie.kernel.rtnl.connection import Rtnl
@@ -19,6 +21,7 @@ from tortie.lib.errors import InvalidInput, NotFound
 TUNSETIFF = 0x400454CA
 IFF_TAP, IFF_NO_PI = 0x0002, 0x1000
 MAC = "02:00:00:00:00:07"
+ABOUT_HERE = ABOUT.replace("<t:pool name='blue'/>", "")
 
 
 @pytest.fixture
@@ -113,3 +116,45 @@ def test_bad_input(host: Host, options: list[str], says: str) -> None:
     with pytest.raises((InvalidInput, NotFound), match=says):
         run(host, "add", "vm", *options)
     assert host.left_overs() == []
+
+
+def hook(host: Host, xml: bytes, operation: str, step: str = "begin") -> "tuple[int, str]":
+    """As libvirt calls it: `/etc/libvirt/hooks/qemu GUEST OPERATION STEP -`, XML on stdin."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from tortie.ctl.main import entry; entry()", "workload", "libvirt",
+         "--socket", str(host.socket), "web-1", operation, step, "-"],
+        input=xml, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == b"", "libvirt takes output of some operations for XML"
+    return done.returncode, done.stderr.decode()
+
+
+def test_libvirt_s_hook(host: Host) -> None:
+    second = INTERFACE.replace("calivm1", "calivm2").replace("00:07", "00:08")
+    xml = guest(INTERFACE + second, ABOUT_HERE)
+    for operation in ("prepare", "start", "started", "reconnect"):
+        assert hook(host, xml, operation) == (0, "")
+    assert links() == {"calivm1": (True, b"\xee" * 6), "calivm2": (True, b"\xee" * 6)}
+    found = host.endpoints()
+    assert sorted(found) == ["h1-tortie-web--1-eth0", "h1-tortie-web--1-eth1"]
+    first = found["h1-tortie-web--1-eth0"]
+    assert first["metadata"]["labels"]["app"] == "web"
+    assert "10.65.0.7/32" in first["spec"]["ipNetworks"]
+    assert first["spec"]["mac"] == "52:54:00:00:00:07"
+    for operation in ("stopped", "release", "release"):
+        assert hook(host, xml, operation, "end") == (0, "")
+    assert host.left_overs() == []
+
+
+def test_a_guest_that_cannot_be_attached_does_not_start(host: Host) -> None:
+    bad = INTERFACE.replace("calivm1", "calivm2")
+    asked = "<t:address dev='calivm2'>10.1.1.1</t:address></t:workload>"
+    about = ABOUT_HERE.replace("</t:workload>", asked)
+    code, told = hook(host, guest(INTERFACE + bad, about), "prepare")
+    assert code != 0
+    assert "10.1.1.1 is in no IPPool" in told
+    assert host.left_overs() == [], "the first interface, too"
+    host.stop()
+    code, told = hook(host, guest(), "prepare")
+    assert code != 0
+    assert "agent" in told

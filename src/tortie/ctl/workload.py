@@ -12,7 +12,7 @@ from typing import Any
 
 from tortie.attach.client import DEFAULT_PATH, Client
 from tortie.lib.arguments import Parser
-from tortie.lib.errors import InvalidInput
+from tortie.lib.errors import InvalidInput, TortieError
 
 NAMED_NAMESPACES = "/run/netns"
 
@@ -47,6 +47,14 @@ def _parser() -> Parser:
     remove.add_argument("--keep-addresses", action="store_true", help="it comes up elsewhere")
     listing = verbs.add_parser("list", help="what is attached here", allow_abbrev=False)
     listing.set_defaults(run=_list)
+    hook = verbs.add_parser(
+        "libvirt", help="libvirt's qemu hook: attach a guest's interfaces", allow_abbrev=False
+    )
+    hook.set_defaults(run=_libvirt)
+    hook.add_argument("guest")
+    hook.add_argument("operation", help="prepare, release, reconnect or attach; others do nothing")
+    hook.add_argument("rest", nargs="*", help="as libvirt gives it")
+    hook.add_argument("--prefix", default="cali", help="of devices that are ours (%(default)s)")
     for verb in (add, remove):
         verb.add_argument("name")
         verb.add_argument("-n", "--namespace", default="default", help="default %(default)s")
@@ -54,7 +62,7 @@ def _parser() -> Parser:
         verb.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
     for verb in (add, listing):
         verb.add_argument("-o", "--output", choices=("table", "json"), default="table")
-    for verb in (add, remove, listing):
+    for verb in (add, remove, listing, hook):
         verb.add_argument("--socket", default=DEFAULT_PATH, help="the agent's (%(default)s)")
     return parser
 
@@ -82,6 +90,31 @@ def _remove(agent: Client, arguments: argparse.Namespace) -> None:
         print("removed; the datastore is away and hears of it later")
     else:
         print("removed" if found["found"] else "there was none")
+
+
+def _libvirt(agent: Client, arguments: argparse.Namespace) -> None:
+    """All interfaces of a guest or none: libvirt does not release what it could not prepare."""
+    from tortie.ctl import libvirt_hook  # XML is slow to import
+
+    if arguments.operation not in (*libvirt_hook.ADDING, *libvirt_hook.REMOVING):
+        return
+    xml = sys.stdin.buffer.read(libvirt_hook.XML_MAX_BYTES + 1)
+    requests = libvirt_hook.parse_guest(xml, arguments.prefix).requests()
+    if arguments.operation in libvirt_hook.REMOVING:
+        _remove_all(agent, requests)
+        return
+    for count, request in enumerate(requests):
+        try:
+            agent.add(**request)
+        except TortieError:
+            if arguments.operation == "prepare":
+                _remove_all(agent, requests[: count + 1])
+            raise
+
+
+def _remove_all(agent: Client, requests: Sequence[dict[str, Any]]) -> None:
+    for request in requests:
+        agent.remove(**{name: request[name] for name in ("namespace", "workload", "endpoint")})
 
 
 def _list(agent: Client, arguments: argparse.Namespace) -> None:
