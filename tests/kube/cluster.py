@@ -196,6 +196,59 @@ class KubeCluster:
         )
         return found
 
+    def phase(self, namespace: str, name: str) -> str:
+        pod = self.plane.call("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
+        phase: str = pod["status"].get("phase", "")
+        return phase
+
+    def has_namespace(self, name: str) -> bool:
+        found = self.plane.call("GET", "/api/v1/namespaces")["items"]
+        return any(namespace["metadata"]["name"] == name for namespace in found)
+
+    def left_overs(self, namespace: str, pod: str = "") -> list[str]:
+        """What is stored for a namespace's pods, or for one of them; profiles with it."""
+        found = []
+        for key, entry in self.live.entries().items():
+            if "/workloadendpoints/" in key and f"/{namespace}/" in key:
+                found.append(key)
+            elif "/assignment/" in key and "/block/" in key:
+                for attribute in json.loads(entry.value)["attributes"]:
+                    said = attribute.get("secondary") or {}
+                    if attribute.get("handle_id") and said.get("namespace") == namespace:
+                        found.append(f"{key} {said.get('pod')}")
+            elif not pod and key.endswith((f"/kns.{namespace}", f"/ksa.{namespace}.default")):
+                found.append(key)
+        return [one for one in found if pod in one]
+
+    def of_node(self, name: str) -> list[str]:
+        """Everything that is stored for a node."""
+        return [
+            key
+            for key in self.live.entries()
+            if f"/host/{name}/" in key or key.endswith(f"/nodes/{name}") or f"/{name}-k8s-" in key
+        ]
+
+    def bare_pod(
+        self,
+        namespace: str,
+        name: str,
+        command: list[str],
+        *,
+        restart: str = "Always",
+        grace_seconds: int = 0,
+    ) -> dict[str, Any]:
+        container = {"name": "c", "image": IMAGE, "imagePullPolicy": "Never", "command": command}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace, "labels": {"name": name}},
+            "spec": {
+                "restartPolicy": restart,
+                "terminationGracePeriodSeconds": grace_seconds,
+                "containers": [container],
+            },
+        }
+
     def execute(self, pod: Mapping[str, Any], *command: str) -> tuple[int, str]:
         """In its first container, as `kubectl exec` would."""
         runtime = self.runtimes[pod["spec"]["nodeName"]]

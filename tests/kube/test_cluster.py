@@ -1,13 +1,19 @@
 """Two nodes with kubelets: pods come and go, and NetworkPolicy decides who reaches whom."""
 
 import os
-from collections.abc import Iterator
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 from tests.cni.containerd import remove_cgroups
 from tests.e2e.live import LiveLab, need_root
-from tests.kube.cluster import KubeCluster, address_of, deployment
+from tests.kube.cluster import KubeCluster, address_of, deployment, is_running
+
+Pod = Mapping[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +33,207 @@ def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeCluster]:
         remove_cgroups()
 
 
-def test_pods_reach_each_other_as_policy_says(kube: KubeCluster) -> None:
+@pytest.fixture(scope="module")
+def shop(kube: KubeCluster) -> tuple[Sequence[Pod], ...]:
+    """Servers, clients and strangers: two of each."""
     kube.plane.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}})
-    kube.plane.create(deployment("shop", "web", 2))
-    kube.plane.create(deployment("shop", "client", 2))
-    servers = kube.running("shop", 2, app="web")
-    clients = kube.running("shop", 2, app="client")
-    for client in clients:
-        for server in servers:
-            assert kube.until(partial(kube.reaches, client, address_of(server)))
+    for name in ("web", "client", "stranger"):
+        kube.plane.create(deployment("shop", name, 2))
+    web, client, stranger = (
+        kube.running("shop", 2, app=name) for name in ("web", "client", "stranger")
+    )
+    assert {pod["spec"]["nodeName"] for pod in (*web, *client, *stranger)} == {"h1", "h2"}
+    return web, client, stranger
+
+
+ONLY_CLIENTS = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "only-clients", "namespace": "shop"},
+    "spec": {
+        "podSelector": {"matchLabels": {"app": "web"}},
+        "ingress": [
+            {
+                "from": [{"podSelector": {"matchLabels": {"app": "client"}}}],
+                "ports": [{"protocol": "TCP", "port": "web"}],
+            }
+        ],
+    },
+}
+PATH = "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies/only-clients"
+
+
+def expect(kube: KubeCluster, sources: Sequence[Pod], targets: Sequence[Pod], answer: bool) -> None:
+    """From each source to each target, soon; what is to be closed stays closed."""
+    for source in sources:
+        for target in targets:
+            asked = partial(kube.reaches, source, address_of(target))
+            if answer:
+                kube.until(asked)
+            else:
+                kube.until(lambda asked=asked: not asked())
+                assert not asked()
+
+
+def test_pods_reach_each_other_until_a_policy_says_otherwise(
+    kube: KubeCluster, shop: tuple[Sequence[Pod], ...]
+) -> None:
+    web, client, stranger = shop
+    expect(kube, [*client, *stranger], web, True)
+    kube.plane.create(ONLY_CLIENTS)
+    expect(kube, stranger, web, False)
+    expect(kube, client, web, True)
+    # A label makes a stranger a client, at once.
+    name = stranger[0]["metadata"]["name"]
+    path = f"/api/v1/namespaces/shop/pods/{name}"
+    kube.plane.patch(path, {"metadata": {"labels": {"app": "client"}}})
+    expect(kube, stranger[:1], web, True)
+    expect(kube, stranger[1:], web, False)
+    kube.plane.delete(path)
+    kube.plane.delete(PATH)
+    expect(kube, stranger[1:], web, True)
+
+
+class Stream:
+    """Requests, one after another, until stopped; how many were not answered."""
+
+    def __init__(self, kube: KubeCluster, source: Pod, target: Pod) -> None:
+        self._ask = partial(kube.reaches, source, address_of(target))
+        self._stop = threading.Event()
+        self.asked = self.lost = 0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.asked += 1
+            self.lost += not self._ask()
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def test_restarts_cut_nothing_and_open_nothing(
+    kube: KubeCluster, shop: tuple[Sequence[Pod], ...]
+) -> None:
+    """Of kubelet, agent, controllers and API server, with traffic that must go on."""
+    kube.plane.apply(ONLY_CLIENTS)
+    web = kube.running("shop", 2, app="web")
+    client = kube.running("shop", 2, app="client")
+    stranger = kube.running("shop", 2, app="stranger")
+    expect(kube, stranger, web, False)
+    expect(kube, client, web, True)
+    stream = Stream(kube, client[0], next(w for w in web))
+    try:
+        kube.kubelets["h1"].stop()
+        expect(kube, stranger, web, False)
+        kube.kubelets["h1"].start()
+        for host in ("h1", "h2"):
+            kube.live.stop_agent(host, signal.SIGKILL)
+            expect(kube, stranger, web, False)
+            kube.live.start_agent(host)
+            expect(kube, stranger, web, False)
+        kube.stop_controllers(kill=True)
+        kube.start_controllers()
+        kube.plane.kill("kube-apiserver")
+        expect(kube, stranger, web, False)
+        expect(kube, client, web, True)
+        kube.plane.start_api()
+    finally:
+        stream.stop()
+    assert stream.asked > 20
+    assert stream.lost == 0
+    # And they all go on where they were.
+    kube.until(lambda: kube.is_ready("h1") and kube.is_ready("h2"))
+    kube.plane.delete(PATH)
+    expect(kube, stranger, web, True)
+
+
+def test_a_deployment_scales_rolls_and_leaves_nothing_behind(kube: KubeCluster) -> None:
+    namespace = "roll"
+    kube.plane.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    made = deployment(namespace, "api", 4)
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments/api"
+    kube.plane.create(made)
+    first = kube.running(namespace, 4, app="api")
+    assert len({address_of(pod) for pod in first}) == 4
+    kube.plane.patch(path, {"spec": {"replicas": 1}})
+    kube.running(namespace, 1, app="api")
+    kube.plane.patch(path, {"spec": {"replicas": 3}})
+    kube.running(namespace, 3, app="api")
+    template = {"metadata": {"labels": {"app": "api", "release": "two"}}}
+    kube.plane.patch(path, {"spec": {"template": template}})
+
+    def is_rolled() -> bool:
+        pods = kube.pods(namespace, app="api")
+        return len(pods) == 3 and all(
+            pod["metadata"]["labels"].get("release") == "two" and is_running(pod) for pod in pods
+        )
+
+    kube.until(is_rolled)
+    kube.plane.delete(f"/api/v1/namespaces/{namespace}")
+    kube.until(lambda: not kube.has_namespace(namespace))
+    kube.until(lambda: not kube.left_overs(namespace), lambda: str(kube.left_overs(namespace)))
+
+
+def test_a_finished_pod_gives_its_address_back_and_a_terminating_one_keeps_its_policy(
+    kube: KubeCluster,
+) -> None:
+    namespace = "ends"
+    kube.plane.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    done = kube.bare_pod(namespace, "done", ["/bin/true"], restart="Never")
+    kube.plane.create(done)
+    kube.until(lambda: kube.phase(namespace, "done") == "Succeeded")
+    kube.until(lambda: not kube.left_overs(namespace, "done"))
+    # A pod that takes its time to end is policed until it has.
+    slow = kube.bare_pod(
+        namespace, "slow", ["/bin/sh", "-c", "trap 'sleep 4; exit' TERM; httpd -p 80 -h /www; "
+                            "while true; do sleep 1; done"], grace_seconds=8,
+    )  # fmt: skip
+    kube.plane.create(slow)
+    kube.plane.create(deployment(namespace, "client", 1))
+    [client] = kube.running(namespace, 1, app="client")
+    kube.until(lambda: kube.phase(namespace, "slow") == "Running")
+    [pod] = kube.pods(namespace, name="slow")
+    kube.until(partial(kube.reaches, client, address_of(pod)))
+    closed = {
+        **ONLY_CLIENTS,
+        "metadata": {"name": "closed", "namespace": namespace},
+        "spec": {"podSelector": {"matchLabels": {"name": "slow"}}, "policyTypes": ["Ingress"]},
+    }
+    kube.plane.delete(f"/api/v1/namespaces/{namespace}/pods/slow")
+    kube.plane.create(closed)
+    time.sleep(1.0)
+    assert kube.pods(namespace, name="slow"), "still terminating"
+    assert not kube.reaches(client, address_of(pod))
+    kube.until(lambda: not kube.pods(namespace, name="slow"))
+    kube.until(lambda: not kube.left_overs(namespace, "slow"))
+
+
+def test_a_node_that_is_removed_goes_with_its_addresses_and_comes_back(kube: KubeCluster) -> None:
+    namespace = "moves"
+    kube.plane.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    kube.plane.create(deployment(namespace, "app", 2))
+    kube.running(namespace, 2, app="app")
+    node = "/calico/resources/v3/projectcalico.org/nodes/h2"
+    stored = kube.live.entries(node)[node].value
+    kube.kubelets["h2"].stop()
+    kube.live.stop_agent("h2", signal.SIGTERM)
+    kube.plane.delete("/api/v1/nodes/h2")
+    kube.until(lambda: not kube.of_node("h2"), lambda: str(kube.of_node("h2")))
+    pods = kube.running(namespace, 2, app="app")
+    assert {pod["spec"]["nodeName"] for pod in pods} == {"h1"}
+    kube.live.write_raw({node: stored})  # as `tortie node run` does when a host joins
+    kube.live.start_agent("h2")
+    kube.kubelets["h2"].start()
+    kube.until(lambda: kube.is_ready("h2"))
+    kube.plane.patch(
+        f"/apis/apps/v1/namespaces/{namespace}/deployments/app", {"spec": {"replicas": 6}}
+    )
+    pods = kube.running(namespace, 6, app="app")
+    assert {pod["spec"]["nodeName"] for pod in pods} == {"h1", "h2"}
+    there = next(pod for pod in pods if pod["spec"]["nodeName"] == "h2")
+    here = next(pod for pod in pods if pod["spec"]["nodeName"] == "h1")
+    kube.until(partial(kube.reaches, here, address_of(there)))
