@@ -6,12 +6,9 @@ heard of yet.
 """
 
 import contextlib
-import hashlib
 import logging
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection
 from typing import NamedTuple, TypeAlias
-
-import msgspec
 
 from tortie.datastore.resources import Resources, key_of
 from tortie.kube.api import Kind, Name
@@ -23,11 +20,10 @@ from tortie.model.validation import with_defaults
 log = logging.getLogger(__name__)
 
 Origin: TypeAlias = tuple[Kind, Name]
-Digest: TypeAlias = bytes
 
 
 class Wanted(NamedTuple):
-    digest: Digest
+    content: object
     resource: Resource
 
 
@@ -54,7 +50,8 @@ class Mirror:
         self._changed = changed
         self._made: dict[Origin, ResourceKey] = {}
         self._wanted: dict[ResourceKey, Wanted] = {}
-        self._stored: dict[ResourceKey, Digest] = {}
+        self._stored: dict[ResourceKey, object] = {}
+        """Content; the very object that is wanted where they are equal, so that it is held once."""
         self._unlisted = set(sources)
         self._is_store_read = False
 
@@ -70,10 +67,10 @@ class Mirror:
         if resource is not None and key is not None:
             self._made[origin] = key
             resource = with_defaults(resource)
-            known = self._wanted.get(key)
-            digest = self.digest(resource)
-            if known is None or known.digest != digest:
-                self._wanted[key] = Wanted(digest, resource)
+            known, content = self._wanted.get(key), self.content(resource)
+            if known is None or known.content != content:
+                self._wanted[key] = Wanted(content, resource)
+                self._share(key)
                 self._tell(key)
 
     def listed(self, kind: Kind) -> None:
@@ -92,7 +89,8 @@ class Mirror:
         if resource is None:
             self._stored.pop(key, None)
         else:
-            self._stored[key] = self.digest(resource)
+            self._stored[key] = self.content(resource)
+            self._share(key)
         self._tell(key)
 
     def store_read(self) -> None:
@@ -128,16 +126,16 @@ class Mirror:
         if not self.is_ready:
             return
         wanted, stored = self._wanted.get(key), self._stored.get(key)
-        if wanted is not None and wanted.digest != stored:
+        if wanted is not None and wanted.content != stored:
             await self.write(wanted.resource)
         elif wanted is None and stored is not None:
             await self.remove(key)
 
     # What subclasses may see otherwise.
 
-    def digest(self, resource: Resource) -> Digest:
+    def content(self, resource: Resource) -> object:
         """Equal for two resources between which nothing needs to be written."""
-        return digest_of(resource.metadata.labels, getattr(resource, "spec", None))
+        return resource.metadata.labels, getattr(resource, "spec", None)
 
     async def write(self, resource: Resource) -> None:
         await self._resources.apply(resource)
@@ -148,13 +146,12 @@ class Mirror:
             await self._resources.delete(key)
         log.info("deleted", extra={"fields": {"resource": key}})
 
+    def _share(self, key: ResourceKey) -> None:
+        wanted = self._wanted.get(key)
+        if wanted is not None and self._stored.get(key) == wanted.content:
+            self._stored[key] = wanted.content
+
     def _tell(self, key: ResourceKey) -> None:
         wanted = self._wanted.get(key)
-        if self.is_ready and self._stored.get(key) != (wanted.digest if wanted else None):
+        if self.is_ready and self._stored.get(key) != (wanted.content if wanted else None):
             self._changed(self, key)
-
-
-def digest_of(*parts: Hashable | object) -> Digest:
-    """Of values that JSON can hold; the order of keys does not count."""
-    encoded = msgspec.json.encode(parts, order="deterministic")
-    return hashlib.blake2b(encoded, digest_size=16).digest()

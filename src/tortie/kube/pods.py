@@ -13,7 +13,7 @@ import msgspec
 
 from tortie.datastore.resources import Resources, key_of
 from tortie.kube.kinds import PODS
-from tortie.kube.mirror import Digest, Mirror, digest_of
+from tortie.kube.mirror import Mirror
 from tortie.lib.errors import NotFound
 from tortie.model.endpoint import WorkloadEndpoint
 from tortie.model.keys import ResourceKey
@@ -28,11 +28,9 @@ class PodMirror(Mirror):
     ) -> None:
         super().__init__("WorkloadEndpoint", (PODS,), resources, _is_pods, changed)
 
-    def digest(self, resource: Resource) -> Digest:
+    def content(self, resource: Resource) -> object:
         spec = cast(WorkloadEndpoint, resource).spec
-        return digest_of(
-            resource.metadata.labels, spec.ports, spec.profiles, spec.service_account_name
-        )
+        return resource.metadata.labels, spec.ports, spec.profiles, spec.service_account_name
 
     async def write(self, resource: Resource) -> None:
         key = key_of(resource)
