@@ -6,18 +6,37 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
+
+from tortie.kernel import netns
 
 _SOCKET = "127.0.0.1:1"
 
 
 class EtcdServer:
-    """One member; `kill`, `forget` and `start` make faults."""
+    """One member; `kill`, `forget` and `start` make faults.
 
-    def __init__(self, folder: Path, options: Sequence[str] = (), *, scheme: str = "http") -> None:
+    Args:
+        address: in the network `namespace`; empty means loopback here.
+        fsync: as in real life, not only as long as the machine lives.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        options: Sequence[str] = (),
+        *,
+        scheme: str = "http",
+        address: str = "",
+        namespace: str = "",
+        fsync: bool = False,
+    ) -> None:
         self.folder = folder
-        self.client_port, self.peer_port = free_ports(2)
-        self.endpoint = f"{scheme}://127.0.0.1:{self.client_port}"
-        self.peer = f"http://127.0.0.1:{self.peer_port}"
+        self._namespace = namespace
+        self.client_port, self.peer_port = (2379, 2380) if address else free_ports(2)
+        address = address or "127.0.0.1"
+        self.endpoint = f"{scheme}://{address}:{self.client_port}"
+        self.peer = f"http://{address}:{self.peer_port}"
         folder.mkdir(exist_ok=True)
         self._command = [
             "etcd",
@@ -28,7 +47,7 @@ class EtcdServer:
             f"--listen-peer-urls={self.peer}",
             f"--initial-advertise-peer-urls={self.peer}",
             f"--initial-cluster={folder.name}={self.peer}",
-            "--unsafe-no-fsync",
+            *([] if fsync else ["--unsafe-no-fsync"]),
             "--logger=zap",
             *options,
         ]
@@ -53,7 +72,13 @@ class EtcdServer:
 
     def spawn(self) -> None:
         with (self.folder / "log").open("wb") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self.folder)
+            self.process = self._popen(log)
+
+    def _popen(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        if self._namespace:
+            path = netns.named_path(self._namespace)
+            return netns.spawn_in(path, self._command, stdout=log, stderr=log, cwd=str(self.folder))
+        return subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self.folder)
 
     def wait(self) -> "EtcdServer":
         log_path = self.folder / "log"
@@ -69,6 +94,19 @@ class EtcdServer:
         """As a crash: nothing is flushed or told."""
         self.process.kill()
         self.process.wait()
+
+    def restore(self, snapshot: Path) -> None:
+        """Its data from a backup: the next start is the cluster of then, under a new identity."""
+        shutil.rmtree(self.folder / "data")
+        etcdctl = ["etcdctl", "snapshot", "restore", str(snapshot)]
+        place = [f"--data-dir={self.folder / 'data'}", f"--name={self.folder.name}"]
+        cluster = [f"--initial-cluster={self.folder.name}={self.peer}"]
+        advertise = [f"--initial-advertise-peer-urls={self.peer}"]
+        environment = {"ETCDCTL_API": "3", "PATH": "/usr/bin:/usr/local/bin"}
+        subprocess.run(
+            [*etcdctl, *place, *cluster, *advertise],
+            check=True, capture_output=True, env=environment,
+        )  # fmt: skip
 
     def forget(self, token: str) -> None:
         """Delete its data: the next start makes a new cluster at the same address.
