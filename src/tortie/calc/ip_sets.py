@@ -13,6 +13,7 @@ from tortie.calc.rule_scanner import SetSpec
 from tortie.calc.sequencer import Sequencer
 from tortie.calc.services import Services
 from tortie.calc.validation import Labelled, Member, Served
+from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import AddressPort, IPSetType
 from tortie.lib.ip import Network

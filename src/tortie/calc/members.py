@@ -4,6 +4,8 @@ What most endpoints of one host have in common (the host, and which ports they s
 and has a number; an endpoint is that number and its packed addresses, one string of bytes.
 """
 
+from collections.abc import Iterator
+
 from tortie.calc.validation import Member, ServedPort
 from tortie.desired.endpoint import EndpointId
 from tortie.model.keys import ResourceKey
@@ -31,6 +33,9 @@ class Members:
 
     def __len__(self) -> int:
         return len(self._packed)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._packed)
 
     def get(self, item: Item) -> Member | None:
         packed = self._packed.get(item)
