@@ -225,7 +225,9 @@ class KubeCluster:
         return [
             key
             for key in self.live.entries()
-            if (f"/host/{name}/" in key and "/felix/" not in key) or key.endswith(f"/nodes/{name}") or f"/{name}-k8s-" in key
+            if (f"/host/{name}/" in key and "/felix/" not in key)
+            or key.endswith(f"/nodes/{name}")
+            or f"/{name}-k8s-" in key
         ]
 
     def bare_pod(

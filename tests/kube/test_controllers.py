@@ -383,3 +383,40 @@ def test_an_address_is_given_back_once_no_endpoint_no_pod_and_no_second_look_kno
         assert left == {"net.there", "net.other"}
 
     asyncio.run(run())
+
+
+def test_who_serves_a_service_is_known_from_its_slices(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    """v1beta1 here: the server of 1.20 knows no other."""
+    slice_: dict[str, Any] = {
+        "apiVersion": "discovery.k8s.io/v1beta1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "web-abc",
+            "namespace": namespace,
+            "labels": {"kubernetes.io/service-name": "web"},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [
+            {"addresses": ["10.65.0.7"], "topology": {"kubernetes.io/hostname": "n1"}},
+            {"addresses": ["10.65.0.8"], "conditions": {"ready": False}},
+        ],
+    }
+    key = ResourceKey("KubernetesEndpointSlice", "web-abc", namespace)
+
+    async def run() -> None:
+        resources = Resources(MemoryClient())
+        await on_thread(control_plane.create, slice_)
+        async with running(control_plane, resources):
+            found: Any = (await resources.get(key)).resource
+            assert found.spec.service == "web"
+            assert [(one.addresses, one.node_name, one.ready) for one in found.spec.endpoints] == [
+                (("10.65.0.7",), "n1", True), (("10.65.0.8",), "", False),
+            ]  # fmt: skip
+            assert [(port.protocol, port.port) for port in found.spec.ports] == [("TCP", 8080)]
+            await on_thread(control_plane.delete, path_of(slice_))
+            await until(lambda: is_gone(resources, key))
+
+    asyncio.run(run())

@@ -79,7 +79,7 @@ class Controllers:
             tasks.create_task(self._queue.run())
             tasks.create_task(syncer.run())
             for kind in self._api_kinds:
-                tasks.create_task(Reflector(self._api, kind, self).run())
+                tasks.create_task(Reflector(self._api, kind, self, kinds.OLDER.get(kind)).run())
             tasks.create_task(self._resync())
             if self._nodes is not None:
                 leaks = self.leak_collector()
@@ -221,6 +221,8 @@ class Controllers:
                 "NetworkPolicy", (kinds.NETWORK_POLICIES,),
                 lambda key: key.name.startswith(NAME_PREFIX),
             )  # fmt: skip
+            # What rules that name services rest on.
+            self._mirror("KubernetesEndpointSlice", (kinds.ENDPOINT_SLICES,), lambda _: True)
             self._mirror("GlobalNetworkPolicy", kinds.CLUSTER_POLICIES, _is_cluster_policy)
         if "namespace" in enabled:
             self._mirror("Profile", (kinds.NAMESPACES,), lambda key: key.name.startswith("kns."))

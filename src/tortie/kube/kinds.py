@@ -8,6 +8,7 @@ import msgspec
 
 from tortie.kube.api import Kind
 from tortie.model.kubernetes.cluster_policy import cluster_policy
+from tortie.model.kubernetes.endpoint_slice import endpoint_slice
 from tortie.model.kubernetes.fields import Object
 from tortie.model.kubernetes.network_policy import network_policy
 from tortie.model.kubernetes.workload import (
@@ -30,6 +31,11 @@ ADMIN_NETWORK_POLICIES = Kind("policy.networking.k8s.io", "v1alpha1", "adminnetw
 BASELINE_POLICIES = Kind("policy.networking.k8s.io", "v1alpha1", "baselineadminnetworkpolicies")
 CLUSTER_NETWORK_POLICIES = Kind("policy.networking.k8s.io", "v1alpha2", "clusternetworkpolicies")
 
+ENDPOINT_SLICES = Kind("discovery.k8s.io", "v1", "endpointslices")
+
+OLDER = {ENDPOINT_SLICES: Kind("discovery.k8s.io", "v1beta1", "endpointslices")}
+"""Where a server does not know a kind in this version: until 1.20, removed in 1.25."""
+
 CLUSTER_POLICIES = (ADMIN_NETWORK_POLICIES, BASELINE_POLICIES, CLUSTER_NETWORK_POLICIES)
 """Custom resources: only where somebody has defined them."""
 
@@ -38,6 +44,7 @@ _KIND_NAMES = {
     SERVICE_ACCOUNTS: "ServiceAccount",
     PODS: "Pod",
     NODES: "Node",
+    ENDPOINT_SLICES: "EndpointSlice",
     NETWORK_POLICIES: "NetworkPolicy",
     ADMIN_NETWORK_POLICIES: "AdminNetworkPolicy",
     BASELINE_POLICIES: "BaselineAdminNetworkPolicy",
@@ -111,6 +118,7 @@ _CONVERTERS: Mapping[Kind, Callable[[Object], Made]] = {
     NAMESPACES: lambda namespace: Made(namespace_profile(namespace)[1]),
     SERVICE_ACCOUNTS: lambda account: Made(service_account_profile(account)[1]),
     PODS: _pod,
+    ENDPOINT_SLICES: lambda slice_: Made(endpoint_slice(slice_)),
     NETWORK_POLICIES: _network_policy,
     **{kind: _cluster_policy(kind) for kind in CLUSTER_POLICIES},
 }

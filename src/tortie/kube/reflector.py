@@ -37,13 +37,23 @@ class Sink(Protocol):
 
 
 class Reflector:
-    """Reads one kind into a sink. `run` it as one task."""
+    """Reads one kind into a sink. `run` it as one task.
+
+    Args:
+        older: asked for where the server does not know `kind`; the sink hears `kind` all the same.
+    """
 
     def __init__(
-        self, api: Api, kind: Kind, sink: Sink, unserved_seconds: float = UNSERVED_SECONDS
+        self,
+        api: Api,
+        kind: Kind,
+        sink: Sink,
+        older: Kind | None = None,
+        unserved_seconds: float = UNSERVED_SECONDS,
     ) -> None:
         self._api = api
         self._kind = kind
+        self._versions = [kind, *([older] if older else [])]
         self._sink = sink
         self._unserved_seconds = unserved_seconds
         self._backoff = Backoff(0.2, 10.0)
@@ -62,9 +72,12 @@ class Reflector:
             except Compacted:
                 self._revision = ""
             except NotFound:
+                self._revision = ""
+                self._versions.append(self._versions.pop(0))
+                if self._versions[0] != self._kind:
+                    continue
                 # Custom resources come and go; that there is no such kind is an answer, too.
                 self._replace(set())
-                self._revision = ""
                 await asyncio.sleep(spread_seconds(self._unserved_seconds))
             except (Unavailable, Denied, InvalidInput) as error:
                 self._complain(error)
@@ -74,7 +87,7 @@ class Reflector:
         names: set[Name] = set()
         rest = ""
         while True:
-            page = await self._api.list(self._kind, rest)
+            page = await self._api.list(self._versions[0], rest)
             for object_ in page.items:
                 name = name_of(object_)
                 names.add(name)
@@ -90,7 +103,7 @@ class Reflector:
 
     async def _watch(self) -> None:
         started = asyncio.get_running_loop().time()
-        async with aclosing(self._api.watch(self._kind, self._revision)) as changes:
+        async with aclosing(self._api.watch(self._versions[0], self._revision)) as changes:
             async for change in changes:
                 source = mapping(change.object, "metadata")
                 if change.type != "BOOKMARK":
