@@ -26,6 +26,8 @@ class Stored(NamedTuple, Generic[V]):
     """None: absent, or unreadable (then `problem` says why)."""
     entry: Entry | None
     problem: str = ""
+    is_plain: bool = False
+    """Known to have no field that the model does not know: written anew without looking back."""
 
     @property
     def revision(self) -> int:
@@ -86,12 +88,13 @@ async def list_affinities(client: Client, host: str) -> list[tuple[AffinityKey, 
 
 
 class Change:
-    """One transaction in the making."""
+    """One transaction in the making. Values are encoded when it is written, each once."""
 
     def __init__(self) -> None:
         self._revisions: dict[str, int] = {}
-        self._writes: dict[str, Put | Delete] = {}
-        self._values: dict[str, Stored[Any]] = {}
+        self._writes: dict[str, Stored[Any]] = {}
+        """By path, what was read with the value to write in its place."""
+        self._operations: dict[str, Put | Delete] = {}
 
     def rest_on(self, *read: Stored[Any]) -> None:
         """The change is right only while these are as they were read."""
@@ -99,15 +102,9 @@ class Change:
             self._revisions[found.key.path] = found.revision
 
     def write(self, read: Stored[V], value: V | None) -> None:
-        """Replace what was read; None deletes it. Rests on it, too."""
+        """Replace what was read; None deletes it. Rests on it, too. The last value counts."""
         self.rest_on(read)
-        path = read.key.path
-        self._values[path] = read._replace(value=value, problem="")
-        if value is None:
-            self._writes[path] = Delete(path)
-        else:
-            previous = read.entry.value if read.entry else None
-            self._writes[path] = Put(path, encode(read.key, value, previous))
+        self._writes[read.key.path] = read._replace(value=value, problem="")
 
     @property
     def size(self) -> int:
@@ -125,8 +122,9 @@ class Change:
             Conflict: something has changed since it was read; nothing was written.
             Unavailable: with `maybe_applied`, read again to learn what happened.
         """
+        self._operations = {path: self._encoded(path) for path in self._writes}
         compares = [unchanged(path, revision) for path, revision in self._revisions.items()]
-        result = await client.transact(Txn(compares, list(self._writes.values())))
+        result = await client.transact(Txn(compares, list(self._operations.values())))
         if not result.succeeded:
             raise Conflict(f"one of {', '.join(self._revisions)} has changed")
         return result.revision
@@ -135,12 +133,23 @@ class Change:
         """By path, what is stored after `commit`, which returned `revision`."""
         return {path: self._at(path, revision) for path in self._writes}
 
+    def _encoded(self, path: str) -> Put | Delete:
+        found = self._writes[path]
+        if found.value is None:
+            return Delete(path)
+        plain = encode(found.key, found.value)
+        if found.is_plain or found.entry is None:
+            return Put(path, plain)
+        raw = encode(found.key, found.value, found.entry.value)
+        self._writes[path] = found._replace(is_plain=raw == plain)
+        return Put(path, raw)
+
     def _at(self, path: str, revision: int) -> Stored[Any]:
-        write = self._writes[path]
-        if isinstance(write, Delete):
-            return self._values[path]._replace(entry=None)
-        before = self._values[path].entry
+        found, operation = self._writes[path], self._operations[path]
+        if isinstance(operation, Delete):
+            return found._replace(entry=None)
+        before = found.entry
         created = before.create_revision if before else revision
         version = before.version + 1 if before else 1
-        entry = Entry(path, write.value, revision, created, version)
-        return self._values[path]._replace(entry=entry)
+        entry = Entry(path, operation.value, revision, created, version)
+        return found._replace(entry=entry, is_plain=found.is_plain or before is None)
