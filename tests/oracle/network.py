@@ -19,12 +19,15 @@ from tests.graph.resources import State
 from tests.netns.dataplane_host import HOST_MAC, Host, Workload
 from tests.oracle.clusters import HOSTS, SLOTS, Slot
 from tests.oracle.comparison import differences
-from tests.oracle.frames import frame, number_in
+from tests.oracle.frames import ETHERNET_BYTES, frame, number_in
 
 from tortie.calc.graph import Graph
+from tortie.dataplane.manager.seen import Seen
+from tortie.dataplane.rules.seen import GROUP
 from tortie.dataplane.settings import Settings
 from tortie.explain.oracle import Packet
 from tortie.kernel.netns import create_anonymous, enter, open_socket_in
+from tortie.kernel.nflog import QUEUE_SECONDS, Nflog
 from tortie.kernel.rtnl.link import VethPeer, parse_mac
 
 WAIT_SECONDS = 2.0
@@ -39,17 +42,22 @@ _UPLINK_MACS = {name: bytes((2, 0, 0, 0, 1, index)) for index, name in enumerate
 class TwoHosts:
     """What is enforced is the state that was given last. Close it at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, mark_mask: int = 0xFFFF0000) -> None:
         self.state: State = {}
         self._namespaces = {name: create_anonymous() for name in HOSTS}
         self._hosts: dict[str, Host] = {}
+        self._logs: dict[str, Nflog] = {}
         self._graphs: dict[str, Graph] = {}
         self._workloads: dict[Slot, Workload] = {}
         self._wires: dict[int, _Wire] = {}
         for name, namespace in self._namespaces.items():
             with enter(namespace):
                 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-                self._hosts[name] = Host(Settings(host=name, log_denied=True, log_allowed=True))
+                settings = Settings(
+                    host=name, log_denied=True, log_allowed=True, mark_mask=mark_mask
+                )
+                self._hosts[name] = Host(settings)
+                self._logs[name] = Nflog.open(GROUP)
         self._join()
         for slot in SLOTS:
             self._attach(slot)
@@ -116,6 +124,19 @@ class TwoHosts:
                 break
         return arrived
 
+    def seen(self) -> list[tuple[int, Seen]]:
+        """What the hosts have logged of our packets since this was last asked, by number."""
+        time.sleep(1.25 * QUEUE_SECONDS)
+        found = []
+        for name, log in self._logs.items():
+            for logged in log.read():
+                number = number_in(bytes(ETHERNET_BYTES) + logged.payload)
+                judged = self._hosts[name].dataplane.see(logged)
+                if number is not None and judged is not None:
+                    found.append((number, judged))
+            assert log.lost_count == 0
+        return found
+
     def ruleset(self) -> str:
         """Both hosts', for whoever must find out who is wrong."""
         listings = []
@@ -132,6 +153,8 @@ class TwoHosts:
             wire.socket.close()
         for host in self._hosts.values():
             host.close()
+        for log in self._logs.values():
+            log.close()
         for workload in self._workloads.values():
             os.close(workload.namespace)
         for namespace in self._namespaces.values():
