@@ -262,6 +262,20 @@ def test_a_list_larger_than_a_page_is_whole(run: Run) -> None:
         listing = await client.list(store.prefix)
         assert [entry.key for entry in listing.entries] == [store.key(name) for name in names]
         assert {len(entry.value) for entry in listing.entries} == {700}
+        found: list[Entry] = []
+        page = await client.page(store.prefix)
+        while True:
+            assert (page.revision, page.store_id) == (listing.revision, listing.store_id)
+            found += page.entries
+            if not page.more:
+                break
+            # What is written meanwhile is not among it.
+            await client.put(store.key(f"{len(found):05}-new"), b"")
+            await client.delete(found[-1].key)
+            after = found[-1].key
+            page = await client.page(store.prefix, after=after, revision=page.revision)
+        assert found == list(listing.entries)
+        assert not (await client.page(store.key("none"))).entries
 
     run(test)
 

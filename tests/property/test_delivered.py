@@ -7,9 +7,22 @@ from tortie.datastore.delivered import Delivered
 
 directories = st.sampled_from(["/calico/a/", "/calico/b/red/", "/calico/b/red", "/x/", ""])
 keys = st.builds(
-    "{}{}".format, directories, st.one_of(st.integers(0, 400).map(str), st.text(max_size=3))
+    "{}{}".format,
+    directories,
+    st.one_of(
+        st.integers(0, 400).map(str),
+        st.text(max_size=3),
+        st.sampled_from(["\udc80", "é\udcff", "\0"]),
+    ),
 )
 revisions = st.one_of(st.none(), st.integers(1, 2**63 - 1), st.integers(1, 9))
+LAST = "\U0010ffff" * 4
+
+
+def ordered(key: str) -> bytes:
+    return key.encode(errors="surrogateescape")
+
+
 several = st.dictionaries(keys, revisions, max_size=400)
 one = st.dictionaries(keys, revisions, min_size=1, max_size=1)
 
@@ -24,7 +37,14 @@ def test_pages_hold_what_a_dict_holds(history: list[dict[str, int | None]]) -> N
                 plain.pop(key, None)
             else:
                 plain[key] = revision
-        assert dict(paged.items()) == plain
+        assert paged.between("", LAST) == plain
+        low, high = sorted([*changes, "/calico/a/3", "/calico/b/"], key=ordered)[:2]
+        inside = {
+            key: revision
+            for key, revision in plain.items()
+            if ordered(low) <= ordered(key) <= ordered(high)
+        }
+        assert paged.between(low, high) == inside
         assert len(paged) == len(plain)
         assert all(paged.get(key) == plain.get(key) for key in changes)
         assert all(paged.get(key) == revision for key, revision in list(plain.items())[:20])
@@ -35,7 +55,7 @@ def test_a_sorted_load_is_small_and_in_order() -> None:
     wanted = [f"/calico/resources/v3/kind/ns/node--1-k8s-pod--{n:05}-eth0" for n in range(5000)]
     for start in range(0, len(wanted), 1000):
         paged.record((key, 7) for key in wanted[start : start + 1000])
-    assert [key for key, _ in paged.items()] == wanted
+    assert list(paged.between("", LAST)) == wanted
     pages = paged._pages
     assert sum(len(page.rests) for page in pages) < 16 * len(wanted)
     assert len(pages) < len(wanted) / 50

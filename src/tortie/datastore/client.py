@@ -23,6 +23,9 @@ from tortie.lib.errors import InvalidInput
 MAX_OPERATIONS = 128
 """Compares or operations in one transaction: etcd's `--max-txn-ops` default."""
 
+PAGE_ENTRIES = 1_000
+"""At most in one page of a listing with values: about 1 MB of resources, for both sides."""
+
 MAX_REQUEST_BYTES = 1_500_000
 """Keys and values in one transaction; etcd's `--max-request-bytes` is 1.5 MiB, with framing."""
 
@@ -50,6 +53,16 @@ class Listing(NamedTuple):
     """Watch from `revision + 1` to miss nothing."""
     store_id: str
     """Names the store's life: a restored or new cluster or file has another one."""
+
+
+class Page(NamedTuple):
+    """A part of a listing."""
+
+    entries: Sequence[Entry]
+    revision: int
+    store_id: str
+    more: bool
+    """There are others, behind the last one here."""
 
 
 class Event(NamedTuple):
@@ -182,6 +195,20 @@ class Client(Protocol):
         Args:
             revision: as of that one; None means now.
             keys_only: leave values empty, which is cheaper.
+
+        Raises:
+            Compacted: `revision` is too old.
+        """
+        ...
+
+    async def page(
+        self, prefix: str, *, after: str = "", revision: int | None = None, keys_only: bool = False
+    ) -> Page:
+        """The next entries of what `list` gives, for listings that are too large to hold.
+
+        Args:
+            after: the last key of the page before; empty for the first one.
+            revision: that of the page before; None for the first one, which is as of now.
 
         Raises:
             Compacted: `revision` is too old.

@@ -8,14 +8,15 @@ costs some microseconds instead of a tenth of one, which is little beside taking
 import os.path
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 _PAGE = 96
 _PAGE_MOST = 2 * _PAGE
 
 _END = "\0"
-"""Between the keys of a page; the rare key that has it inside lies elsewhere."""
+"""Between the keys of a page. The rare key that has it inside lies elsewhere, like all that are
+not ASCII: of those that are not Unicode the order as text is another one than as bytes."""
 
 
 class Delivered:
@@ -32,22 +33,30 @@ class Delivered:
 
     def get(self, key: str) -> int | None:
         """None for a key that is not there."""
-        if _END in key:
+        if _is_odd(key):
             return self._odd.get(key)
         page = self._page_of(key)
         at = page.find(key) if page else None
         return None if page is None or at is None else page.revisions[at]
 
-    def items(self) -> Iterator[tuple[str, int]]:
-        """Sorted by key, but for the odd ones, which come last."""
-        for page in self._pages:
-            yield from zip(page.keys(), page.revisions, strict=True)
-        yield from self._odd.items()
+    def between(self, first: str, last: str) -> dict[str, int]:
+        """What lies from one key to another, both included, in the order of a datastore."""
+        found: dict[str, int] = {}
+        for page in self._pages[max(bisect_right(self._firsts, first) - 1, 0) :]:
+            keys = page.keys()
+            if keys[0] > last:
+                break
+            found.update(zip(keys, page.revisions, strict=True))
+        inside = {key: revision for key, revision in found.items() if first <= key <= last}
+        low, high = _ordered(first), _ordered(last)
+        return inside | {
+            key: revision for key, revision in self._odd.items() if low <= _ordered(key) <= high
+        }
 
     def record(self, revisions: Iterable[tuple[str, int | None]]) -> None:
         """Take over some; a revision of None means that the key is gone, or was never there."""
         changes = dict(revisions)
-        for key in [key for key in changes if _END in key]:
+        for key in filter(_is_odd, list(changes)):
             revision = changes.pop(key)
             if revision is None:
                 self._odd.pop(key, None)
@@ -89,6 +98,15 @@ class Delivered:
         chunks = [entries[start : start + size] for start in range(0, len(entries), size)]
         self._pages[place : place + len(here)] = map(_page, chunks)
         self._firsts[place : place + len(here)] = [chunk[0][0] for chunk in chunks]
+
+
+def _is_odd(key: str) -> bool:
+    return _END in key or not key.isascii()
+
+
+def _ordered(key: str) -> bytes:
+    """What datastores sort by."""
+    return key.encode(errors="surrogateescape")
 
 
 class _Page(NamedTuple):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from tortie.datastore.client import (
+    PAGE_ENTRIES,
     Batch,
     Delete,
     Entry,
@@ -22,6 +23,7 @@ from tortie.datastore.client import (
     Lease,
     Listing,
     Operation,
+    Page,
     Put,
     Response,
     Txn,
@@ -223,6 +225,14 @@ class MemoryClient(SingleKeyCalls):
         listing = Listing(entries, at, self.store.store_id)
         await self._meet_fault("after", "list")
         return listing
+
+    async def page(
+        self, prefix: str, *, after: str = "", revision: int | None = None, keys_only: bool = False
+    ) -> Page:
+        listing = await self.list(prefix, revision=revision, keys_only=keys_only)
+        behind = [entry for entry in listing.entries if entry.key > after]
+        some = behind[:PAGE_ENTRIES]
+        return Page(some, listing.revision, listing.store_id, len(behind) > len(some))
 
     async def transact(self, txn: Txn) -> TxnResult:
         check_transaction(txn)

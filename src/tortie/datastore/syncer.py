@@ -21,14 +21,17 @@ Only key → revision is kept here (`delivered`); values belong to whoever takes
 
 import asyncio
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
-from tortie.datastore.client import Client, Event, Listing
+from tortie.datastore.client import Client, Event, Page
 from tortie.datastore.delivered import Delivered
 from tortie.lib.backoff import Backoff, spread_seconds
 from tortie.lib.errors import Compacted, Denied, Unavailable
+
+_AFTER_ANY_KEY = "\U0010ffff"
+"""Sorts behind every character that a key may have."""
 
 _UPDATES_AT_ONCE = 1_000
 """Per call of the sink, so that it can work on the first while we prepare the next."""
@@ -192,41 +195,48 @@ class Syncer:
     async def _list_anew(self) -> None:
         if self._status is None:
             self._set_status(Status.CONNECTING)
-        listings = await self._listings_at_one_revision(keys_only=False)
-        self._set_status(Status.RESYNC)
+        at, store_id, same_store = 0, "", False
+        async with aclosing(self._ranges(keys_only=False)) as ranges:
+            async for page, had in ranges:
+                self._set_status(Status.RESYNC)
+                at, store_id = page.revision, page.store_id
+                # Another store's revisions say nothing about ours, even where they are equal;
+                # nor do those of one that was set back to an earlier state.
+                same_store = store_id == self._store_id and at >= self._newest
+                updates = [
+                    Update(entry.key, entry.value, entry.mod_revision)
+                    for entry in page.entries
+                    if not same_store or had.get(entry.key) != entry.mod_revision
+                ]
+                present = {entry.key for entry in page.entries} if had else set()
+                updates += [Update(key, None, at) for key in had if key not in present]
+                await self._deliver(updates)
         self._listings += 1
-        at = listings[0].revision
-        entries = [entry for listing in listings for entry in listing.entries]
-        # Another store's revisions say nothing about ours, even where they are equal;
-        # nor do those of one that was set back to an earlier state.
-        store_id = listings[0].store_id
-        same_store = store_id == self._store_id and at >= self._newest
-        changed = [
-            Update(entry.key, entry.value, entry.mod_revision)
-            for entry in entries
-            if not same_store or self._had(entry.key) != entry.mod_revision
-        ]
-        gone: list[Update] = []
-        if len(self._delivered) or self._uncertain:
-            present = {entry.key for entry in entries}
-            gone = [Update(key, None, at) for key in self._known() if key not in present]
-        del listings, entries  # the largest things that there are, while all of it is delivered
-        await self._deliver(changed + gone)
         self._store_id = store_id
         self._seen = dict.fromkeys(self._prefixes, at)
         self._newest = at
         self._compared_revision = at
 
-    async def _listings_at_one_revision(self, *, keys_only: bool) -> list[Listing]:
-        first, *others = self._prefixes
-        listing = await self._client.list(first, keys_only=keys_only)
-        return [
-            listing,
-            *[
-                await self._client.list(prefix, revision=listing.revision, keys_only=keys_only)
-                for prefix in others
-            ],
-        ]
+    async def _ranges(self, *, keys_only: bool) -> AsyncGenerator[tuple[Page, dict[str, int]]]:
+        """All that is stored, as of one revision, page by page; so it is never held whole.
+
+        Each with what was delivered of the range of keys that it covers, by key: its revision,
+        0 where that is not certain.
+        """
+        revision = None
+        for prefix in self._prefixes:
+            after, more = "", True
+            while more:
+                page = await self._client.page(
+                    prefix, after=after, revision=revision, keys_only=keys_only
+                )
+                revision, more = page.revision, page.more
+                first = f"{after}\0" if after else prefix
+                after = page.entries[-1].key if more else ""
+                last = after or prefix + _AFTER_ANY_KEY
+                had = self._delivered.between(first, last)
+                had |= {key: 0 for key in self._uncertain if first <= key <= last}
+                yield page, had
 
     async def _watch(self, prefix: str) -> None:
         watch = self._client.watch(prefix, self._seen[prefix] + 1, store_id=self._store_id)
@@ -249,14 +259,6 @@ class Syncer:
                     (one.key, None if one.value is None else one.revision) for one in some
                 )
                 self._uncertain.difference_update(keys)
-
-    def _had(self, key: str) -> int | None:
-        """The revision that the sink has; None if none, or which is not known."""
-        return None if key in self._uncertain else self._delivered.get(key)
-
-    def _known(self) -> set[str]:
-        """Every key that the sink may have."""
-        return self._uncertain.union(key for key, _ in self._delivered.items())
 
     async def _compare_for_ever(self, interval: float) -> None:
         while True:
@@ -285,19 +287,16 @@ class Syncer:
     async def _keys_behind(self) -> dict[str, int]:
         """Keys of which the datastore has more than was delivered → its revision, 0 if absent."""
         newest = self._newest
-        listings = await self._listings_at_one_revision(keys_only=True)
-        at = listings[0].revision
-        if listings[0].store_id != self._store_id or at < newest:
-            raise Compacted(at)
-        listed = {
-            entry.key: entry.mod_revision for listing in listings for entry in listing.entries
-        }
-        delivered = dict(self._delivered.items()) | dict.fromkeys(self._uncertain, 0)
-        behind = {
-            key: revision for key, revision in listed.items() if delivered.get(key, 0) < revision
-        }
-        extra = (key for key, had in delivered.items() if had <= at and key not in listed)
-        return behind | dict.fromkeys(extra, 0)
+        behind: dict[str, int] = {}
+        async with aclosing(self._ranges(keys_only=True)) as ranges:
+            async for page, had in ranges:
+                if page.store_id != self._store_id or page.revision < newest:
+                    raise Compacted(page.revision)
+                listed = {entry.key: entry.mod_revision for entry in page.entries}
+                behind |= {key: at for key, at in listed.items() if had.get(key, 0) < at}
+                extra = (key for key in had if had[key] <= page.revision and key not in listed)
+                behind |= dict.fromkeys(extra, 0)
+        return behind
 
 
 def _newest_per_key(events: Sequence[Event]) -> list[Event]:

@@ -15,6 +15,7 @@ from tortie.datastore.client import (
     Entry,
     Lease,
     Listing,
+    Page,
     Txn,
     TxnResult,
     check_key,
@@ -148,6 +149,15 @@ class EmbeddedClient(SingleKeyCalls):
         await self._expire_due(session)
         return await session.listing.run(
             lambda: session.lister().listing(prefix, revision, keys_only), PATIENCE_SECONDS
+        )
+
+    async def page(
+        self, prefix: str, *, after: str = "", revision: int | None = None, keys_only: bool = False
+    ) -> Page:
+        session = await self._open()
+        await self._expire_due(session)
+        return await session.listing.run(
+            lambda: session.lister().page(prefix, after, revision, keys_only), PATIENCE_SECONDS
         )
 
     async def transact(self, txn: Txn) -> TxnResult:

@@ -29,15 +29,18 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from tortie.datastore.client import (
+    PAGE_ENTRIES,
     Delete,
     Entry,
     Event,
     Get,
     Listing,
     Operation,
+    Page,
     Put,
     Response,
     Txn,
@@ -164,6 +167,16 @@ class StoreFile:
 
     def listing(self, prefix: str, revision: int | None, keys_only: bool) -> Listing:
         """See `Client.list`; one read transaction, so one state of the store."""
+        page = self._page(prefix, "", revision, keys_only, None)
+        return Listing(page.entries, page.revision, page.store_id)
+
+    def page(self, prefix: str, after: str, revision: int | None, keys_only: bool) -> Page:
+        """See `Client.page`."""
+        return self._page(prefix, after, revision, keys_only, PAGE_ENTRIES)
+
+    def _page(
+        self, prefix: str, after: str, revision: int | None, keys_only: bool, most: int | None
+    ) -> Page:
         with translated(self._path), self._transaction("DEFERRED"):
             now, compacted = self._db.execute("SELECT revision, compacted FROM store").fetchone()
             at = now if revision is None else revision
@@ -173,11 +186,15 @@ class StoreFile:
             columns = _ENTRY.replace("value", "iif(value IS NULL, NULL, x'')", int(keys_only))
             rows = self._db.execute(
                 f"SELECT {columns}, max(id) FROM changes INDEXED BY changes_by_key "  # noqa: S608
-                "WHERE key >= ? AND key < ? AND id <= ? GROUP BY key ORDER BY key",
-                (prefix, prefix + _AFTER_ANY_KEY, last),
+                "WHERE key >= ? AND key > ? AND key < ? AND id <= ? GROUP BY key ORDER BY key",
+                (prefix, after, prefix + _AFTER_ANY_KEY, last),
             )
-            entries = [Entry(*row[:6]) for row in rows if row[1] is not None]
-        return Listing(entries, at, self.store_id)
+            there = (Entry(*row[:6]) for row in rows if row[1] is not None)
+            # Rows are found as they are asked for: what is behind the page costs nothing.
+            entries = list(islice(there, most))
+            more = most is not None and next(there, None) is not None
+            rows.close()
+        return Page(entries, at, self.store_id, more)
 
     def events(self, prefix: str, after: int, most_revisions: int) -> tuple[list[Event], int]:
         """Changes later than revision `after`, and up to which revision they go.

@@ -10,11 +10,13 @@ import contextlib
 from collections.abc import AsyncGenerator, Sequence
 
 from tortie.datastore.client import (
+    PAGE_ENTRIES,
     Batch,
     Entry,
     Event,
     Lease,
     Listing,
+    Page,
     Txn,
     TxnResult,
     check_key,
@@ -28,9 +30,6 @@ from tortie.datastore.etcd.transport import Discovery, Login, Stream, Timing, Tr
 from tortie.datastore.single import SingleKeyCalls
 from tortie.lib.errors import Compacted, Denied, NotFound, TortieError, Unavailable
 from tortie.model.keys import ResourceKey
-
-_PAGE_ENTRIES = 1_000
-"""About 1 MB of resources: bounds the server's and our memory for one message."""
 
 _PAGE_KEYS = 10_000
 
@@ -86,6 +85,21 @@ class EtcdClient(SingleKeyCalls):
                 if revision is not None or attempt == _LIST_ATTEMPTS:
                     raise
         raise AssertionError("the last attempt returns or raises")
+
+    async def page(
+        self, prefix: str, *, after: str = "", revision: int | None = None, keys_only: bool = False
+    ) -> Page:
+        start = after.encode(errors="surrogateescape") + b"\0" if after else prefix.encode()
+        request = messages.encode_range(
+            start or _FIRST_KEY,
+            range_end(prefix.encode()),
+            limit=_PAGE_KEYS if keys_only else PAGE_ENTRIES,
+            revision=revision or 0,
+            keys_only=keys_only,
+        )
+        page = await self._transport.call("KV/Range", request, messages.decode_range)
+        at = revision or page.header.revision
+        return Page(page.entries, at, _store_id(page.header.cluster_id), page.more)
 
     async def transact(self, txn: Txn) -> TxnResult:
         check_transaction(txn)
@@ -151,23 +165,14 @@ class EtcdClient(SingleKeyCalls):
         self._transport.close()
 
     async def _list(self, prefix: str, revision: int | None, keys_only: bool) -> Listing:
-        start, end = prefix.encode() or _FIRST_KEY, range_end(prefix.encode())
         entries: list[Entry] = []
-        at = revision or 0
+        after = ""
         while True:
-            request = messages.encode_range(
-                start,
-                end,
-                limit=_PAGE_KEYS if keys_only else _PAGE_ENTRIES,
-                revision=at,
-                keys_only=keys_only,
-            )
-            page = await self._transport.call("KV/Range", request, messages.decode_range)
-            at = at or page.header.revision
+            page = await self.page(prefix, after=after, revision=revision, keys_only=keys_only)
             entries += page.entries
             if not page.more:
-                return Listing(entries, at, _store_id(page.header.cluster_id))
-            start = page.entries[-1].key.encode(errors="surrogateescape") + b"\0"
+                return Listing(entries, page.revision, page.store_id)
+            after, revision = page.entries[-1].key, page.revision
 
     async def _open_watch(self, prefix: str, from_revision: int, store_id: str | None) -> Stream:
         """A stream whose watch the server has confirmed."""
