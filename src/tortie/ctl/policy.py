@@ -308,10 +308,14 @@ def _applying(
     """
     for way in WAYS:
         for tier, default, policies in oracle.tiers_of(state, key, way):
+            before: float | None = None
             for name, policy in policies:
                 shown, end = str(origins.get(name, name)), f"end of tier: {default}"
-                note = "; ".join(unenforceable(policy.spec, way))
-                yield _row(way, f"tier {tier}", shown, end, note)
+                notes = list(unenforceable(policy.spec, way))
+                if policy.spec.order is not None and policy.spec.order == before:
+                    notes.append("same order as the one before: by name")
+                before = policy.spec.order
+                yield _row(way, f"tier {tier}", shown, end, "; ".join(notes))
         for profile in endpoint.spec.profiles:
             yield _row(way, "profiles", f"Profile({profile})", "end: Deny")
 

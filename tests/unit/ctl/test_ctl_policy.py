@@ -102,6 +102,13 @@ def test_list_is_in_order_of_evaluation(shop: Shell) -> None:
     ]
 
 
+def test_list_says_where_only_names_decide(shop: Shell) -> None:
+    ordered = policy().replace("tier: default", "tier: default, order: 7")
+    apply(shop, ordered, ordered.replace("name: db", "name: second"))
+    notes = [row["note"] for row in asked(shop, "list", "--for", "db")]
+    assert notes == ["", "same order as the one before: by name", "", ""]
+
+
 @pytest.mark.parametrize("words", [("--delete", "networkpolicy/shop/db"), ("--label",)])
 def test_impact_of_deletions_and_labels(shop: Shell, words: tuple[str, ...]) -> None:
     apply(shop, policy())

@@ -12,7 +12,7 @@ Source: sigs.k8s.io/network-policy-api, apis/v1alpha2; Calico,
 libcalico-go/lib/backend/k8s/conversion/clusternetworkpolicy.go.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tortie.lib.errors import InvalidInput
@@ -128,6 +128,25 @@ def _tier(kind: str, spec: Object) -> str:
             raise InvalidInput(f"tier {tier!r}")
         return _TIERS[tier]
     return ADMIN_TIER if kind == "AdminNetworkPolicy" else BASELINE_TIER
+
+
+def equal_orders(policies: Iterable[GlobalNetworkPolicy]) -> tuple[str, ...]:
+    """Which of them go by name alone, for want of different priorities; for people.
+
+    The API leaves open what then happens; here it is the same on every host and every day, and
+    may still not be what somebody meant.
+    """
+    names: dict[tuple[str, float], list[str]] = {}
+    for policy in policies:
+        if policy.spec.order is not None:
+            place = policy.spec.tier, policy.spec.order
+            names.setdefault(place, []).append(policy.metadata.name)
+    return tuple(
+        f"{' and '.join(sorted(several))} have the same order {order:g} in tier {tier}: where both "
+        "select an endpoint, they are asked in this order"
+        for (tier, order), several in sorted(names.items())
+        if len(several) > 1
+    )
 
 
 def _priority(kind: str, spec: Object) -> float:

@@ -25,6 +25,7 @@ from tests.unit.model.kubernetes.objects import (
 
 from tortie.calc.graph import Graph
 from tortie.desired.kinds import Kind
+from tortie.model.kubernetes.cluster_policy import cluster_policy, equal_orders
 from tortie.model.kubernetes.network_policy import network_policy
 from tortie.model.kubernetes.workload import pod_endpoint
 
@@ -32,12 +33,7 @@ Flow = tuple[str, str] | tuple[str, str, str, int] | tuple[str, str, str, int, i
 
 ELSEWHERE = {
     18: "answers belong to the connection: the kernel's, see tests/netns",
-    30: "the kernel asks behind destination NAT; an egress rule then sees the pod's port",
-    31: "likewise: the port of the pod, not that of the service",
     37: "a packet to oneself does not leave the pod, so no policy is asked",
-    38: "the host may reach its own pods: a rule of the dataplane",
-    40: "what a node port does to the source is the service proxy's",
-    41: "likewise behind destination NAT",
     44: "connections that are cut: tests/netns, desired.verdict",
     60: "what Calico has and Kubernetes has not: tests/graph/states.py, tests/oracle",
 }
@@ -471,7 +467,15 @@ CASES: dict[int, list[Case]] = {
                 cluster(name="a", ingress=[ACCEPT]),
             ),
             (IN_X,),
-        )
+        ),
+        Case(
+            "whichever is told first",
+            Cluster(
+                cluster(name="a", ingress=[ACCEPT]),
+                cluster(name="b", ingress=[DENY]),
+            ),
+            (IN_X,),
+        ),
     ],
     58: [
         Case(
@@ -530,6 +534,9 @@ CASES: dict[int, list[Case]] = {
 REPORTED = (13, 15)
 """All their cases have something that cannot be converted."""
 
+PASSAGES = (30, 31, 38, 40, 41)
+"""In `test_kubernetes_passages`."""
+
 MORE = {
     51: "test_narrowing_is_one_change",
     55: "test_many_peers_and_ports_make_few_rules",
@@ -537,7 +544,7 @@ MORE = {
 
 
 def test_every_case_stands_here_once() -> None:
-    numbers = [*CASES, *ELSEWHERE, *MORE]
+    numbers = [*CASES, *ELSEWHERE, *PASSAGES, *MORE]
     assert sorted(numbers) == list(range(1, 61))
     assert all(name in globals() for name in MORE.values())
 
@@ -552,6 +559,24 @@ def test_case(number: int, case: Case) -> None:
     assert [flow for flow in case.denied if case.cluster.allows(*flow)] == []
     if number in REPORTED:
         assert case.cluster.problems
+
+
+def test_equal_priorities_are_told() -> None:
+    """Case 57."""
+    policies = [
+        cluster(name="b", ingress=[DENY]),
+        cluster(name="a", ingress=[ACCEPT]),
+        cluster(name="out", egress=[]),
+        cluster(name="other", priority=11, ingress=[DENY]),
+        cluster(name="base", tier="Baseline", ingress=[DENY]),
+    ]
+    resources = [found.resource for found in map(cluster_policy, policies)]
+    assert equal_orders([one for one in resources if one.metadata.name.endswith((".a", ".b"))]) == (
+        "kcnp.admin.a and kcnp.admin.b have the same order 10 in tier kube-admin: where both "
+        "select an endpoint, they are asked in this order",
+    )
+    [text] = equal_orders(resources)
+    assert text.startswith("kcnp.admin.a and kcnp.admin.b and kcnp.admin.out have")
 
 
 def test_what_is_not_known_is_reported() -> None:
