@@ -74,7 +74,10 @@ class FakeDataplane:
     def _assert_route(self, destination: Network, route: Route) -> None:
         if route.type is RouteType.LOCAL_WORKLOAD:
             there = [e for e in self.of(Kind.ENDPOINT).values() if e.interface == route.interface]
-            assert any(destination in endpoint.networks for endpoint in there)
+            assert any(
+                destination in (*endpoint.networks, *(one.external for one in endpoint.floating))
+                for endpoint in there
+            )
 
     def _assert_unreferenced(self, kind: Kind, name: Any) -> None:
         if kind is Kind.IP_SET:

@@ -5,13 +5,18 @@ import random
 from collections.abc import Callable, Iterator
 
 import pytest
+from msgspec.structs import replace
 from tests.graph.dataplane import FakeDataplane, Objects
 from tests.graph.describe import describe
-from tests.graph.resources import State, host_endpoint, policy
+from tests.graph.resources import State, allow, host_endpoint, node, policy, pool, tier, workload
 from tests.graph.states import HOST, STATES, Named
 
 from tortie.calc.graph import Graph
+from tortie.desired.kinds import Kind
+from tortie.lib.ip import parse_address
+from tortie.model.endpoint import IPNAT, WorkloadEndpoint
 from tortie.model.keys import Key
+from tortie.model.policy import EntityRule
 
 Update = tuple[Key, object | None]
 Step = tuple[list[Update], State]
@@ -260,3 +265,46 @@ def test_statistics_count_what_is_there() -> None:
     assert statistics.routes.block_count == 8
     assert statistics.routes.remote_count == 6
     assert statistics.sequencer.pending_count == 0
+
+
+def test_a_floating_address_leads_to_its_host_and_is_in_no_set() -> None:
+    """Here and elsewhere, as far as a pool has it."""
+    key, endpoint = workload("shop/web", HOST, "10.0.0.1", labels={"app": "web"})
+    assert isinstance(endpoint, WorkloadEndpoint)
+    nat = IPNAT(internal_ip="10.0.0.1", external_ip="10.9.0.9")
+    endpoint = replace(endpoint, spec=replace(endpoint.spec, ip_nats=(nat,)))
+    other_key, other = workload("shop/other", "h2", "10.0.1.1", labels={"app": "web"})
+    assert isinstance(other, WorkloadEndpoint)
+    far = IPNAT(internal_ip="10.0.1.1", external_ip="10.9.0.8")
+    other = replace(other, spec=replace(other.spec, ip_nats=(far,)))
+    entries = [
+        (key, endpoint),
+        (other_key, other),
+        node("h2", "192.0.2.2/24"),
+        pool("floating", "10.9.0.0/24"),
+        tier("default", 1000000.0),
+        policy("p", selector="all()", ingress=(allow(EntityRule(selector="app == 'web'")),)),
+    ]
+    for enabled in (False, True):
+        dataplane = FakeDataplane()
+        graph = Graph(HOST, dataplane.emit, floating_addresses=enabled)
+        for entry_key, value in entries:
+            graph.on_update(entry_key, value)
+        graph.flush()
+        dataplane.check()
+        routes = dataplane.of(Kind.ROUTE)
+        here, there = (parse_address(text) for text in ("10.9.0.9", "10.9.0.8"))
+        members = {one for _, one in dataplane.of(Kind.IP_SET_MEMBER)}
+        assert members
+        assert not members & {here, there}
+        if not enabled:
+            assert not routes.keys() & {here, there}
+            continue
+        assert routes[here].interface == "cali-web"
+        assert routes[here].borrowed
+        assert routes[there].host == "h2"
+        graph.on_update(key, None)
+        graph.on_update(other_key, None)
+        graph.flush()
+        dataplane.check()
+        assert not dataplane.of(Kind.ROUTE).keys() & {here, there}

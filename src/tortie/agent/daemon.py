@@ -70,7 +70,11 @@ async def serve(
         others: tuple[Consumer, ...] = tuple(
             part for part in (bgp, to_bird, endpoint_status) if part
         )
-        graph = Graph(config.host, wiring.fan_out((dataplane, *others)))
+        graph = Graph(
+            config.host,
+            wiring.fan_out((dataplane, *others)),
+            floating_addresses=config["FloatingIPs"] == "Enabled",
+        )
         flow_log = wiring.build_flow_log(config, kernel, logging_, dataplane, graph)
         flows = FlowServer(
             paths.run / SOCKET_NAME,

@@ -6,10 +6,11 @@ environment and the file is parsed here; durations there are seconds.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from tortie.lib.errors import InvalidInput
+from tortie.lib.ip import Network, parse_network
 
 
 class Parameter(NamedTuple):
@@ -25,6 +26,12 @@ class Parameter(NamedTuple):
 class ProtoPort(NamedTuple):
     protocol: str
     port: int
+    network: Network | None = None
+    """Of the other end; None: anybody."""
+
+
+MARK_BITS = 3
+"""Fewer and policy cannot be enforced; see `dataplane.settings`."""
 
 
 class Rate(NamedTuple):
@@ -84,18 +91,63 @@ def _matching(pattern: str) -> Callable[[str], str]:
     return parse
 
 
+_PORT = re.compile(r"(?:(tcp|udp|sctp):)?(?:\[([^]]+)\]:|([^:]+):)?(\d{1,5})", re.IGNORECASE)
+"""Protocol, IPv6 network, IPv4 network, port."""
+
+
 def _ports(text: str) -> tuple[ProtoPort, ...]:
-    """`tcp:22,udp:68`; `none` means the empty list."""
+    """`tcp:22,udp:10.0.0.0/8:68,tcp:[fd00::/8]:22`; `none` means the empty list."""
     if text.lower() in ("", "none"):
         return ()
     ports = []
     for item in text.split(","):
-        protocol, colon, port = item.strip().rpartition(":")
-        protocol = protocol.lower() if colon else "tcp"
-        if protocol not in ("tcp", "udp", "sctp") or not port.isdigit() or int(port) > 65535:
-            raise ValueError("must be a list such as tcp:22,udp:68, or none")
-        ports.append(ProtoPort(protocol, int(port)))
+        found = _PORT.fullmatch(item.strip())
+        if found is None or int(found[4]) > 65535:
+            raise ValueError("must be a list such as tcp:22,udp:10.0.0.0/8:68, or none")
+        network = found[2] or found[3]
+        ports.append(
+            ProtoPort(
+                (found[1] or "tcp").lower(),
+                int(found[4]),
+                _network(network) if network else None,
+            )
+        )
     return tuple(ports)
+
+
+def _network(text: str) -> Network:
+    try:
+        return parse_network(text)
+    except InvalidInput as error:
+        raise ValueError(f"has no network: {error}") from None
+
+
+def _ipv4_address(text: str) -> Network | None:
+    """Empty means none."""
+    if not text:
+        return None
+    found = _network(text)
+    if found.family != 4 or not found.is_address:
+        raise ValueError("must be an IPv4 address")
+    return found
+
+
+def _port_range(text: str) -> tuple[int, int] | None:
+    """`1024:65535`, or one port; empty and 0 mean none."""
+    if text in ("", "0"):
+        return None
+    found = re.fullmatch(r"(\d{1,5})(?::(\d{1,5}))?", text)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 0 < first <= last <= 65535:
+        raise ValueError("must be a range of ports such as 32768:65535")
+    return first, last
+
+
+def _mark_mask(text: str) -> int:
+    value = _number(1, 0xFFFFFFFF)(text)
+    if value.bit_count() < MARK_BITS:
+        raise ValueError(f"must have at least {MARK_BITS} bits")
+    return value
 
 
 def _rate(text: str) -> Rate | None:
@@ -142,7 +194,7 @@ PARAMETERS = (
         _ports,
         _ports(_FAILSAFE_OUTBOUND),
     ),
-    Parameter("NftablesMarkMask", "nftablesMarkMask", _number(1, 0xFFFFFFFF), 0xFFFF0000),
+    Parameter("NftablesMarkMask", "nftablesMarkMask", _mark_mask, 0xFFFF0000),
     Parameter("LogPrefix", "logPrefix", _matching(r"[ -~]{0,29}"), "calico-packet"),
     Parameter("LogActionRateLimit", "logActionRateLimit", _rate, None),
     Parameter("LogActionRateLimitBurst", "logActionRateLimitBurst", _number(0, 9999), 5),
@@ -186,6 +238,9 @@ PARAMETERS = (
     # for by it a fresh process knows which routes are its own.
     Parameter("DeviceRouteProtocol", "deviceRouteProtocol", _number(5, 255), 80),
     Parameter("ProgramClusterRoutes", "programClusterRoutes", _ROUTES, ""),
+    Parameter("NATPortRange", "natPortRange", _port_range, None),
+    Parameter("NATOutgoingAddress", "natOutgoingAddress", _ipv4_address, None),
+    Parameter("FloatingIPs", "floatingIPs", _one_of("Disabled", "Enabled"), "Disabled"),
     Parameter(
         "NATOutgoingExclusions",
         "natOutgoingExclusions",
@@ -209,12 +264,19 @@ def parse_parameter(parameter: Parameter, text: str, origin: str) -> Any:
         raise InvalidInput(f"{origin}: {parameter.name} = {text!r} {error}") from None
 
 
+def _port_text(item: Mapping[str, Any]) -> str:
+    network = item.get("net") or ""
+    if network:
+        network = f"[{network}]:" if ":" in network else f"{network}:"
+    return f"{item.get('protocol') or 'tcp'}:{network}{item['port']}"
+
+
 def parse_yaml_value(parameter: Parameter, value: Any, origin: str) -> Any:
     """A value of FelixConfiguration's spec: JSON, not text."""
     if isinstance(value, bool):
         text = "true" if value else "false"
     elif isinstance(value, list | tuple):
-        text = ",".join(f"{item['protocol']}:{item['port']}" for item in value) or "none"
+        text = ",".join(map(_port_text, value)) or "none"
     else:
         text = str(value)
     return parse_parameter(parameter, text, origin)

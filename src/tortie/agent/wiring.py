@@ -19,6 +19,7 @@ from tortie.agent.ingest import AUDIT, AgentInbox
 from tortie.agent.loop import Consumer
 from tortie.agent.metrics import Metrics, Parts
 from tortie.agent.ownership import Ownership, obtain
+from tortie.agent.parameters import ProtoPort as ConfiguredPort
 from tortie.agent.status import Progress, StatusReporter
 from tortie.attach.addition import Settings as AttachSettings
 from tortie.attach.attacher import Attacher
@@ -212,6 +213,8 @@ def build_dataplane(
         failsafe_inbound=_ports(config["FailsafeInboundHostPorts"]),
         failsafe_outbound=_ports(config["FailsafeOutboundHostPorts"]),
         nat_exclusions=config["NATOutgoingExclusions"],
+        nat_address=config["NATOutgoingAddress"],
+        nat_ports=config["NATPortRange"],
         route_protocol=config["DeviceRouteProtocol"],
         install_remote_routes=remote_routes,
         guard_links=kernel.changes is not None,
@@ -225,8 +228,8 @@ def build_dataplane(
     )
 
 
-def _ports(ports: tuple[tuple[str, int], ...]) -> tuple[ProtoPort, ...]:
-    return tuple(ProtoPort(parse_protocol(protocol), port) for protocol, port in ports)
+def _ports(ports: tuple[ConfiguredPort, ...]) -> tuple[ProtoPort, ...]:
+    return tuple(ProtoPort(parse_protocol(one.protocol), one.port, one.network) for one in ports)
 
 
 def build_bird(paths: Paths) -> Bird:

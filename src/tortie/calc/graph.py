@@ -101,10 +101,12 @@ class Graph:
         host: this host's name, as endpoints and affinities give it.
         emit: called at each flush for each object that changed, references after what they
             refer to, removals last.
+        floating_addresses: see `validation.parse_workload_endpoint`.
     """
 
-    def __init__(self, host: str, emit: Emit) -> None:
+    def __init__(self, host: str, emit: Emit, *, floating_addresses: bool = False) -> None:
         self._host = host
+        self._floating_addresses = floating_addresses
         self._sequencer = Sequencer(emit)
         self._ip_sets = IPSets(self._sequencer)
         self._rules = ActiveRules(self._sequencer, self._ip_sets)
@@ -204,7 +206,10 @@ class Graph:
     def _on_workload_endpoint(self, key: ResourceKey, value: object | None) -> _Problems:
         workload = None
         if value is not None:
-            workload = parse_workload_endpoint(key, _typed(value, WorkloadEndpoint))
+            resource = _typed(value, WorkloadEndpoint)
+            workload = parse_workload_endpoint(
+                key, resource, floating_addresses=self._floating_addresses
+            )
         endpoint = EndpointId(intern(key.namespace), key.name)
         local = workload if workload and workload.host == self._host else None
         before = self._elsewhere(endpoint)

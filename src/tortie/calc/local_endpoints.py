@@ -81,7 +81,7 @@ class LocalEndpoints:
                 self._sequencer.put(Kind.ENDPOINT, endpoint, closed)
                 self._sequencer.put(Kind.STAGED_ENDPOINT, endpoint, None)
                 continue
-            self._routes.on_local_endpoint(endpoint, workload.interface, workload.networks)
+            self._routes.on_local_endpoint(endpoint, workload.interface, workload.destinations)
             selecting, staged = policies.policies_of(endpoint), None
             now = _open(workload, selecting.enforced, policies, shared)
             if selecting.differ:
@@ -108,7 +108,10 @@ def _open(
     key = selecting, _profiles(workload)
     if key not in shared:
         shared[key] = policies.lists(*key)
-    return Endpoint(workload.interface, workload.networks, workload.mac, *shared[key])
+    ingress, egress = shared[key]
+    return Endpoint(
+        workload.interface, workload.networks, workload.mac, ingress, egress, workload.floating
+    )
 
 
 def _claimed(workload: Workload | None) -> Iterator[str | Network]:

@@ -15,8 +15,8 @@ Item = EndpointId | ResourceKey
 
 _NUMBER_BYTES = 4
 
-_Common = tuple[str, tuple[ServedPort, ...]]
-"""Host and ports."""
+_Common = tuple[str, tuple[ServedPort, ...], bytes]
+"""Host, ports and floating addresses, which few have."""
 
 
 class Members:
@@ -46,7 +46,7 @@ class Members:
 
     def __setitem__(self, item: Item, member: Member) -> None:
         before = self._packed.get(item)
-        number = self._number((member.host, member.ports))
+        number = self._number((member.host, member.ports, member.floating))
         self._uses[number] += 1
         self._packed[item] = number.to_bytes(_NUMBER_BYTES, "big") + member.packed
         if before is not None:
@@ -59,8 +59,8 @@ class Members:
             self._release(before)
 
     def _unpacked(self, packed: bytes) -> Member:
-        host, ports = self._common[int.from_bytes(packed[:_NUMBER_BYTES], "big")]
-        return Member(packed[_NUMBER_BYTES:], ports, host)
+        host, ports, floating = self._common[int.from_bytes(packed[:_NUMBER_BYTES], "big")]
+        return Member(packed[_NUMBER_BYTES:], ports, host, floating)
 
     def _number(self, common: _Common) -> int:
         number = self._numbers.get(common)

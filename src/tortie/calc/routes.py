@@ -112,9 +112,9 @@ class Routes:
         if before == after:
             return
         if before is not None:
-            self._forget(endpoint, before.networks)
+            self._forget(endpoint, before.destinations)
         if after is not None:
-            self._learn(endpoint, after.networks)
+            self._learn(endpoint, after.destinations)
 
     def on_local_endpoint(
         self, endpoint: EndpointId, interface: str, networks: tuple[Network, ...]

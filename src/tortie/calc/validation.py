@@ -25,11 +25,12 @@ from tortie.calc.rule_scanner import (
     parse_service_account_selector,
     scan_rules,
 )
-from tortie.desired.endpoint import Host, Pool
+from tortie.desired.endpoint import FloatingAddress, Host, Pool
 from tortie.desired.policy import Policy, PolicyId
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network, parse_address, parse_network
 from tortie.model.endpoint import (
+    IPNAT,
     NAMESPACE_LABEL,
     ORCHESTRATOR_LABEL,
     SERVICE_ACCOUNT_LABEL,
@@ -78,11 +79,18 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     ports: tuple[ServedPort, ...] = ()
     host: str = ""
     """Where a workload endpoint is."""
+    floating: bytes = b""
+    """Addresses that lead there beside its own, packed likewise; no set has them."""
 
     @property
     def networks(self) -> tuple[Network, ...]:
         """Made anew each time."""
         return unpack(self.packed)
+
+    @property
+    def destinations(self) -> tuple[Network, ...]:
+        """What routes to it are for."""
+        return unpack(self.packed + self.floating)
 
 
 class Labelled(msgspec.Struct, frozen=True):
@@ -109,10 +117,15 @@ class Workload(msgspec.Struct, frozen=True):
     interface: str
     mac: str
     labelled: Labelled
+    floating: tuple[FloatingAddress, ...] = ()
 
     @property
     def networks(self) -> tuple[Network, ...]:
         return self.labelled.member.networks
+
+    @property
+    def destinations(self) -> tuple[Network, ...]:
+        return self.labelled.member.destinations
 
     @property
     def profiles(self) -> tuple[str, ...]:
@@ -209,8 +222,13 @@ class ParsedPool(msgspec.Struct, frozen=True):
     pool: Pool
 
 
-def parse_workload_endpoint(key: ResourceKey, resource: WorkloadEndpoint) -> Workload:
+def parse_workload_endpoint(
+    key: ResourceKey, resource: WorkloadEndpoint, *, floating_addresses: bool = False
+) -> Workload:
     """
+    Args:
+        floating_addresses: honour those of every orchestrator; OpenStack's always are.
+
     Raises:
         InvalidInput: an address or port that does not parse, or a network of several addresses.
     """
@@ -222,13 +240,30 @@ def parse_workload_endpoint(key: ResourceKey, resource: WorkloadEndpoint) -> Wor
         labels[SERVICE_ACCOUNT_LABEL] = spec.service_account_name
     networks = tuple(dict.fromkeys(map(parse_address, spec.ip_networks)))
     host = intern(spec.node)
-    member = Member(pack(networks), _served_ports(spec.ports), host)
+    floating: tuple[FloatingAddress, ...] = ()
+    if floating_addresses or spec.orchestrator == "openstack":
+        floating = _floating(spec.ip_nats, networks)
+    packed = pack(one.external for one in floating)
+    member = Member(pack(networks), _served_ports(spec.ports), host, packed)
     return Workload(
         host=host,
         interface=spec.interface_name,
         mac=spec.mac.lower(),
         labelled=Labelled(labels, spec.profiles, member),
+        floating=floating,
     )
+
+
+def _floating(
+    translations: tuple[IPNAT, ...], networks: tuple[Network, ...]
+) -> tuple[FloatingAddress, ...]:
+    """Those that lead to one of the endpoint's own addresses; each leads to one."""
+    found: dict[Network, FloatingAddress] = {}
+    for one in sorted(translations, key=lambda one: one.internal_ip):
+        external, internal = parse_address(one.external_ip), parse_address(one.internal_ip)
+        if internal in networks and external.family == internal.family:
+            found.setdefault(external, FloatingAddress(external, internal))
+    return tuple(sorted(found.values()))
 
 
 def parse_host_endpoint(resource: HostEndpoint) -> HostInterface:

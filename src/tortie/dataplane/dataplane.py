@@ -33,6 +33,7 @@ from tortie.dataplane.driver.sysctl import SysctlDriver, global_key
 from tortie.dataplane.manager.connection import ConnectionManager
 from tortie.dataplane.manager.counts import Counts, counts
 from tortie.dataplane.manager.endpoint import EndpointManager
+from tortie.dataplane.manager.floating import FloatingManager
 from tortie.dataplane.manager.host_endpoint import HostEndpointManager
 from tortie.dataplane.manager.ipset import IPSetManager
 from tortie.dataplane.manager.masquerade import MasqueradeManager
@@ -127,6 +128,7 @@ class Dataplane:
         inet, arp = self._nft.inet, self._nft.arp
         self._policies = policies = PolicyManager(inet, settings)
         self._endpoints = EndpointManager(inet, arp, policies, self._neighbours, settings)
+        self._floating = FloatingManager(inet, settings)
         self._host_endpoints = HostEndpointManager(inet, policies, settings)
         self._route_manager = RouteManager(self._routes, self._links, settings)
         masquerade = MasqueradeManager(inet, settings)
@@ -142,7 +144,7 @@ class Dataplane:
             Kind.IP_SET: (ip_sets,),
             Kind.IP_SET_MEMBER: (ip_sets,),
             Kind.POLICY: (policies,),
-            Kind.ENDPOINT: (self._endpoints,),
+            Kind.ENDPOINT: (self._endpoints, self._floating),
             Kind.HOST_ENDPOINT: (self._host_endpoints,),
             Kind.STAGED_POLICY: (self._seen,),
             Kind.STAGED_ENDPOINT: (self._seen,),
@@ -342,12 +344,13 @@ class Dataplane:
                 self._addresses_stale = True
 
     async def _cut_departed(self) -> None:
-        departed = self._endpoints.departed
+        departed = self._endpoints.departed | self._floating.departed
         if departed and self._settings.conntrack_cleanup:
             # The kernel walks its whole table, 10 to 20 ms: in a thread, for workloads that come
             # meanwhile. Nobody else uses that socket before `apply` is done.
             self._cut += await asyncio.to_thread(self._conntrack.delete_involving, departed)
         self._endpoints.confirm_departed(departed)
+        self._floating.confirm_departed(departed)
 
     def _cut_denied(self) -> None:
         suspects = self._connections.suspects()

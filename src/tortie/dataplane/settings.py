@@ -59,6 +59,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     failsafe_outbound: tuple[ProtoPort, ...] = ()
     nat_exclusions: NatExclusions = "IPPoolsOnly"
     """Where masquerading stops beside the pools: at the other hosts' own addresses too?"""
+    nat_address: Network | None = None
+    """What IPv4 masquerading makes the source; None: an address of where it goes out."""
+    nat_ports: tuple[int, int] | None = None
+    """First and last source port of what is masqueraded, TCP and UDP; None: any."""
     route_protocol: int = 80
     """rtm_protocol of our routes; routes of any other protocol are never touched."""
     install_remote_routes: bool = True

@@ -18,6 +18,14 @@ class EndpointId(msgspec.Struct, frozen=True, order=True, gc=False):
         return f"{self.namespace}/{self.name}"
 
 
+class FloatingAddress(msgspec.Struct, frozen=True, order=True):
+    """An address that leads to an endpoint, which knows nothing of it."""
+
+    external: Network
+    internal: Network
+    """One of the endpoint's own, of the same family."""
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """A workload endpoint on this host.
 
@@ -32,6 +40,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     """`xx:xx:xx:xx:xx:xx` of the workload's side; empty means any."""
     ingress: PolicyList = PolicyList()
     egress: PolicyList = PolicyList()
+    floating: tuple[FloatingAddress, ...] = ()
+    """Several endpoints may claim one: the lowest `EndpointId` has it."""
 
 
 class Host(msgspec.Struct, frozen=True):

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from tortie.agent.config import Local, read_local, resolve
+from tortie.agent.parameters import BY_YAML_NAME, ProtoPort
 from tortie.lib.errors import InvalidInput
+from tortie.lib.ip import parse_network
 
 NONE = Local({}, {}, "felix.cfg")
 
@@ -15,7 +17,7 @@ def test_defaults_are_calicos() -> None:
     assert config["InterfacePrefix"] == "cali"
     assert config["DefaultEndpointToHostAction"] == "Drop"
     assert config["ReportingTTLSecs"] == 90.0
-    assert ("tcp", 22) in config["FailsafeInboundHostPorts"]
+    assert ProtoPort("tcp", 22) in config["FailsafeInboundHostPorts"]
     assert config.origin("LogPrefix") == "default"
 
 
@@ -72,9 +74,58 @@ def test_a_file_that_is_no_ini_file_is_an_error(tmp_path: Path) -> None:
 
 def test_failsafe_ports_from_yaml_and_none() -> None:
     stored = [("default", {"failsafeInboundHostPorts": [{"protocol": "TCP", "port": 22}]})]
-    assert resolve(NONE, stored)["FailsafeInboundHostPorts"] == (("tcp", 22),)
+    assert resolve(NONE, stored)["FailsafeInboundHostPorts"] == (ProtoPort("tcp", 22),)
     none = Local({"failsafeinboundhostports": "none"}, {}, "f")
     assert resolve(none)["FailsafeInboundHostPorts"] == ()
+
+
+def test_failsafe_ports_of_some_peers() -> None:
+    wanted = (
+        ProtoPort("tcp", 22, parse_network("10.0.0.0/8")),
+        ProtoPort("udp", 68, parse_network("fd00::/8")),
+        ProtoPort("tcp", 179),
+    )
+    text = "tcp:10.0.0.0/8:22, UDP:[fd00::/8]:68,179"
+    given = Local({"failsafeoutboundhostports": text}, {}, "f")
+    assert resolve(given)["FailsafeOutboundHostPorts"] == wanted
+    ports = [
+        {"protocol": "TCP", "port": 22, "net": "10.0.0.0/8"},
+        {"protocol": "udp", "port": 68, "net": "fd00::/8"},
+        {"port": 179},
+    ]
+    stored = [("default", {"failsafeOutboundHostPorts": ports})]
+    assert resolve(NONE, stored)["FailsafeOutboundHostPorts"] == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["tcp", "tcp:70000", "icmp:1", "tcp:10.0.0.0/40:22", "tcp:fd00::/8:1"]
+)
+def test_failsafe_ports_that_do_not_parse_leave_the_default(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = resolve(Local({"failsafeinboundhostports": text}, {}, "f"))
+    assert config["FailsafeInboundHostPorts"] == resolve(NONE)["FailsafeInboundHostPorts"]
+    assert "FailsafeInboundHostPorts" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("natPortRange", "32768:65535", (32768, 65535)),
+        ("natPortRange", 4000, (4000, 4000)),
+        ("natPortRange", 0, None),
+        ("natPortRange", "5:4", None),
+        ("natOutgoingAddress", "192.0.2.1", parse_network("192.0.2.1/32")),
+        ("natOutgoingAddress", "fd00::1", None),
+        ("natOutgoingAddress", "192.0.2.0/24", None),
+        ("floatingIPs", "enabled", "Enabled"),
+        ("nftablesMarkMask", 0x7, 0x7),
+        ("nftablesMarkMask", 0x3, 0xFFFF0000),
+    ],
+)
+def test_settings_of_translation(name: str, text: object, value: object) -> None:
+    config = resolve(NONE, [("default", {name: text})])
+    assert config[BY_YAML_NAME[name].name] == value
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What calc takes from resources, and what it refuses."""
 
 import pytest
+from msgspec.structs import replace
 from tests.graph.resources import host_endpoint, network_set, node, workload
 
 from tortie.calc.validation import (
@@ -11,10 +12,10 @@ from tortie.calc.validation import (
     parse_node,
     parse_workload_endpoint,
 )
-from tortie.desired.endpoint import Host
+from tortie.desired.endpoint import FloatingAddress, Host
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import parse_network
-from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
+from tortie.model.endpoint import IPNAT, HostEndpoint, WorkloadEndpoint
 from tortie.model.keys import ResourceKey
 from tortie.model.network_set import GlobalNetworkSet, NetworkSet
 from tortie.model.node import Node, NodeAddress, NodeBGP, NodeSpec
@@ -44,6 +45,33 @@ def test_a_workload_has_the_labels_of_its_place_and_account() -> None:
     assert parsed.profiles == ("p", "q")
     assert parsed.networks == (parse_network("10.0.0.1/32"),)
     assert parsed.labelled.member.ports == (ServedPort("http", 6, 80),)
+
+
+def test_floating_addresses_are_honoured_where_they_are_on_or_openstacks() -> None:
+    key, value = workload("shop/web", "h1", "10.0.0.1", "fd00::1")
+    assert isinstance(key, ResourceKey)
+    assert isinstance(value, WorkloadEndpoint)
+    translations = tuple(
+        IPNAT(internal_ip=internal, external_ip=external)
+        for internal, external in (
+            ("10.0.0.1", "192.0.2.9"),
+            ("fd00::1", "fd00:f::9"),
+            ("10.0.0.1", "fd00:f::a"),  # another family
+            ("10.0.0.7", "192.0.2.8"),  # not its own
+        )
+    )
+    value = replace(value, spec=replace(value.spec, ip_nats=translations))
+    assert parse_workload_endpoint(key, value).floating == ()
+    parsed = parse_workload_endpoint(key, value, floating_addresses=True)
+    assert parsed.floating == (
+        FloatingAddress(parse_network("192.0.2.9/32"), parse_network("10.0.0.1/32")),
+        FloatingAddress(parse_network("fd00:f::9/128"), parse_network("fd00::1/128")),
+    )
+    assert parsed.networks == tuple(map(parse_network, ("10.0.0.1/32", "fd00::1/128")))
+    external = tuple(map(parse_network, ("192.0.2.9/32", "fd00:f::9/128")))
+    assert parsed.destinations == (*parsed.networks, *external)
+    openstack = replace(value, spec=replace(value.spec, orchestrator="openstack"))
+    assert parse_workload_endpoint(key, openstack).floating == parsed.floating
 
 
 @pytest.mark.parametrize(

@@ -319,7 +319,7 @@ def _output(settings: Settings) -> NamedChain:
 def _postrouting(settings: Settings) -> NamedChain:
     return chain(
         "postrouting",
-        *(nat.masquerade(family, settings) for family in (4, 6)),
+        *(rule for family in (4, 6) for rule in nat.masquerading(family, settings)),
         base=Base("nat", Hook.POSTROUTING, SOURCE_NAT_PRIORITY),
     )
 

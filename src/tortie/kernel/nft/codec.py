@@ -279,7 +279,7 @@ _LAYOUTS = (
         b"masq",
         ex.Masquerade,
         (
-            _Field(1, "flags", _NAT_FLAGS, optional=True),
+            _Field(1, "flags", _number(nft.NatFlag), optional=True),
             _Field(2, "port", _REGISTER, optional=True),
             _Field(3, "port_max", _REGISTER, optional=True),
         ),

@@ -335,6 +335,7 @@ class Nat(msgspec.Struct, frozen=True):
     address: int | None = None
     """Register of the (lowest) address; None leaves it."""
     address_max: int | None = None
+    """Of the highest. The kernel tells one where it was given none: the same; ports likewise."""
     port: int | None = None
     port_max: int | None = None
     flags: NatFlag = NatFlag(0)
@@ -349,6 +350,7 @@ class Masquerade(msgspec.Struct, frozen=True):
     """Source NAT to the address of the interface the packet leaves by."""
 
     flags: NatFlag = NatFlag(0)
+    """PROTO_SPECIFIED must be among them where a port is given: here the kernel does not set it."""
     port: int | None = None
     port_max: int | None = None
 
