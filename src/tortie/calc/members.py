@@ -81,5 +81,5 @@ class Members:
         self._uses[number] -= 1
         if not self._uses[number]:
             del self._numbers[self._common[number]]
-            self._common[number] = "", ()
+            self._common[number] = "", (), b""
             self._free.append(number)
