@@ -1,5 +1,6 @@
 """The plugin as runtimes start it, against the real service, links and datastore."""
 
+import asyncio
 import json
 import os
 import signal
@@ -14,7 +15,10 @@ from typing import Any
 import pytest
 from tests.cni.host import Containers, Host, network, running_host
 
+from tortie.attach.client import Client
 from tortie.cni import install
+from tortie.datastore.embedded import EmbeddedClient
+from tortie.ipam.allocator import Allocator
 from tortie.kernel import netns as kernel_netns
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.lib.errors import Unavailable
@@ -224,7 +228,7 @@ def test_two_interfaces_of_one_container(host: Host, containers: Containers) -> 
 # Again, and in the wrong order.
 
 
-def test_add_again_and_a_hundred_at_once_is_one_container(
+def test_l1_add_again_and_a_hundred_at_once_is_one_container(
     host: Host, containers: Containers
 ) -> None:
     path = containers.new()
@@ -236,7 +240,7 @@ def test_add_again_and_a_hundred_at_once_is_one_container(
     assert len(host.addresses()) == 1
 
 
-def test_del_in_every_wrong_order(host: Host, containers: Containers) -> None:
+def test_l3_del_in_every_wrong_order(host: Host, containers: Containers) -> None:
     path = containers.new()
     host.ok("DEL", network(), CID, path)
     host.ok("ADD", network(), CID, path)
@@ -248,7 +252,7 @@ def test_del_in_every_wrong_order(host: Host, containers: Containers) -> None:
     assert host.left_overs() == []
 
 
-def test_a_late_del_of_an_old_container_leaves_the_new_one(
+def test_l3_a_late_del_of_an_old_container_leaves_the_new_one(
     host: Host, containers: Containers
 ) -> None:
     path = containers.new()
@@ -271,7 +275,7 @@ def test_a_del_that_knows_less_than_its_add(host: Host, containers: Containers) 
     assert host.left_overs() == []
 
 
-def test_add_and_del_race(host: Host, containers: Containers) -> None:
+def test_l5_add_and_del_race(host: Host, containers: Containers) -> None:
     paths = [containers.new() for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
@@ -287,7 +291,7 @@ def test_add_and_del_race(host: Host, containers: Containers) -> None:
     assert host.left_overs() == []
 
 
-def test_a_killed_plugin_leaves_nothing_that_del_does_not_find(
+def test_l4_a_killed_plugin_leaves_nothing_that_del_does_not_find(
     host: Host, containers: Containers
 ) -> None:
     for step in range(12):
@@ -358,6 +362,81 @@ def test_what_lies_in_the_spool_is_not_trusted(host: Host, containers: Container
     assert len(host.links()) == 1
 
 
+def test_l5_a_runtime_that_gives_up_and_asks_again_gets_the_same(
+    host: Host, containers: Containers
+) -> None:
+    """The first plugin is killed while its Add waits; the second call is served by the first."""
+    waiting, go_on = threading.Event(), threading.Event()
+
+    async def late(revision: int, timeout_seconds: float) -> None:
+        waiting.set()
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+
+    host.enforced = late
+    path = containers.new()
+    environment = {
+        "CNI_COMMAND": "ADD", "CNI_CONTAINERID": CID, "CNI_NETNS": path, "CNI_IFNAME": "eth0",
+        "CNI_PATH": str(host.bin_dir),
+    }  # fmt: skip
+    first = subprocess.Popen(
+        [host.bin_dir / "tortie"], stdin=subprocess.PIPE, env=environment, stdout=subprocess.PIPE
+    )
+    assert first.stdin is not None
+    first.stdin.write(json.dumps(network()).encode())
+    first.stdin.close()
+    assert waiting.wait(10)
+    [made] = host.addresses()
+    first.kill()
+    first.wait()
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(host.ok, "ADD", network(), CID, path)
+        time.sleep(0.2)
+        assert not second.done(), "one at a time"
+        go_on.set()
+        result = second.result(10)
+    assert [found["address"] for found in result["ips"]] == [f"{made}/32"]
+    assert len(host.links()) == len(host.addresses()) == 1
+    host.ok("DEL", network(), CID, path)
+    assert host.left_overs() == []
+
+
+def test_l16_the_host_restarts(host: Host, containers: Containers) -> None:
+    """Links and namespaces are gone, the journal and the datastore are not."""
+    pod, by_hand = containers.new(), containers.new()
+    old = host.ok("ADD", network(), "old", pod, args=POD)
+
+    def attach(namespace: str) -> Any:
+        with Client(host.socket) as agent:
+            return agent.add(namespace="default", workload="vm", netns=namespace)
+
+    kept = attach(by_hand)["addresses"]
+    host.stop()
+    for path in (pod, by_hand):
+        containers.end(path)  # and the links with them
+    wait_until(lambda: host.links() == [])
+    # Meanwhile others get addresses; none of those that are still held.
+    taken = host.with_client(_elsewhere)
+    host.start()
+    assert attach(containers.new())["addresses"] == kept, "who comes again has its address again"
+    path = containers.new()
+    new = host.ok("ADD", network(), "new", path, args=POD)
+    own = {found["address"].partition("/")[0] for found in new["ips"]}
+    assert not own & taken
+    assert not set(kept) & {f"{address}/32" for address in taken}
+    host.ok("DEL", network(), "old", args=POD)
+    assert host.endpoints()["h1-k8s-web--0-eth0"]["spec"]["containerID"] == "new"
+    assert old["ips"][0]["address"].partition("/")[0] not in taken
+    host.ok("CHECK", {**network(), "prevResult": new}, "new", path, args=POD)
+
+
+async def _elsewhere(client: EmbeddedClient) -> set[str]:
+    """What another host assigns, from all of the pool that it may have."""
+    allocator = Allocator(client, "h2")
+    found = [await allocator.assign({4}, f"other.{number}", {}) for number in range(40)]
+    return {address.address_text for each in found for address in each}
+
+
 def test_enforcing_takes_too_long(host: Host, containers: Containers) -> None:
     async def never(revision: int, timeout_seconds: float) -> None:
         raise Unavailable("not enforced in time")
@@ -372,7 +451,7 @@ def test_enforcing_takes_too_long(host: Host, containers: Containers) -> None:
     wait_until(lambda: host.left_overs() == [])
 
 
-def test_an_add_that_fails_keeps_what_an_earlier_one_made(
+def test_l2_an_add_that_fails_keeps_what_an_earlier_one_made(
     host: Host, containers: Containers
 ) -> None:
     async def never(revision: int, timeout_seconds: float) -> None:
@@ -387,7 +466,7 @@ def test_an_add_that_fails_keeps_what_an_earlier_one_made(
     assert host.ok("ADD", network(), CID, path)["ips"] == first["ips"]
 
 
-def test_a_datastore_that_is_away(host: Host, containers: Containers) -> None:
+def test_l6_a_datastore_that_is_away(host: Host, containers: Containers) -> None:
     """ADD may be repeated; DEL succeeds, and is finished when the datastore is back."""
     path = containers.new()
     host.ok("ADD", network(), CID, path)
@@ -613,7 +692,7 @@ def test_exhausted_pools_and_taken_addresses(host: Host, containers: Containers)
     assert len(set(host.addresses())) == 13
 
 
-def test_dual_stack_is_all_or_nothing(host: Host, containers: Containers) -> None:
+def test_l7_dual_stack_is_all_or_nothing(host: Host, containers: Containers) -> None:
     async def drop(client: Any) -> None:
         await client.delete(ResourceKey("IPPool", "v6").path)
 

@@ -79,7 +79,7 @@ def test_a_flushed_ruleset_opens_nothing(live: LiveLab, tmp_path: Path) -> None:
     assert live.check("after") == expected
 
 
-def test_a_second_agent_is_refused(live: LiveLab) -> None:
+def test_l21_a_second_agent_is_refused(live: LiveLab) -> None:
     pid = live.agent_pid(HOST)
     directory = live.lab.host_directory(HOST)
     second = live.second_agent(HOST)

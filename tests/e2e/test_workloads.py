@@ -1,11 +1,17 @@
 """Workloads that move, go and come again."""
 
+import contextlib
+import os
 import re
+import socket
+from functools import partial
 from pathlib import Path
 
 from tests.e2e.live import LiveLab
 from tests.e2e.traffic import connection
 
+from tortie.attach.client import Client
+from tortie.kernel import netns
 from tortie.model import names
 
 GUARD = """
@@ -20,7 +26,7 @@ spec:
 """
 
 
-def test_a_workload_moves_with_address_policy_and_nothing_left(
+def test_l14_a_workload_moves_with_address_policy_and_nothing_left(
     live: LiveLab, tmp_path: Path
 ) -> None:
     live.apply(GUARD, tmp_path)
@@ -83,3 +89,39 @@ def _own_lines(live: LiveLab, host: str, interface: str, addresses: tuple[str, .
     )
     lines = live.kernel_text(host).splitlines()
     return [line for line in lines if names_it.search(line) and " via " not in line]
+
+
+def test_l10_the_first_packet_after_add(live: LiveLab, tmp_path: Path) -> None:
+    """Sent as soon as Add has answered, once: what is allowed arrives, the rest never does."""
+    live.apply(GUARD, tmp_path)
+    targets = {role: live.lab.workload(name) for role, name in (("c", "w5"), ("a", "w1"))}
+    live.settle()
+    answered: dict[tuple[str, str], list[bool]] = {}
+    with Client(live.lab.host_directory("h1") / "attach.sock") as agent:
+        for number in range(10):
+            for own in ("b", "x"):
+                inside = netns.create_anonymous()
+                found = agent.add(
+                    namespace="red", workload=f"first{number}{own}", labels={"role": own},
+                    profiles=["kns.red"], netns=f"/proc/{os.getpid()}/fd/{inside}",
+                )  # fmt: skip
+                for role, target in targets.items():
+                    came = netns.run_in(inside, partial(_asked_once, target.addresses[0]))
+                    answered.setdefault((own, role), []).append(came)
+                agent.remove(namespace="red", workload=found["key"]["workload"])
+                os.close(inside)
+    assert not any(answered["x", "c"]), "forbidden"
+    for pair in (("b", "c"), ("b", "a"), ("x", "a")):
+        # Only the answer's way back may still be on its way to another host.
+        assert sum(answered[pair]) >= 9, (pair, answered[pair])
+    assert all(answered["b", "a"]), "on one host nothing is on its way"
+
+
+def _asked_once(address: str) -> bool:
+    """Does one datagram get an answer?"""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.5)
+        sock.sendto(b"?", (address.partition("/")[0], 53))
+        with contextlib.suppress(TimeoutError, ConnectionRefusedError):
+            return bool(sock.recv(16))
+    return False

@@ -170,7 +170,7 @@ def test_through_the_socket(host: Host, workload: str) -> None:
     assert host.left_overs() == []
 
 
-def test_a_kill_at_any_step_of_add_leaves_nothing(host: Host, workload: str) -> None:
+def test_l4_a_kill_at_any_step_of_add_leaves_nothing(host: Host, workload: str) -> None:
     for step in range(1, MOST_STEPS):
         killed = die_at(step, host, lambda: host.add(workload))
         host.run(lambda attacher, _: attacher.recover())
@@ -182,7 +182,7 @@ def test_a_kill_at_any_step_of_add_leaves_nothing(host: Host, workload: str) -> 
     host.remove()
 
 
-def test_a_kill_at_any_step_of_remove_is_finished(host: Host, workload: str) -> None:
+def test_l4_a_kill_at_any_step_of_remove_is_finished(host: Host, workload: str) -> None:
     for step in range(1, MOST_STEPS):
         host.add(workload)
         killed = die_at(step, host, host.remove)

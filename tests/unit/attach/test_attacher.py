@@ -14,7 +14,7 @@ from tortie.attach.requests import Port, Remove
 from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound, TortieError, Unavailable
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Metadata
-from tortie.model.node import ClusterInformation, ClusterInformationSpec
+from tortie.model.node import ClusterInformation, ClusterInformationSpec, Node
 
 MOST_STEPS = 60
 
@@ -341,3 +341,55 @@ def test_a_full_disk_refuses_add_but_not_remove(bench: Bench) -> None:
     assert bench.endpoints() == ["prod/h1-tortie-web-eth0"]
     assert bench.remove().found is True
     assert bench.left_overs() == []
+
+
+def test_l17_a_host_that_was_declared_dead_by_mistake(bench: Bench) -> None:
+    """Its workload's records were cleared, its address given away; then it is back."""
+    node = ResourceKey("Node", "h1")
+    bench.put(node, Node(metadata=Metadata(name="h1")))
+    [lost] = bench.add().addresses
+    bench.host()
+    bench.run(bench.clients["h1"].delete(node.path))
+    bench.run(bench.clients["h1"].delete(f"{ENDPOINTS}prod/h1-tortie-web-eth0"))
+    bench.run(bench.host("h2").allocator.release("tortie.prod.web.eth0"))
+    given = bench.add("db", host="h2", addresses=(lost.partition("/")[0],))
+    assert given.addresses == (lost,)
+    bench.restart()
+    assert any("IPAM does not know" in problem for problem in bench.check()), "CHECK tells"
+    assert bench.add("new").addresses != (lost,)
+    # Another Add of the one that lost its address is told so, and takes nothing from anybody.
+    again = bench.add()
+    assert again.addresses != (lost,)
+    bench.remove()
+    assert bench.addresses()[lost.partition("/")[0]] == "tortie.prod.db.eth0"
+    assert bench.check("db", host="h2") == ()
+
+
+def test_l15_records_of_earlier_and_later_releases_are_read(bench: Bench, tmp_path: Path) -> None:
+    """Up and down: what a release does not know it leaves out, what is not there has a default."""
+    bench.add()
+    [path] = (tmp_path / "h1").glob("*.json")
+    newest = json.loads(path.read_text().splitlines()[-1])
+    optional = ("container_id", "network", "ipam", "default_routes", "device", "keep_addresses")
+    earlier = {name: value for name, value in newest.items() if name not in optional}
+    path.write_text(json.dumps(earlier))  # one object, without a line's end
+    assert [entry.phase for entry in Journal(tmp_path / "h1").entries] == ["attached"]
+    path.write_text(json.dumps({**newest, "of_the_next_release": {"a": [1]}}) + "\n")
+    bench.restart()
+    assert bench.check() == ()
+    assert bench.remove().found is True
+    assert bench.left_overs() == []
+
+
+def test_half_a_line_is_no_record(bench: Bench, tmp_path: Path) -> None:
+    bench.add()
+    [path] = (tmp_path / "h1").glob("*.json")
+    whole = path.read_bytes()
+    begun, attached = whole.splitlines(keepends=True)
+    for cut in range(len(attached) - 1):
+        path.write_bytes(begun + attached[:cut])
+        assert [entry.phase for entry in Journal(tmp_path / "h1").entries] == ["adding"]
+    path.write_bytes(whole)
+    assert [entry.phase for entry in Journal(tmp_path / "h1").entries] == ["attached"]
+    path.write_bytes(begun[:-9])
+    assert Journal(tmp_path / "h1").entries == []

@@ -278,7 +278,7 @@ def test_the_collector_releases_at_second_sight() -> None:
     assert set(allocated(bench.dump()).values()) == {"live", "attached", "foreign"}
 
 
-def test_what_comes_back_between_two_looks_is_kept() -> None:
+def test_l8_what_comes_back_between_two_looks_is_kept() -> None:
     bench = Bench(v4="10.0.0.0/30")
     bench.assign("a")
     collector = Collector(MemoryClient(bench.store), bench.host())
@@ -293,7 +293,7 @@ def test_what_comes_back_between_two_looks_is_kept() -> None:
     assert allocated(bench.dump()) == held
 
 
-def test_a_host_that_was_declared_dead_decides_anew() -> None:
+def test_l17_a_host_that_was_declared_dead_decides_anew() -> None:
     """Borrowing has no affinity to compare; the Node is, also for a view that was kept."""
     bench = Bench(v4="10.0.0.0/30")
     node(bench, "h1", "h2")
