@@ -111,10 +111,9 @@ def test_l10_the_first_packet_after_add(live: LiveLab, tmp_path: Path) -> None:
                 agent.remove(namespace="red", workload=found["key"]["workload"])
                 os.close(inside)
     assert not any(answered["x", "c"]), "forbidden"
-    for pair in (("b", "c"), ("b", "a"), ("x", "a")):
-        # Only the answer's way back may still be on its way to another host.
-        assert sum(answered[pair]) >= 9, (pair, answered[pair])
-    assert all(answered["b", "a"]), "on one host nothing is on its way"
+    assert all(answered["b", "a"] + answered["x", "a"]), "allowed, on a host that was waited for"
+    # The other host hears of the new member a moment later; nobody waits for it.
+    assert any(answered["b", "c"])
 
 
 def _asked_once(address: str) -> bool:
