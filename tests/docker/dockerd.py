@@ -97,8 +97,9 @@ class Docker:
         processes.stop([self.service_pid], number)
 
     def start_daemon(self, *, wait: bool = True) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            (self.directory / "docker.pid").unlink()
+        # One that was killed leaves them; its containerd went with it, but may be a zombie here.
+        for left in ("docker.pid", "exec/containerd/containerd.pid"):
+            (self.directory / left).unlink(missing_ok=True)
         w = self.directory
         with open(w / "dockerd.log", "ab") as log:
             process = subprocess.Popen(
@@ -118,7 +119,8 @@ class Docker:
 
     def close(self) -> None:
         if processes.alive(self.daemon_pid):
-            self.clean_up()
+            if containers := self.ok("ps", "-aq").split():
+                self("rm", "-f", *containers)
             self.stop_daemon()
         self.stop_service()
         # dockerd's containerd and its shims outlive it when it is killed.
@@ -133,9 +135,9 @@ class Docker:
         """Remove containers and networks."""
         if containers := self.ok("ps", "-aq").split():
             self.ok("rm", "-f", *containers)
-        listed = self.ok("network", "ls", "-q", "--filter", "type=custom").split()
-        if listed:
-            self.ok("network", "rm", *listed)
+        listed = self.ok("network", "ls", "--filter", "type=custom", "--format", "{{.Name}}")
+        if ours := set(listed.split()) - {"docker_gwbridge", "ingress"}:
+            self.ok("network", "rm", *ours)
 
     # What an operator does.
 
@@ -171,7 +173,11 @@ class Docker:
         self, name: str, network: str, *options: str, command: Sequence[str] = WEB
     ) -> dict[str, Any]:
         """Start a container; its settings on that network."""
-        self.ok("run", "-d", "--name", name, "--network", network, *options, IMAGE, *command)
+        # Who is process 1 hears no SIGTERM, and Docker would wait for ten seconds.
+        quick = ("--stop-signal", "KILL")
+        self.ok(
+            "run", "-d", "--name", name, "--network", network, *quick, *options, IMAGE, *command
+        )
         return self.on(name, network)
 
     def on(self, name: str, network: str) -> dict[str, Any]:
@@ -181,6 +187,10 @@ class Docker:
     def inspect(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.ok("inspect", name))[0]
         return found
+
+    def inspect_node(self) -> str:
+        """Its id in swarm mode."""
+        return self.ok("info", "--format", "{{.Swarm.NodeID}}")
 
     def exec(self, name: str, *command: str) -> subprocess.CompletedProcess[str]:
         return self("exec", name, *command)

@@ -45,6 +45,7 @@ SWARM = "swarm"
 
 POOL_IDS = {4: "CalicoPoolIPv4", 6: "CalicoPoolIPv6"}
 ANY = {4: "0.0.0.0/0", 6: "::/0"}
+_NOWHERE = ("", "0.0.0.0", "::")
 _GATEWAY = "com.docker.network.gateway"
 
 CAPABILITIES = {"RequiresMACAddress": False, "RequiresRequestReplay": False}
@@ -83,7 +84,7 @@ class IPAMDriver:
             )
         family = 6 if request.v6 else 4
         pool_id, pool = POOL_IDS[family], ANY[family]
-        if request.pool:
+        if request.pool not in ("", pool):  # swarm repeats what it was told
             wanted = _parse_pool(request.pool)
             if wanted not in await self._pools.names():
                 raise InvalidInput(
@@ -108,7 +109,7 @@ class IPAMDriver:
         options = request.options or {}
         family = _family(request.pool_id)
         if options.get("RequestAddressType") == GATEWAY_TYPE:
-            if request.address:
+            if request.address.partition("/")[0] not in _NOWHERE:
                 raise InvalidInput(
                     "Calico IPAM does not support specifying a gateway. (Leave --gateway out: "
                     "each host is its containers' gateway.)"
@@ -128,7 +129,7 @@ class IPAMDriver:
     async def release_address(self, body: bytes) -> Mapping[str, Any]:
         """Free it, unless it is not Docker's, or no longer this host's."""
         request = decode(body, Address)
-        if request.address in ("", *ANY.values(), "0.0.0.0", "::"):
+        if request.address.partition("/")[0] in _NOWHERE:
             return {}
         await self.release(parse_address(request.address.partition("/")[0]))
         return {}
