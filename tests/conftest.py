@@ -2,6 +2,7 @@
 
 Random tests are the same ones each time, so that a run repeats; `make soak`
 looks further: it sets TORTIE_RANDOM to the number of the round, and gives seeds.
+tests/soak is for it alone.
 
 Tests that race with real daemons, timers and other processes get a second try,
 because a busy machine can make a healthy one late. It is shown as `R`: one
@@ -16,6 +17,8 @@ import pytest
 from hypothesis import settings
 
 WITH_REAL_DAEMONS = {"attacks", "bgp", "cli", "cni", "datastore", "e2e", "faults", "kube", "netns"}
+
+collect_ignore = [] if os.environ.get("TORTIE_RANDOM") else ["soak"]
 
 settings.register_profile("repeatable", derandomize=True)
 if not os.environ.get("TORTIE_RANDOM"):

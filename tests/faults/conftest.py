@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.attacks.arena import Arena, arena
+from tests.faults.monitor import Census
 from tests.netns.conftest import netns
 
 from tortie.dataplane.settings import Settings
@@ -12,6 +13,15 @@ from tortie.kernel.netns import enter
 from tortie.kernel.nft.connection import supports_owner_tables
 
 __all__ = ["netns"]
+
+
+@pytest.fixture(autouse=True)
+def census() -> Iterator[None]:
+    """Around everything else: whatever broke, nothing is left open."""
+    before = Census.take()
+    yield
+    leaked = Census.take().leaked_since(before)
+    assert not leaked, f"left behind: {leaked}"
 
 
 @pytest.fixture

@@ -1,14 +1,19 @@
-"""What always runs while something is broken: a verdict and a connection monitor.
+"""What always runs while something is broken: a verdict and a connection monitor; and what is
+looked at behind it: the difference of states, and the census of what leaked.
 
 Each probe is a new flow (its ports are its number), so that no connection that
 was allowed once lets it through.
 """
 
+import gc
+import os
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from tests.attacks.arena import Arena, packet_socket
 from tests.attacks.packets import datagram
@@ -118,3 +123,39 @@ def _converse(field: Arena, seen: Seen, stop: threading.Event) -> None:
                     time.sleep(HEARTBEAT_SECONDS)
         except OSError as error:
             seen.broken = error
+
+
+def converged(field: Arena) -> None:
+    """The third monitor: what is in the kernel is what a dataplane that knows nothing would write.
+
+    The one that has lived through the fault finds nothing to repair.
+    """
+    before = field.host.generation()
+    field.host.resync()
+    assert field.host.dataplane.in_sync
+    assert field.host.dataplane.refused == {}
+    assert field.host.generation() == before, "the tables differ from what is wanted"
+
+
+class Census(NamedTuple):
+    """The fourth: what a process may leave behind."""
+
+    descriptors: Counter[str]
+    threads: int
+
+    @classmethod
+    def take(cls) -> "Census":
+        gc.collect()
+        kinds: Counter[str] = Counter()
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                target = os.readlink(f"/proc/self/fd/{name}")
+            except FileNotFoundError:
+                continue  # the one that listed them
+            kinds[target.partition(":")[0]] += 1
+        return cls(kinds, threading.active_count())
+
+    def leaked_since(self, before: "Census") -> dict[str, int]:
+        """Kinds of descriptors, and threads, that have become more."""
+        more = dict(self.descriptors - before.descriptors)
+        return more | ({"threads": grown} if (grown := self.threads - before.threads) > 0 else {})
