@@ -270,6 +270,28 @@ def refused_overlap(change: Transaction) -> None:
     change.add_elements(TABLE, RANGES, network_elements(parse_network("10.1.0.0/16")))
 
 
+def _ranges(change: Transaction, *ranges: tuple[str, str]) -> None:
+    elements = (interval_elements(address(low), address(high)) for low, high in ranges)
+    change.add_elements(TABLE, RANGES, [one for pair in elements for one in pair])
+
+
+def refused_overlap_from_one_start(change: Transaction) -> None:
+    _ranges(change, ("10.0.0.1", "10.0.0.5"), ("10.0.0.1", "10.0.0.3"))
+
+
+def refused_longer_overlap_from_one_start(change: Transaction) -> None:
+    _ranges(change, ("10.0.0.1", "10.0.0.3"))
+    _ranges(change, ("10.0.0.1", "10.0.0.5"))
+
+
+def refused_overlap_to_one_end(change: Transaction) -> None:
+    _ranges(change, ("10.0.0.1", "10.0.0.5"), ("10.0.0.3", "10.0.0.5"))
+
+
+def refused_crossing_ranges(change: Transaction) -> None:
+    _ranges(change, ("10.0.0.1", "10.0.0.5"), ("10.0.0.4", "10.0.0.8"))
+
+
 def refused_endless_jumps(change: Transaction) -> None:
     change.add_rule(TABLE, Rule("forward", (jump("one"),)))
     change.add_rule(TABLE, Rule("one", (jump("one"),)))
@@ -300,6 +322,15 @@ REFUSED: list[tuple[Callable[[Transaction], None], set[int], str]] = [
     (refused_set_with_data, {errno.EINVAL}, "add element inet contract plain"),
     (refused_map_without_data, {errno.EINVAL}, "add element inet contract map"),
     (refused_overlap, {errno.EEXIST, errno.ENOTEMPTY}, "add element inet contract ranges"),
+    *(
+        (bad, {errno.EEXIST}, "add element inet contract ranges")
+        for bad in (
+            refused_overlap_from_one_start,
+            refused_longer_overlap_from_one_start,
+            refused_overlap_to_one_end,
+            refused_crossing_ranges,
+        )
+    ),
     (refused_endless_jumps, {errno.ELOOP, errno.EMLINK}, "add rule inet contract"),
 ]
 

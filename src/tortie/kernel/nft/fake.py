@@ -461,12 +461,15 @@ def _check_element(contents: _Contents, of: Set, element: Element) -> None:
 
 
 def _check_no_overlap(elements: Iterator[Element] | Any) -> None:
-    """Between a start and its end there must be no other start."""
-    is_open = False
+    """Starts and ends must take turns: two ranges with one start, or one end, have one element
+    for it. (The kernel takes a range behind another one with the same end; nobody should.)"""
+    is_open: bool | None = None
+    """None: there was no start yet; nft(8) writes an end before its first range."""
     for element in sorted(elements, key=lambda one: (one.key, not one.interval_end)):
-        if not element.interval_end and is_open:
+        if is_open is not None and is_open is not element.interval_end:
             raise _Refusal(errno.EEXIST, "the range overlaps another")
-        is_open = not element.interval_end
+        if is_open is not None or not element.interval_end:
+            is_open = not element.interval_end
 
 
 def _depth(contents: _Contents) -> int:
