@@ -1,5 +1,6 @@
 """K9, K10, K13, K14: addresses twice, changes without end, connections that were allowed."""
 
+import os
 import socket
 import time
 
@@ -169,3 +170,4 @@ def test_k14_a_flow_does_not_reach_the_next_owner(field: Arena) -> None:
             client.send(b"x")
             with pytest.raises(TimeoutError):
                 again.recv(8)
+        os.close(next_owner.namespace)

@@ -174,6 +174,7 @@ class Ruleset:
                 continue
             if base.type == "nat" and skb.state == CtState.UNTRACKED:
                 continue
+            skb.walked.append(f"  {base.chain.name} (at {hook.name.lower()}, {base.priority})")
             if not _run(base, skb):
                 return False
         return True
@@ -198,7 +199,7 @@ def _run(base: _BaseChain, skb: Skb) -> bool:
             place += 1
             if isinstance(result, bool):
                 continue
-            skb.walked.append(f"{chain.name} {place}: {result}")
+            skb.walked.append(f"    {chain.name} {place}: {result}")
             if result.code == VerdictCode.ACCEPT:
                 return True
             if result.code == VerdictCode.DROP:
