@@ -62,6 +62,11 @@ class Dataplane(Consumer, Protocol):
         ...
 
     @property
+    def has_work(self) -> bool:
+        """Would an `apply` now do anything?"""
+        ...
+
+    @property
     def refused(self) -> Mapping[str, str]:
         """Objects that are closed because the kernel does not take them, and what it said."""
         ...
@@ -159,7 +164,7 @@ class Loop:
             self._turns += 1
             self._health.busy()
             await self._take(batch)
-            if self._in_sync:
+            if self._in_sync and (retry_seconds is not None or self._has_work(batch)):
                 retry_seconds = await self._apply()
             self._health.idle()
 
@@ -173,6 +178,12 @@ class Loop:
                 return await self._inbox.take_all()
         except TimeoutError:
             return {}
+
+    def _has_work(self, batch: Mapping[Hashable, object]) -> bool:
+        """A container that comes or goes is half a dozen events of links; few need an apply."""
+        is_news = any(isinstance(entry, Arrived) or isinstance(key, Signal)
+                      for key, entry in batch.items())  # fmt: skip
+        return is_news or bool(self._others) or self._dataplane.has_work
 
     async def _take(self, batch: Mapping[Hashable, object]) -> None:
         began = turn_began = time.monotonic()

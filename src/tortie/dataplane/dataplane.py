@@ -278,6 +278,12 @@ class Dataplane:
         return not self._stale and self._nft.in_sync and not self._pending_count()
 
     @property
+    def has_work(self) -> bool:
+        """Would an `apply` now do anything? Most events of links are about nothing of ours."""
+        addresses = self._addresses_stale and self._host_endpoints.needs_addresses
+        return addresses or not self.in_sync or bool(self._endpoints.departed)
+
+    @property
     def refused(self) -> dict[str, str]:
         """Objects that are closed because the kernel does not take them, and what it said.
 
