@@ -76,6 +76,8 @@ async def _listing(nft: Backend) -> str:
         elements = sorted(await nft.elements(INET, of.name), key=lambda one: one.key)
         if elements:
             lines.append(f"        = {script.elements_text(of, elements)}")
+    # Those named by hashes come in no order of their own.
+    chains.sort(key=lambda one: one.name if re.fullmatch("[pl][ie]-.{24}", one.name) else "")
     for chain in chains:
         base = script.base_chain(INET.family, chain.base).strip() if chain.base else ""
         lines += ["", f"    chain {chain.name} {base}".rstrip()]
@@ -101,7 +103,9 @@ def written(text: str) -> str:
     """The document with the blocks as they should be."""
     for name, block in blocks().items():
         whole = BLOCK.format(name=name, text=block)
-        text = re.sub(_pattern(name), lambda _, whole=whole: whole, text, flags=re.DOTALL)
+        found = re.search(_pattern(name), text, re.DOTALL)
+        assert found, f"{DOCUMENT} has no block {name}"
+        text = text[: found.start()] + whole + text[found.end() :]
     return text
 
 
