@@ -481,6 +481,34 @@ STATES: dict[str, Named] = {
         | served("missing", "shop", "front", IPSetType.NET)
         | served("db", "shop", "db", IPSetType.ADDRESS_PORT),
     ),
+    "services that are served elsewhere now": Named(
+        state(
+            DEFAULT_TIER,
+            SHOP,
+            WEB,
+            endpoint_slice("shop/one", "db", "10.0.1.1", "10.0.1.9", ports=[("TCP", 5433)]),
+            endpoint_slice("shop/two", "front", "10.0.1.2", ports=[("UDP", 9)]),
+            endpoint_slice("other/two", "db", "10.0.2.1"),
+            policy(
+                "shop/p",
+                types=("Egress",),
+                egress=(
+                    allow(to(), to(services=ServiceMatch(name="db"))),
+                    allow(to(), to(services=ServiceMatch(name="front"))),
+                ),
+            ),
+        ),
+        f"""
+        set db: 10.0.1.1:6:5433 10.0.1.9:6:5433
+        set front: 10.0.1.2:17:9
+        policy profile kns.shop: {OPEN}
+        policy shop/p: out Allow to-port:db, Allow to-port:front
+        endpoint shop/web on cali-web 10.0.0.1: in kns.shop; out default(shop/p)Deny
+        route 10.0.0.1 to cali-web borrowed
+        """,
+        served("db", "shop", "db", IPSetType.ADDRESS_PORT)
+        | served("front", "shop", "front", IPSetType.ADDRESS_PORT),
+    ),
     "two claim one address, two one interface": Named(
         state(
             profile("kns.a", ingress=[allow()], egress=[allow()]),

@@ -25,6 +25,7 @@ def test_desired_state_means_what_the_reference_says(chunk: int) -> None:
     hosts = [DesiredHost(name) for name in HOSTS]
     state: State = {}
     mismatches = []
+    count = 0
     first = FIRST_SEED + chunk * SEEDS_PER_CHUNK
     for seed in range(first, first + SEEDS_PER_CHUNK):
         for case in cases(seed, PACKETS):
@@ -32,10 +33,13 @@ def test_desired_state_means_what_the_reference_says(chunk: int) -> None:
             state = case.state
             for host in hosts:
                 host.update(changes)
+            count += len(case.packets)
             for packet, expected in zip(case.packets, case.expected, strict=True):
                 allowed = all(host.allows(packet) for host in hosts)
                 if allowed != expected:
                     mismatches.append(explain(case, packet, allowed=allowed))
+    # With those of `test_passages` more than a hundred thousand in all.
+    assert count > SEEDS_PER_CHUNK * 3 * PACKETS * 0.8
     assert not mismatches, f"{len(mismatches)} mismatches, the first:\n{mismatches[0]}"
 
 

@@ -27,7 +27,7 @@ from tortie.explain.why import Explanation, Half, TierVerdict
 from tortie.lib.errors import InvalidInput, NotFound, TortieError
 from tortie.lib.ip import Network
 from tortie.lib.table import aligned
-from tortie.model.endpoint import WorkloadEndpoint
+from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.keys import Key, ResourceKey
 from tortie.model.policy import unenforceable
 
@@ -44,6 +44,8 @@ KINDS = (
     "NetworkSet",
     "WorkloadEndpoint",
     "HostEndpoint",
+    "Node",
+    "FelixConfiguration",
     "KubernetesEndpointSlice",
     "StagedGlobalNetworkPolicy",
     "StagedNetworkPolicy",
@@ -192,6 +194,10 @@ def _half_lines(half: Half) -> Iterator[str]:
 
 
 def _tier_lines(tier: TierVerdict) -> list[str]:
+    if tier.name == why.FAILSAFE:
+        return ["    failsafe port: Allow"]
+    if tier.name == why.ENDPOINT_TO_HOST:
+        return [f"    from a workload to its own host (defaultEndpointToHostAction): {tier.action}"]
     title = f"tier {tier.name}" if tier.name else "profiles"
     lines = []
     for policy in tier.policies:
@@ -270,7 +276,9 @@ def _plain_tier(tier: TierVerdict) -> dict[str, object]:
 
 
 def _list(arguments: argparse.Namespace, state: State, out: TextIO) -> int:
-    key, endpoint = why.find_endpoint(state, arguments.endpoint)
+    key, endpoint = why.find_host_endpoint(state, arguments.endpoint) or why.find_endpoint(
+        state, arguments.endpoint
+    )
     rows = list(_applying(state, key, endpoint, {}))
     then = enforce_staged(state)
     staged = list(_applying(then.state, key, endpoint, then.origins))
@@ -299,7 +307,7 @@ def _print_rows(rows: list[dict[str, str]], out: TextIO) -> None:
 def _applying(
     state: State,
     key: ResourceKey,
-    endpoint: WorkloadEndpoint,
+    endpoint: WorkloadEndpoint | HostEndpoint,
     origins: Mapping[ResourceKey, ResourceKey],
 ) -> Iterator[dict[str, str]]:
     """
@@ -307,7 +315,7 @@ def _applying(
         origins: other names for policies.
     """
     for way in WAYS:
-        for tier, default, policies in oracle.tiers_of(state, key, way):
+        for tier, default, policies in _all_tiers(state, key, way):
             before: float | None = None
             for name, policy in policies:
                 shown, end = str(origins.get(name, name)), f"end of tier: {default}"
@@ -318,6 +326,17 @@ def _applying(
                 yield _row(way, f"tier {tier}", shown, end, "; ".join(notes))
         for profile in endpoint.spec.profiles:
             yield _row(way, "profiles", f"Profile({profile})", "end: Deny")
+
+
+def _all_tiers(
+    state: State, key: ResourceKey, way: Way
+) -> Iterator[tuple[str, str, list[tuple[ResourceKey, oracle.Policy]]]]:
+    """Of a host endpoint also those that are asked in other places."""
+    if key.kind == "HostEndpoint":
+        for place in (*why.places_of(state, key, way)[:-1], why.FORWARD):
+            for tier, default, policies in oracle.tiers_of(state, key, way, place):
+                yield f"{tier} ({place})", default, policies
+    yield from oracle.tiers_of(state, key, way)
 
 
 def _row(way: Way, tier: str, policy: str, end: str, note: str = "") -> dict[str, str]:

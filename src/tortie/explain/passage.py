@@ -37,6 +37,7 @@ from tortie.lib.ip import Network, parse_network
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.felix_configuration import FelixConfiguration, ProtoPort
 from tortie.model.keys import ResourceKey
+from tortie.model.node import Node
 
 _EVERY_INTERFACE = "*"
 
@@ -117,6 +118,40 @@ def host_endpoint_of(state: State, host: str, interface: Interface) -> ResourceK
     if interface.name == "lo":
         every = []
     return min(fitting or every, key=lambda key: key.name, default=None)
+
+
+class HostAddress(NamedTuple):
+    host: str
+    interface: Interface
+    """Its name is empty where only the address is known."""
+
+
+def host_with(state: State, address: Network) -> HostAddress | None:
+    """The host that has the address, as its node or a host endpoint says."""
+    hosts: dict[str, str] = {}
+    for resource in state.values():
+        if isinstance(resource, HostEndpoint):
+            if any(parse_network(text) == address for text in resource.spec.expected_ips):
+                hosts.setdefault(resource.spec.node, resource.spec.interface_name)
+        elif isinstance(resource, Node) and resource.spec.bgp is not None:
+            own = (resource.spec.bgp.ipv4_address, resource.spec.bgp.ipv6_address)
+            if any(text.partition("/")[0] == address.address_text for text in own):
+                hosts.setdefault(resource.metadata.name, "")
+    for host, name in sorted(hosts.items()):
+        return HostAddress(host, Interface(name.replace(_EVERY_INTERFACE, ""), (address,)))
+    return None
+
+
+def is_failsafe(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> bool:
+    """Whether a host endpoint lets the packet by whatever its policies say."""
+    resource = state[endpoint]
+    assert isinstance(resource, HostEndpoint)
+    settings = settings_of(state, resource.spec.node)
+    if way == "Ingress":
+        ports, peer = settings.failsafe_inbound, packet.source
+    else:
+        ports, peer = settings.failsafe_outbound, packet.destination
+    return _is_among(ports, packet, packet.destination_port, peer)
 
 
 def workload_at(state: State, host: str, interface: Interface) -> ResourceKey | None:

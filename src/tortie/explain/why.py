@@ -4,18 +4,30 @@ Answered from stored resources alone, by the reference evaluator; so it can be
 asked from any machine, and judges what is enforced instead of repeating it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from tortie.explain import oracle
 from tortie.explain.mismatch import Mismatch, mismatches, short_name
-from tortie.explain.oracle import Packet, State, Way
+from tortie.explain.oracle import Packet, Place, State, Way
+from tortie.explain.passage import (
+    HostAddress,
+    host_endpoint_of,
+    host_with,
+    is_failsafe,
+    settings_of,
+)
 from tortie.explain.staged import enforce_staged
 from tortie.lib.errors import InvalidInput, NotFound
 from tortie.lib.ip import Network, parse_address, parse_network
-from tortie.model.endpoint import WorkloadEndpoint
+from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.keys import ResourceKey
 from tortie.model.policy import Profile, Rule
+
+FORWARD: Place = "forward"
+
+FAILSAFE, ENDPOINT_TO_HOST = "failsafe", "endpoint-to-host"
+"""In place of a tier's name."""
 
 
 class RuleVerdict(NamedTuple):
@@ -57,7 +69,8 @@ class Half(NamedTuple):
 class Explanation(NamedTuple):
     packet: Packet
     halves: tuple[Half, ...]
-    """Egress of the source, ingress of the destination; only of those that are workloads."""
+    """Egress of the source, ingress of the destination; only of those that are workloads, or
+    addresses of a host with a host endpoint. What hosts in between do is not asked."""
     allowed: bool
     fixes: tuple[str, ...]
     """Single changes that would let the packet pass the half that denies it."""
@@ -84,7 +97,10 @@ def explain(state: State, packet: Packet) -> Explanation:
 
 
 def _halves(state: State, packet: Packet) -> tuple[Half, ...]:
-    halves = []
+    halves: list[Half] = []
+    source = host_with(state, packet.source)
+    if source is not None and source.host == _host_of(state, packet.destination):
+        return ()  # the host reaches its own workloads
     ways: tuple[tuple[Network, Way], ...] = (
         (packet.source, "Egress"),
         (packet.destination, "Ingress"),
@@ -93,7 +109,52 @@ def _halves(state: State, packet: Packet) -> tuple[Half, ...]:
         endpoint = oracle.workload_with(state, address)
         if endpoint is not None:
             halves.append(_half(state, endpoint, way, packet))
+        elif host := host_with(state, address):
+            halves.extend(_host_halves(state, host, way, packet))
     return tuple(halves)
+
+
+def _host_halves(state: State, here: HostAddress, way: Way, packet: Packet) -> Iterator[Half]:
+    """What decides about the host's own packets; nothing where it has no host endpoint."""
+    other = packet.source if way == "Ingress" else packet.destination
+    if _host_of(state, other) == here.host:
+        if way == "Ingress":  # from a workload to its own host
+            drops = settings_of(state, here.host).endpoint_to_host == "Drop"
+            action = "Deny" if drops else "Allow"
+            tier = TierVerdict(ENDPOINT_TO_HOST, (), action, by_default=True)
+            yield Half(way, f"host {here.host}", (tier,), not drops)
+    elif endpoint := host_endpoint_of(state, here.host, here.interface):
+        yield _host_half(state, endpoint, way, packet)
+
+
+def _host_of(state: State, address: Network) -> str | None:
+    """Of a workload's address: where that is."""
+    endpoint = oracle.workload_with(state, address)
+    resource = state[endpoint] if endpoint else None
+    return resource.spec.node if isinstance(resource, WorkloadEndpoint) else None
+
+
+def _host_half(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> Half:
+    """A host's own packets: what comes early, failsafe ports, then as for a workload."""
+    if is_failsafe(state, endpoint, way, packet):
+        return _made(state, way, endpoint, [TierVerdict(FAILSAFE, (), "Allow", by_default=True)])
+    tiers = []
+    for place in places_of(state, endpoint, way):
+        for name, default, policies in oracle.tiers_of(state, endpoint, way, place):
+            shown = name if place == "normal" else f"{name} ({place})"
+            tiers.append(_tier(state, shown, default, policies, way, packet))
+            if tiers[-1].action != "Pass":
+                return _made(state, way, endpoint, tiers)
+    tiers.append(_profiles(state, endpoint, way, packet))
+    return _made(state, way, endpoint, tiers)
+
+
+def places_of(state: State, endpoint: ResourceKey, way: Way) -> tuple[Place, ...]:
+    """Which of a host endpoint's policies are asked about the host's own packets, in order."""
+    resource = state[endpoint]
+    assert isinstance(resource, HostEndpoint)
+    early: tuple[Place, ...] = () if resource.spec.interface_name == "*" else ("untracked",)
+    return (*early, "pre-DNAT", "normal") if way == "Ingress" else (*early, "normal")
 
 
 def _renamed(half: Half, names: Mapping[str, str]) -> Half:
@@ -146,6 +207,12 @@ def find_endpoint(state: State, name: str) -> tuple[ResourceKey, WorkloadEndpoin
     raise NotFound(f"there is no workload endpoint {name}; see tortie get workloadendpoints -A")
 
 
+def find_host_endpoint(state: State, name: str) -> tuple[ResourceKey, HostEndpoint] | None:
+    key = ResourceKey("HostEndpoint", name)
+    resource = state.get(key)
+    return (key, resource) if isinstance(resource, HostEndpoint) else None
+
+
 def resolve(state: State, text: str, family: int | None) -> Network:
     """An address, or the address of the endpoint of that name.
 
@@ -157,8 +224,12 @@ def resolve(state: State, text: str, family: int | None) -> Network:
     except InvalidInput:
         if ":" in text or text.replace(".", "").isdigit():
             raise
-    key, endpoint = find_endpoint(state, text)
-    addresses = sorted(parse_address(net) for net in endpoint.spec.ip_networks)
+    if host_endpoint := find_host_endpoint(state, text):
+        key, texts = host_endpoint[0], host_endpoint[1].spec.expected_ips
+    else:
+        key, endpoint = find_endpoint(state, text)
+        texts = endpoint.spec.ip_networks
+    addresses = sorted(map(parse_address, texts))
     for address in addresses:
         if family in (None, address.family):
             return address
@@ -201,7 +272,7 @@ def _tier(
 
 def _profiles(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> TierVerdict:
     resource = state[endpoint]
-    assert isinstance(resource, WorkloadEndpoint)
+    assert isinstance(resource, WorkloadEndpoint | HostEndpoint)
     decided = oracle.decide_profiles(state, endpoint, way, packet)
     found = []
     for name in resource.spec.profiles:

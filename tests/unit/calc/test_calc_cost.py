@@ -3,12 +3,23 @@
 from collections.abc import Hashable
 
 import pytest
-from tests.graph.resources import Entry, affinity, allow, policy, pool, staged, tier, workload
+from tests.graph.resources import (
+    Entry,
+    affinity,
+    allow,
+    endpoint_slice,
+    policy,
+    pool,
+    staged,
+    tier,
+    workload,
+)
 from tests.graph.states import HOST, to
 
 from tortie.calc.graph import Graph, GraphStatistics
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import PolicyId
+from tortie.model.policy import ServiceMatch
 
 ENDPOINTS, SETS, LOCAL = 2000, 200, 50
 
@@ -71,6 +82,17 @@ def test_a_label_elsewhere_touches_the_sets_it_leaves_and_joins(cluster: Cluster
     sets, policies, resolved = cluster.spent()
     assert sets <= 3
     assert (policies, resolved) == (0, 0)
+
+
+def test_a_slice_touches_the_sets_of_its_service(cluster: Cluster) -> None:
+    services = [f"s{number}" for number in range(100)]
+    cluster.put(*(endpoint_slice(f"n/{name}", name, "10.9.0.1") for name in services))
+    wanted = tuple(allow(to(), to(services=ServiceMatch(name=name))) for name in services)
+    cluster.put(policy("n/served", selector="app == 'a1'", types=("Egress",), egress=wanted))
+    told = cluster.put(endpoint_slice("n/s7", "s7", "10.9.0.1", "10.9.0.2"))
+    assert [kind for kind, _, _ in told] == [Kind.IP_SET_MEMBER]
+    assert cluster.spent() == (0, 0, 0)
+    assert cluster.put(endpoint_slice("n/unused", "unused", "10.9.0.3")) == []
 
 
 def test_a_label_elsewhere_that_no_set_looks_at_costs_nothing(cluster: Cluster) -> None:

@@ -178,6 +178,49 @@ def test_services_by_their_slices(shop: Shell) -> None:
     assert shown.splitlines()[1].split() == ["shop", "db-1", "db", "5432/TCP", "1"]
 
 
+HOST = [
+    HEAD + "kind: Node\nmetadata: {name: h2}\nspec: {bgp: {ipv4Address: 192.0.2.2/24}}\n",
+    HEAD + "kind: HostEndpoint\nmetadata: {name: h2-all, labels: {role: host}}\n"
+    "spec: {node: h2, interfaceName: '*'}\n",
+    HEAD + "kind: GlobalNetworkPolicy\nmetadata: {name: to-host}\n"
+    "spec: {selector: role == 'host', types: [Ingress], ingress: [{action: Allow, protocol: TCP, "
+    "source: {selector: role == 'web'}, destination: {ports: [443]}}]}\n",
+    HEAD + "kind: GlobalNetworkPolicy\nmetadata: {name: early}\n"
+    "spec: {selector: role == 'host', preDNAT: true, applyOnForward: true, types: [Ingress], "
+    "ingress: [{action: Deny, source: {nets: [203.0.113.0/24]}}]}\n",
+]
+
+
+def test_hosts_by_their_host_endpoints(shop: Shell) -> None:
+    apply(shop, *HOST)
+    assert shop("policy", "why", "web", "192.0.2.2", "tcp/443").code == 0
+    denied = shop("policy", "why", "idle", "192.0.2.2", "tcp/443")
+    assert (denied.code, "set label role=web on shop/idle" in denied.out) == (1, True)
+    failsafe = shop("policy", "why", "203.0.113.9", "192.0.2.2", "tcp/22")
+    assert (failsafe.code, "failsafe port: Allow" in failsafe.out) == (0, True)
+    early = asked(shop, "why", "203.0.113.9", "192.0.2.2", "tcp/443")
+    assert early["halves"][0]["tiers"][-1]["tier"] == "default (pre-DNAT)"
+    listed = [
+        (row["way"], row["tier"], row["policy"]) for row in asked(shop, "list", "--for", "h2-all")
+    ]
+    assert listed == [
+        ("ingress", "tier default (pre-DNAT)", "GlobalNetworkPolicy(early)"),
+        ("ingress", "tier default", "GlobalNetworkPolicy(to-host)"),
+    ]
+
+
+def test_workloads_and_their_own_host(shop: Shell) -> None:
+    apply(shop, *HOST, HOST[0].replace("h2", "h1").replace("192.0.2.2", "192.0.2.1"))
+    dropped = shop("policy", "why", "web", "192.0.2.1", "tcp/443")
+    assert (dropped.code, "defaultEndpointToHostAction): Deny" in dropped.out) == (1, True)
+    apply(shop, policy())
+    assert shop("policy", "why", "192.0.2.1", "db", "tcp/80").code == 0
+    assert shop("policy", "why", "192.0.2.2", "db", "tcp/80").code == 1
+    spec = "spec: {defaultEndpointToHostAction: Accept}\n"
+    apply(shop, HEAD + "kind: FelixConfiguration\nmetadata: {name: default}\n" + spec)
+    assert shop("policy", "why", "web", "192.0.2.1", "tcp/443").code == 0
+
+
 def test_what_cannot_be_enforced_is_told_when_applied_and_asked_for(shop: Shell) -> None:
     rule = "{action: Allow, http: {methods: [GET]}}"
     text = "rule 1: HTTP cannot be matched here, so the rule matches nothing"
