@@ -209,7 +209,8 @@ Before=docker.service
 StartLimitIntervalSec=0
 
 [Service]
-Type=exec
+# Ready when its sockets are there, whatever else is still to come.
+Type=notify
 EnvironmentFile=-{ENVIRONMENT_FILE}
 ExecStart={program.tortie} docker serve
 Restart=always
@@ -220,8 +221,9 @@ RuntimeDirectoryMode=0700
 RuntimeDirectoryPreserve=yes
 StateDirectory=tortie
 StateDirectoryMode=0755
-# The agent attaches containers; what is left is routes inside of them.
-CapabilityBoundingSet=CAP_NET_ADMIN CAP_SYS_ADMIN CAP_SYS_PTRACE
+# The agent attaches containers; what is left is routes inside of them, and rules
+# for Docker's chain DOCKER-USER (NET_RAW: the old iptables).
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_ADMIN CAP_SYS_PTRACE
 RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6
 RestrictNamespaces=net
 PrivateDevices=yes

@@ -39,6 +39,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         default="local",
         help="global: networks are in Docker's cluster store (Docker before 23)",
     )
+    serve.add_argument(
+        "--leave-firewall",
+        action="store_true",
+        help="add no rules to Docker's chain DOCKER-USER, though Docker drops what we forward",
+    )
     serve.add_argument("--log-json", action="store_true", help="log JSON instead of text")
     plugin = verbs.add_parser(
         "plugin",
@@ -80,15 +85,19 @@ async def _run(arguments: argparse.Namespace) -> None:
     from tortie.docker.service import Service
     from tortie.docker.settings import Settings
     from tortie.docker.settings import from_environment as settings_from
+    from tortie.lib.supervisor import notify
 
+    agent = resolve(read_local(os.environ, arguments.felix_config))
     settings = Settings(
-        host=resolve(read_local(os.environ, arguments.felix_config)).host,
+        host=agent.host,
         agent=arguments.run_directory / "attach.sock",
         docker=arguments.docker_socket,
         plugins=arguments.plugin_directory,
         swarm=swarm_socket(arguments.run_directory),
         state=arguments.state_directory / "docker",
         scope=arguments.scope,
+        workload_prefix=agent["InterfacePrefix"],
+        opens_forwarding=not arguments.leave_firewall,
     )
     settings = settings_from(settings, os.environ)
     datastore = from_environment(os.environ, arguments.config)
@@ -101,7 +110,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, service.cancel)
     try:
-        await Service(settings, reach).run()
+        await Service(settings, reach).run(lambda: notify(READY="1"))
     except BaseExceptionGroup as group:
         raise first_failure(group) from group
 

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 
 from tortie.docker.api import Docker, Network
 from tortie.docker.endpoints import Endpoint, Endpoints, Identity
+from tortie.docker.forwarding import let_through
 from tortie.docker.leaks import Leaks
 from tortie.docker.pools import Pools
 from tortie.docker.profiles import endpoint_labels
@@ -88,6 +89,8 @@ class Members:
                     said = False
                     backoff.reset()
                     self._news.set()
+                    if self._settings.opens_forwarding:  # once per start of dockerd
+                        await let_through(self._settings.workload_prefix)
                     async for _ in events:
                         self._news.set()
             except TortieError as error:

@@ -190,7 +190,8 @@ def _refuse_published(options: Mapping[str, Any]) -> None:
     raise InvalidInput(
         f"ports cannot be published on this network (-p, port {', '.join(ports)}): its "
         "containers are reached at their own addresses, from everywhere that routes lead to "
-        "them. Leave -p out"
+        "them. Leave -p out; or start the container on Docker's bridge network with -p, and "
+        "`docker network connect` it to this one"
     )
 
 

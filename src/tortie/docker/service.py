@@ -65,7 +65,7 @@ class Service:
         self._missing = ""
         """Why calls cannot be answered yet."""
 
-    async def run(self, listening: Callable[[], None] = lambda: None) -> None:
+    async def run(self, listening: Callable[[], object] = lambda: None) -> None:
         """Serve until cancelled.
 
         Args:

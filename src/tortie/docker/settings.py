@@ -40,7 +40,9 @@ class Settings(NamedTuple):
     """Of interfaces in containers; empty: `eth`, and `cali` for networks of driver `calico`."""
     mtu: int = 0
     """0: the kernel's default."""
-    open_forwarding: bool = True
+    workload_prefix: str = "cali"
+    """Of workload interfaces on this host; the agent's `InterfacePrefix`."""
+    opens_forwarding: bool = True
     """Let our interfaces through Docker's FORWARD chain, where its policy is DROP."""
 
 
