@@ -26,7 +26,7 @@ _RESERVED_LABELS = "projectcalico.org/"
 _RESERVED_NAMES = ("kns.", "ksa.", "projectcalico-")
 """Profiles that are not ours to lend: of namespaces, of service accounts, and built in."""
 
-_NOT_IN_NAMES = re.compile("[^a-z0-9.]+")
+_NOT_IN_NAMES = re.compile("[^a-z0-9]+")
 _POLICIES = ("globalnetworkpolicies", "networkpolicies")
 
 
@@ -41,9 +41,9 @@ def profile_name(network: str, *, internal: bool = False) -> str:
     is_legal = is_name("Profile", network) and not network.startswith(_RESERVED_NAMES)
     if is_legal and not network.endswith(".internal"):
         return network + suffix
-    plain = _NOT_IN_NAMES.sub("-", network.lower()).strip("-.")[:40].rstrip("-.")
+    plain = _NOT_IN_NAMES.sub("-", network.lower()).strip("-")[:40].rstrip("-")
     digest = hashlib.sha256(network.encode()).hexdigest()[:8]
-    return f"docker-{plain}-{digest}{suffix}".replace("--", "-").replace(".-", "-")
+    return "-".join(part for part in ("docker", plain, digest) if part) + suffix
 
 
 def network_profile(network: str, *, internal: bool = False) -> Profile:
