@@ -1,32 +1,31 @@
-"""`tortie cluster diags`: what the datastore knows, in one archive. Each part best effort."""
+"""`tortie cluster diags`: what the datastore knows, in one archive. Each part best effort.
+
+Secrets are hidden by name and by value, see `redaction`.
+"""
 
 from __future__ import annotations
 
 import io
+import os
 import platform
-import re
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tortie.ctl import access, ipam_check, printing
 from tortie.ctl.grammar import Given
+from tortie.ctl.redaction import Redactor, redacted
 from tortie.ctl.screen import Screen
 from tortie.ctl.version import client_version
 from tortie.datastore.client import Client
+from tortie.datastore.connect import DEFAULT_CONFIG_FILE, from_environment
 from tortie.datastore.resources import Resources
 from tortie.ipam.report import Findings, findings
 from tortie.lib.errors import InvalidInput, TortieError
 from tortie.model.catalogue import TYPES
 from tortie.model.codec import to_plain
 from tortie.model.keys import FELIX, IPAM
-
-_SECRET_NAME = re.compile(r"(?i)^(.*(password|passwd|secret|token|credential|privatekey|psk).*)$")
-_SECRET_TEXT = re.compile(
-    r"-----BEGIN [^-]*PRIVATE KEY-----.*?(-----END [^-]*PRIVATE KEY-----|$)", re.DOTALL
-)
-HIDDEN = "REDACTED"
 
 
 def main(given: Given, screen: Screen) -> int:
@@ -42,17 +41,43 @@ def main(given: Given, screen: Screen) -> int:
     except TortieError as error:
         parts["errors.txt"] = f"the datastore: {error}\n"
         screen.warn(f"the datastore could not be read: {error}")
+    write_archive(path, parts, redactor_of(os.environ, access.config_file(given)))
+    screen.print(f"Diags saved to {path}")
+    return 0
+
+
+def redactor_of(environment: Mapping[str, str], config_file: Path | None) -> Redactor:
+    """Knows what gives access to the datastore."""
+    redactor = Redactor()
+    redactor.learn_variables(environment)
+    redactor.learn_file(config_file or DEFAULT_CONFIG_FILE)
     try:
-        with tarfile.open(path, "x:gz") as archive:
+        settings = from_environment(environment, config_file)
+    except TortieError:
+        return redactor
+    redactor.learn(settings.password)
+    redactor.learn(settings.key)
+    redactor.learn_keys(path for path in (settings.key_file,) if path is not None)
+    return redactor
+
+
+def write_archive(path: Path, parts: Mapping[str, str], redactor: Redactor) -> None:
+    """Of texts by name, without secrets; for its owner alone.
+
+    Raises:
+        InvalidInput: it cannot be written, or is there already.
+    """
+    name = path.name.partition(".")[0]
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
             for part, text in sorted(parts.items()):
-                raw = text.encode()
-                entry = tarfile.TarInfo(f"{name}/{part}")
+                raw = redactor.hide(text).encode(errors="replace")
+                entry = tarfile.TarInfo(redactor.hide(f"{name}/{part}"))
                 entry.size, entry.mtime, entry.mode = len(raw), int(time.time()), 0o600
                 archive.addfile(entry, io.BytesIO(raw))
     except OSError as error:
         raise InvalidInput(f"cannot write {path}: {error}") from None
-    screen.print(f"Diags saved to {path}")
-    return 0
 
 
 async def collected(client: Client) -> dict[str, str]:
@@ -63,14 +88,14 @@ async def collected(client: Client) -> dict[str, str]:
     for kind in sorted(TYPES):
         try:
             found = await resources.list(kind)
-        except TortieError as error:
-            errors.append(f"{kind}: {error}")
+            items = [redacted(to_plain(stored.resource)) for stored in found.items]
+            parts[f"resources/{kind.lower()}.yaml"] = printing.structured(
+                printing.listed(items), "yaml"
+            )
+        except Exception as error:  # noqa: BLE001 - one part must not cost the others
+            errors.append(f"{kind}: {type(error).__name__}: {error}")
             continue
         errors += found.unreadable
-        items = [redacted(to_plain(stored.resource)) for stored in found.items]
-        parts[f"resources/{kind.lower()}.yaml"] = printing.structured(
-            printing.listed(items), "yaml"
-        )
     for prefix, part in ((IPAM, "ipam.txt"), (FELIX, "agents.txt")):
         try:
             listing = await client.list(prefix)
@@ -84,8 +109,8 @@ async def collected(client: Client) -> dict[str, str]:
         parts["ipam-check.json"] = printing.structured(
             ipam_check.report(cluster, _findings(cluster)), "json"
         )
-    except TortieError as error:
-        errors.append(f"ipam check: {error}")
+    except Exception as error:  # noqa: BLE001 - as above
+        errors.append(f"ipam check: {type(error).__name__}: {error}")
     if errors:
         parts["errors.txt"] = "\n".join(errors) + "\n"
     return parts
@@ -94,39 +119,6 @@ async def collected(client: Client) -> dict[str, str]:
 def _findings(cluster: ipam_check.Cluster) -> Findings:
     handles = cluster.records.handles.keys()
     return findings(cluster.everything, cluster.users, cluster.pools, handles)
-
-
-def redacted(value: object) -> object:
-    """Without anything that looks like a secret, wherever it hides."""
-    if isinstance(value, dict):
-        return {
-            name: HIDDEN if _is_secret(name, inner) else redacted(inner)
-            for name, inner in value.items()
-        }
-    if isinstance(value, list):
-        return [redacted(item) for item in value]
-    if isinstance(value, str):
-        return _SECRET_TEXT.sub(HIDDEN, value)
-    return value
-
-
-_SECRET_LINE = re.compile(
-    r"""(?imx)^ (?P<name> [^=:\n]* (?:password|passwd|secret|token|credential|private[ _-]?key|psk)
-    [^=:\n]*? ["']? \s* [=:] \s*) (?P<value> \S.*) $"""
-)
-_SECRET_IN_URL = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]*(?=@)")
-
-
-def redacted_text(text: str) -> str:
-    """The same for lines such as `password: x` and `http://user:x@host`."""
-    text = _SECRET_TEXT.sub(HIDDEN, text)
-    text = _SECRET_LINE.sub(lambda match: match["name"] + HIDDEN, text)
-    return _SECRET_IN_URL.sub(HIDDEN, text)
-
-
-def _is_secret(name: str, value: object) -> bool:
-    """A reference to a secret is none: it is a mapping."""
-    return isinstance(value, str) and bool(_SECRET_NAME.match(name))
 
 
 def versions() -> str:

@@ -381,6 +381,27 @@ COMMANDS = (
         ),
     ),
     Command(
+        "doctor", "tortie.ctl.doctor", "what is wrong with this host, and what to do about it",
+        flags=(
+            Flag("output", "how to print", short="o", value="FORMAT", choices=("table", "json")),
+            Flag("check", "only this one, by number or name; repeatable", value="CHECK",
+                 repeats=True),
+            Flag("quiet", "say nothing of what is good", short="q"),
+            *_DIRECTORIES, _FELIX_CONFIG,
+            Flag("environment-file", "of the agent's unit; /etc/calico/calico.env", value="FILE",
+                 completes="file"),
+        ),
+        examples=(
+            ("doctor", "every check; as root, or some cannot be told"),
+            ("doctor -q", "what is not good"),
+            ("doctor --check 14 --check clocks", "two of them"),
+        ),
+        notes=(
+            "The exit code is 1 if there is a problem; warnings do not count. Numbers of checks "
+            "stay what they are.",
+        ),
+    ),
+    Command(
         "version", "tortie.ctl.version", "the version of this command and of the cluster",
         flags=(
             Flag("client", "only this command's"),

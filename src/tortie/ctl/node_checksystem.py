@@ -72,6 +72,16 @@ def run(config: Path | None) -> Iterator[Check]:
     Raises:
         InvalidInput: `config` cannot be read.
     """
+    yield from kernel_checks(config)
+    yield from firewalls()
+    yield Check(
+        "BIRD, for routes by BGP", True if shutil.which("bird") else None,
+        "not needed where the agent installs routes itself; Debian: apt install bird2",
+    )  # fmt: skip
+
+
+def kernel_checks(config: Path | None) -> Iterator[Check]:
+    """What concerns the kernel alone. Raises as `run`."""
     release = platform.release()
     known = re.match(r"(\d+)\.(\d+)", release)
     version = (int(known[1]), int(known[2])) if known else (0, 0)
@@ -90,11 +100,6 @@ def run(config: Path | None) -> Iterator[Check]:
         ("/proc/self/ns/net", "namespaces of processes"),
     ):
         yield Check(meaning, os.path.exists(path), f"{path} is not there")
-    yield from firewalls()
-    yield Check(
-        "BIRD, for routes by BGP", True if shutil.which("bird") else None,
-        "not needed where the agent installs routes itself; Debian: apt install bird2",
-    )  # fmt: skip
 
 
 def firewalls() -> Iterator[Check]:

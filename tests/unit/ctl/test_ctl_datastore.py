@@ -14,8 +14,8 @@ import pytest
 from tests.cli.conftest import make_embedded
 from tests.unit.ctl.shell import Shell
 
-from tortie.ctl.cluster_diags import HIDDEN, redacted
 from tortie.ctl.complete import candidates
+from tortie.ctl.redaction import HIDDEN, redacted
 from tortie.datastore.client import Client
 from tortie.datastore.embedded import EmbeddedClient
 from tortie.ipam.allocator import Allocator

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.ctl.shell import Shell
 
 from tortie.ctl import node_checksystem, node_diags, node_run
-from tortie.ctl.cluster_diags import redacted_text
+from tortie.ctl.redaction import redacted_text
 from tortie.lib.ip import parse_address
 
 CANARY = "canary-90ee"

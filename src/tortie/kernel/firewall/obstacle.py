@@ -39,6 +39,10 @@ class Obstacle(NamedTuple):
         return f"{self.chain} drops workloads' traffic; add: {'; '.join(self.remedy)}"
 
 
+OURS = frozenset({"tortie", "tortie-early"})
+"""Tables of ours; the early one drops everything, and is gone when policy is known."""
+
+
 async def find_obstacles(
     nft: Backend, prefix: str, *, ours: frozenset[str] = OURS, ipv6: bool = True
 ) -> list[Obstacle]:
