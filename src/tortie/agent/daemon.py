@@ -46,7 +46,7 @@ async def serve(
     """
     config, routing = running
     inbox: AgentInbox = Inbox(wiring.INBOX_LIMIT)
-    health = Health()
+    health = Health(stuck_after_seconds=config["HealthTimeoutOverrides"])
     progress = Progress()
     async with contextlib.AsyncExitStack() as stack:
         kernel = wiring.open_kernel(paths, inbox)
@@ -93,8 +93,9 @@ async def serve(
         firewall = wiring.build_firewall_watch(config, health)
         if config["HealthEnabled"]:
             server = HealthServer(health, lambda: progress.revision)
-            await server.start(config["HealthHost"], config["HealthPort"])
             stack.push_async_callback(server.close)
+            serving = asyncio.create_task(server.run(config["HealthHost"], config["HealthPort"]))
+            stack.callback(serving.cancel)
         parts = Parts(
             config.host, graph, dataplane, loop, inbox, ingest, syncer, progress, flow_log
         )

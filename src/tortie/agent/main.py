@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tortie.agent import daemon, early, wiring
-from tortie.agent.config import FELIX_CFG, Local, read_local
+from tortie.agent.config import FELIX_CFG, Local, read_local, resolve
 from tortie.agent.effective import Effective, StoredSettings
+from tortie.agent.health_server import waiting
 from tortie.agent.settings_watch import Restart
 from tortie.attach import namespaces
 from tortie.datastore.client import Client
@@ -122,7 +123,8 @@ async def _serve(
 ) -> None:
     prefix = early.interface_prefix(local, arguments.state_directory)
     await early.close_workloads(arguments.run_directory, prefix)
-    client = await _connect(settings)
+    async with waiting(resolve(local)):
+        client = await _connect(settings)
     try:
         running = await _read_settings(StoredSettings(local, settings.type), client)
         logs.configure(running.config["LogSeverityScreen"], json=arguments.log_json)

@@ -161,6 +161,26 @@ def _rate(text: str) -> Rate | None:
     return Rate(int(found[1]), seconds[found[2]])
 
 
+FELIX_REPORTERS = {
+    name: "loop" for name in ("asynccalcgraph", "calculationgraph", "internaldataplanemainloop")
+}
+"""Parts of Felix → the part of this agent that does their work."""
+
+
+def _time_limits(text: str) -> dict[str, float]:
+    """`InternalDataplaneMainLoop=2m,...`, by our names in small letters, in seconds."""
+    limits = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        if item == "none":
+            continue
+        name, equals, limit = item.partition("=")
+        if not equals or not name.strip():
+            raise ValueError("must be a list such as InternalDataplaneMainLoop=2m")
+        lowered = name.strip().lower()
+        limits[FELIX_REPORTERS.get(lowered, lowered)] = _seconds(limit.strip())
+    return limits
+
+
 _FAILSAFE_INBOUND = "tcp:22,udp:68,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667"
 _FAILSAFE_OUTBOUND = "udp:53,udp:67,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667"
 _ROUTES = _one_of("Disabled", "EnabledIPIPOnly", "EnabledNoEncapOnly", "Enabled")
@@ -202,6 +222,7 @@ PARAMETERS = (
     Parameter("HealthEnabled", "healthEnabled", _bool, False),
     Parameter("HealthHost", "healthHost", _HOST_NAME, "localhost"),
     Parameter("HealthPort", "healthPort", _number(0, 65535), 9099),
+    Parameter("HealthTimeoutOverrides", "healthTimeoutOverrides", _time_limits, {}),
     # Dropped packets are always seen, unless this says no; Calico has no such setting.
     Parameter("FlowLogsDenied", "", _bool, True),
     Parameter(
@@ -264,7 +285,10 @@ def parse_parameter(parameter: Parameter, text: str, origin: str) -> Any:
         raise InvalidInput(f"{origin}: {parameter.name} = {text!r} {error}") from None
 
 
-def _port_text(item: Mapping[str, Any]) -> str:
+def _item_text(item: Mapping[str, Any]) -> str:
+    """Of a list of ports or of time limits, as the environment has it."""
+    if "timeout" in item:
+        return f"{item['name']}={item['timeout']}"
     network = item.get("net") or ""
     if network:
         network = f"[{network}]:" if ":" in network else f"{network}:"
@@ -276,7 +300,7 @@ def parse_yaml_value(parameter: Parameter, value: Any, origin: str) -> Any:
     if isinstance(value, bool):
         text = "true" if value else "false"
     elif isinstance(value, list | tuple):
-        text = ",".join(map(_port_text, value)) or "none"
+        text = ",".join(map(_item_text, value)) or "none"
     else:
         text = str(value)
     return parse_parameter(parameter, text, origin)

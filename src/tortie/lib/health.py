@@ -5,7 +5,7 @@ begins and ends a piece of work; nobody wakes up to say "still fine".
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 
@@ -49,14 +49,25 @@ class Reporter:
 
 
 class Health:
-    """All reporters of a process."""
+    """All reporters of a process.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        stuck_after_seconds: by name of a reporter, in small letters, where it is
+            to be another time than the reporter's own.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        stuck_after_seconds: Mapping[str, float] | None = None,
+    ) -> None:
         self._clock = clock
+        self._stuck_after_seconds = stuck_after_seconds or {}
         self._reporters: list[Reporter] = []
 
     def reporter(self, name: str, stuck_after_seconds: float = 90.0) -> Reporter:
-        reporter = Reporter(name, stuck_after_seconds, self._clock)
+        patience_seconds = self._stuck_after_seconds.get(name.lower(), stuck_after_seconds)
+        reporter = Reporter(name, patience_seconds, self._clock)
         self._reporters.append(reporter)
         return reporter
 
