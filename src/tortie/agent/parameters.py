@@ -161,9 +161,9 @@ def _rate(text: str) -> Rate | None:
     return Rate(int(found[1]), seconds[found[2]])
 
 
-FELIX_REPORTERS = {
-    name: "loop" for name in ("asynccalcgraph", "calculationgraph", "internaldataplanemainloop")
-}
+FELIX_REPORTERS = dict.fromkeys(
+    ("asynccalcgraph", "calculationgraph", "internaldataplanemainloop"), "loop"
+)
 """Parts of Felix → the part of this agent that does their work."""
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import msgspec
 
+from tortie.agent.config import FELIX_CFG, Config, read_local, resolve
+from tortie.agent.health_server import waiting
 from tortie.bgp import autodetect
 from tortie.ctl import access, node_startup
 from tortie.ctl.grammar import Given
@@ -56,12 +58,21 @@ def main(given: Given, screen: Screen) -> int:
         raise InvalidInput("tortie node run needs root")
     supervisor.notify(READY="1", STATUS="waiting for the datastore")
     close(given)
-    node = asyncio.run(_register(startup, access.config_file(given), screen))
+    felix = Path(given.text("felix-config", str(FELIX_CFG)))
+    config = resolve(read_local({**os.environ, **settings}, felix))
+    node = asyncio.run(_wait_and_register(config, startup, access.config_file(given), screen))
     _write_name(startup, screen)
     screen.print(f"Node {startup.name} with {node or 'no address'}; starting the agent")
     screen.out.flush()
     os.execve(command[0], command, {**os.environ, **settings})  # noqa: S606 - ourselves
     return 0
+
+
+async def _wait_and_register(
+    config: Config, startup: Startup, config_file: Path | None, screen: Screen
+) -> str:
+    async with waiting(config):
+        return await _register(startup, config_file, screen)
 
 
 async def _register(startup: Startup, config: Path | None, screen: Screen) -> str:

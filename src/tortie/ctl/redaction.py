@@ -34,7 +34,8 @@ _LINE = re.compile(
     (?P<value> \S.*) $"""
 )
 _INLINE = re.compile(
-    rf"""(?ix) (?P<name> [\w.-]* {_WORDS} [\w.-]* \\? ["']? [ \t]* [=:] [ \t]* | --[\w-]*{_WORDS}[\w-]*[ =]
+    rf"""(?ix) (?P<name> [\w.-]* {_WORDS} [\w.-]* \\? ["']? [ \t]* [=:] [ \t]*
+    | --[\w-]*{_WORDS}[\w-]*[ =]
     | \b(?:password|secret)[ \t]+(?=["']) )
     (?P<value> \\?"(?:\\.|[^"\\])*\\?" | '[^']*' | [^\s,;&}}\])]+ )"""
 )
