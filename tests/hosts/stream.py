@@ -26,6 +26,8 @@ class Seen(NamedTuple):
     sent: int
     lost: int
     """Datagrams."""
+    missing: str
+    """Numbers of the lost ones, the first and the last of each row."""
     forbidden_tried: int
     forbidden_passed: int
 
@@ -39,7 +41,8 @@ class Stream:
 
     def __init__(self, source: str, target: str, address: str) -> None:
         self._stop = threading.Event()
-        self._echoes = self._sent = self._received = self._tried = self._passed = 0
+        self._echoes = self._sent = self._tried = self._passed = 0
+        self._received: set[int] = set()
         self._broken = ""
         self._address = address
         self._open: list[socket.socket] = []
@@ -107,16 +110,16 @@ class Stream:
 
     def _hear(self) -> None:
         self._udp.settimeout(0.5)
-        while not self._stop.is_set() or self._received < self._sent:
+        while not self._stop.is_set() or len(self._received) < self._sent:
             try:
-                self._udp.recv(16)
+                number = int(self._udp.recv(16))
             except TimeoutError:
                 if self._stop.is_set():
                     return
             except OSError:
                 time.sleep(INTERVAL_SECONDS)
             else:
-                self._received += 1
+                self._received.add(number)
 
     def _try(self) -> None:
         while not self._stop.is_set():
@@ -135,8 +138,13 @@ class Stream:
             thread.join()
         for one in self._open:
             one.close()
-        lost = self._sent - self._received
-        return Seen(self._echoes, self._broken, self._sent, lost, self._tried, self._passed)
+        lost = sorted(set(range(self._sent)) - self._received)
+        firsts = [number for number in lost if number - 1 in self._received or not number]
+        lasts = [number for number in lost if number + 1 in self._received]
+        rows = ", ".join(f"{first}-{last}" for first, last in zip(firsts, lasts, strict=False))
+        return Seen(
+            self._echoes, self._broken, self._sent, len(lost), rows, self._tried, self._passed
+        )
 
 
 @contextlib.contextmanager

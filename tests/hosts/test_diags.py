@@ -1,8 +1,10 @@
 """A machine with a secret in every place that has one: none of them gets into what is passed on."""
 
+import base64
 import io
 import tarfile
 import time
+from collections.abc import Iterator
 
 import pytest
 from tests.hosts.conftest import Machines
@@ -33,7 +35,6 @@ CANARIES = {
 def plant(machine: Machine) -> None:
     c = CANARIES
     machine.ok("sh", "-c", f"echo ETCD_PASSWORD={c['env']} >> /etc/calico/calico.env")
-    machine.ok("sh", "-c", "cp /etc/calico/calicoctl.cfg /etc/calico/calicoctl.cfg.orig")
     machine.write("/etc/calico/felix.cfg", f"[global]\nEtcdAddr = http://me:{c['url']}@h:1\n"
                   f"SomePassword = {c['felix']}\n")  # fmt: skip
     machine.write("/etc/calico/old.cfg", "kind: CalicoAPIConfig\nspec:\n  etcdKey: |\n    "
@@ -58,8 +59,6 @@ def plant(machine: Machine) -> None:
 def unpack(machine: Machine, path: str) -> dict[str, str]:
     """Text by name; as the archive has it, and as gzip hides it from nobody."""
     raw = machine.ok("base64", "-w0", path)
-    import base64
-
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(raw))) as archive:
         found = {}
         for member in archive.getmembers():
@@ -69,15 +68,32 @@ def unpack(machine: Machine, path: str) -> dict[str, str]:
     return found
 
 
+def weed(machine: Machine) -> None:
+    """As it was before."""
+    machine.tortie("delete", "bgppeer", "switch")
+    machine.tortie("delete", "networkset", "s", "-n", "default")
+    machine.ok("sh", "-c", "rm -rf /etc/calico/felix.cfg /etc/calico/old.cfg /etc/calico/certs.key "
+               "/etc/cni/net.d /etc/tortie /var/log/calico")  # fmt: skip
+    machine.ok("sed", "-i", "/ETCD_PASSWORD/d", "/etc/calico/calico.env")
+    machine.ok("systemctl", "restart", "tortie-agent")
+
+
 @pytest.fixture(scope="module")
-def machine(cluster: Machines) -> Machine:
+def machine(cluster: Machines) -> Iterator[Machine]:
     made = cluster[HOST]
     plant(made)
+    try:
+        wait_for_password(made)
+        yield made
+    finally:
+        weed(made)
+
+
+def wait_for_password(made: Machine) -> None:
     give_up = time.monotonic() + 30
     while CANARIES["bgp"] not in made.run("cat", "/run/tortie/bird/bird.conf").stdout:
         assert time.monotonic() < give_up, "BIRD has no password"
         time.sleep(0.5)
-    return made
 
 
 def assert_no_canary(texts: dict[str, str]) -> None:
