@@ -257,6 +257,11 @@ class KubeCluster:
         container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
         return runtime.execute_in(container, *command)
 
+    def network_of(self, pod: Mapping[str, Any]) -> str:
+        """Path of its network namespace, from here."""
+        container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
+        return f"/proc/{self.runtimes[pod['spec']['nodeName']].pid_of(container)}/ns/net"
+
     def reaches(self, pod: Mapping[str, Any], address: str, port: int = 80) -> bool:
         ask = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 1 {address} {port}"
         return self.execute(pod, "sh", "-c", ask)[1].endswith("here\n")

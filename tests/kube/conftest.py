@@ -1,8 +1,13 @@
-"""One control plane for all tests of controllers; each test has namespaces of its own."""
+"""One control plane for all tests of controllers, one cluster for all tests of pods; each test has
+namespaces of its own."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from tests.cni.containerd import remove_cgroups
+from tests.e2e.live import LiveLab, need_root
+from tests.kube.cluster import KubeCluster
 from tests.kube.control_plane import ControlPlane
 
 
@@ -12,3 +17,20 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
     plane.start()
     yield plane
     plane.stop()
+
+
+@pytest.fixture(scope="session")
+def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeCluster]:
+    need_root()
+    live = LiveLab(f"k8s{os.getpid()}", "etcd", "direct", hosts=2)
+    live.lab_ok("up", "--hosts", "2", "--datastore", "etcd")
+    try:
+        made = KubeCluster(live, tmp_path_factory.mktemp("k"))
+        try:
+            made.start()
+            yield made
+        finally:
+            made.stop()
+    finally:
+        live.down()
+        remove_cgroups()

@@ -185,7 +185,15 @@ class ControlPlane:
             raise AssertionError(f"{method} {path}: {error.code} {error.read()[:1000]!r}") from None
 
     def create(self, object_: Mapping[str, Any]) -> Any:
-        return self.call("POST", path_of(object_, with_name=False), object_)
+        give_up = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return self.call("POST", path_of(object_, with_name=False), object_)
+            except AssertionError as error:
+                # A namespace is there a moment before its service account has a token.
+                if "No API token" not in str(error) or time.monotonic() > give_up:
+                    raise
+            time.sleep(0.1)
 
     def apply(self, object_: Mapping[str, Any]) -> Any:
         """Create it, or merge it into what is there."""

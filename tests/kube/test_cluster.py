@@ -1,40 +1,20 @@
 """Two nodes with kubelets: pods come and go, and NetworkPolicy decides who reaches whom."""
 
 import itertools
-import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import pytest
-from tests.cni.containerd import remove_cgroups
-from tests.e2e.live import LiveLab, need_root
 from tests.kube.cluster import KubeCluster, address_of, deployment, is_running
 
 Pod = Mapping[str, Any]
 
 numbers = itertools.count()
 """A second try has names of its own."""
-
-
-@pytest.fixture(scope="module")
-def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeCluster]:
-    need_root()
-    live = LiveLab(f"k8s{os.getpid()}", "etcd", "direct", hosts=2)
-    live.lab_ok("up", "--hosts", "2", "--datastore", "etcd")
-    try:
-        made = KubeCluster(live, tmp_path_factory.mktemp("k"))
-        try:
-            made.start()
-            yield made
-        finally:
-            made.stop()
-    finally:
-        live.down()
-        remove_cgroups()
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +99,7 @@ class Stream:
         self._thread.join()
 
 
+@pytest.mark.timeout(180)
 def test_restarts_cut_nothing_and_open_nothing(
     kube: KubeCluster, shop: tuple[Sequence[Pod], ...]
 ) -> None:
@@ -218,6 +199,7 @@ def test_a_finished_pod_gives_its_address_back_and_a_terminating_one_keeps_its_p
     kube.until(lambda: not kube.left_overs(namespace, "slow"))
 
 
+@pytest.mark.timeout(180)
 def test_a_node_that_is_removed_goes_with_its_addresses_and_comes_back(kube: KubeCluster) -> None:
     namespace = f"moves{next(numbers)}"
     kube.plane.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
