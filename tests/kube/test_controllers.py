@@ -16,6 +16,7 @@ from tortie.datastore.resources import Resources
 from tortie.ipam.allocator import Allocator
 from tortie.ipam.audit import allocations
 from tortie.ipam.inventory import read_inventory
+from tortie.kube import nodes
 from tortie.kube.api import HttpApi
 from tortie.kube.controllers import Controllers
 from tortie.kube.settings import NAMES, Settings
@@ -27,7 +28,7 @@ from tortie.model.keys import ResourceKey
 from tortie.model.kube_controllers import HostEndpointTemplate
 from tortie.model.kubernetes.workload import pod_endpoint
 from tortie.model.metadata import Metadata, Resource
-from tortie.model.node import IPPool, IPPoolSpec, Node, NodeBGP, NodeSpec
+from tortie.model.node import IPPool, IPPoolSpec, Node, NodeBGP, NodeSpec, OrchRef
 
 SETTINGS = Settings(
     controllers=frozenset(NAMES),
@@ -417,6 +418,29 @@ def test_who_serves_a_service_is_known_from_its_slices(
             ]  # fmt: skip
             assert [(port.protocol, port.port) for port in found.spec.ports] == [("TCP", 8080)]
             await on_thread(control_plane.delete, path_of(slice_))
+            await until(lambda: is_gone(resources, key))
+
+    asyncio.run(run())
+
+
+def test_a_host_may_be_here_before_its_kubelet_and_not_for_ever(
+    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joining = msgspec.structs.replace(
+        node("joining"),
+        spec=NodeSpec(orch_refs=(OrchRef(node_name="joining", orchestrator="k8s"),)),
+    )
+    key = ResourceKey("Node", "joining")
+
+    async def run() -> None:
+        resources = Resources(MemoryClient())
+        await resources.create(joining)
+        async with running(control_plane, resources):
+            await asyncio.sleep(0.5)
+            await resources.get(key)
+        monkeypatch.setattr(nodes, "JOIN_SECONDS", 1.0)
+        async with running(control_plane, resources):
+            await resources.get(key)
             await until(lambda: is_gone(resources, key))
 
     asyncio.run(run())

@@ -243,6 +243,9 @@ class Controllers:
                 self._api,
                 self._resources,
                 lambda name: self._queue.add(Item(self._node_controller, name)),
+                lambda name, seconds: self._queue.add_later(
+                    Item(self._node_controller, name), seconds
+                ),
                 syncs_labels=self._settings.syncs_labels,
                 host_endpoints=host_endpoints,
                 templates=templates,

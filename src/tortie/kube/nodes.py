@@ -2,11 +2,13 @@
 
 A Node of ours belongs to Kubernetes if it says so (`orchRefs`), or if a node of the same name is
 there: then it is made to say so. Its end needs two proofs: no list has the node any more, and the
-API server, asked for it by name, does not know it.
+API server, asked for it by name, does not know it. A host that joins may be here before its
+kubelet has made it known there: so one whose end we have not seen ourselves has time for that.
 
 Source: Calico, kube-controllers/pkg/controllers/node (labels.go, hostendpoints.go).
 """
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +41,9 @@ AUTO_SUFFIX = "-auto-hep"
 
 DEFAULT_TEMPLATE = HostEndpointTemplate()
 
+JOIN_SECONDS = 300.0
+"""How long a Node may wait for its kubelet."""
+
 
 class KubeNode(NamedTuple):
     labels: dict[str, str]
@@ -50,6 +55,7 @@ class NodeController:
     Args:
         host_endpoints: takes those that are made by themselves; None: none are.
         changed: told the name of each Node of ours that is to be reconciled.
+        later: likewise, and in how many seconds.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class NodeController:
         api: Api,
         resources: Resources,
         changed: Callable[[str], None],
+        later: Callable[[str, float], None],
         *,
         syncs_labels: bool = True,
         host_endpoints: Mirror | None = None,
@@ -65,11 +72,15 @@ class NodeController:
         self._api = api
         self._resources = resources
         self._changed = changed
+        self._later = later
         self._syncs_labels = syncs_labels
         self._host_endpoints = host_endpoints
         self._templates = templates
         self._kube: dict[str, KubeNode] = {}
         self._nodes: dict[str, Node] = {}
+        self._ended: set[str] = set()
+        """Nodes of Kubernetes that were there and are not."""
+        self._missing_since: dict[str, float] = {}
         self._is_listed = self._is_store_read = False
 
     @property
@@ -88,10 +99,12 @@ class NodeController:
         )
         if self._kube.get(name.name) != known:  # its heartbeats are of no interest
             self._kube[name.name] = known
+            self._ended.discard(name.name)
             self._tell(name.name)
 
     def gone(self, name: Name) -> None:
-        self._kube.pop(name.name, None)
+        if self._kube.pop(name.name, None) is not None:
+            self._ended.add(name.name)
         self._tell(name.name)
 
     def listed(self) -> None:
@@ -133,14 +146,26 @@ class NodeController:
         kube_name = _kube_name(node)
         kube = self._kube.get(kube_name or name)
         if kube is not None:
+            self._missing_since.pop(name, None)
             updated = self._updated(node, kube_name or name, kube)
             if updated != node:
                 await self._resources.update(updated)
                 log.info("wrote", extra={"fields": {"resource": key_of(node)}})
-        elif kube_name is not None and await self._is_gone(kube_name):
+        elif kube_name and self._has_ended(name, kube_name) and await self._is_gone(kube_name):
             log.info("its node is gone from Kubernetes", extra={"fields": {"node": name}})
             with contextlib.suppress(NotFound):
                 await deletion.delete(self._resources, ResourceKey("Node", name))
+            self._ended.discard(kube_name)
+            self._missing_since.pop(name, None)
+
+    def _has_ended(self, name: str, kube_name: str) -> bool:
+        """Seen to end, or missing for so long that it will not come."""
+        now = asyncio.get_running_loop().time()
+        left_seconds = self._missing_since.setdefault(name, now) + JOIN_SECONDS - now
+        if kube_name in self._ended or left_seconds <= 0:
+            return True
+        self._later(name, left_seconds)
+        return False
 
     def _tell(self, kube_name: str) -> None:
         if not self.is_ready:
