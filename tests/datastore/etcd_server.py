@@ -71,6 +71,8 @@ class EtcdServer:
         return self.wait()
 
     def spawn(self) -> None:
+        # One that was killed leaves it, and the next one would not start.
+        (self.folder / _SOCKET).unlink(missing_ok=True)
         with (self.folder / "log").open("wb") as log:
             self.process = self._popen(log)
 

@@ -4,21 +4,16 @@ import io
 import json
 import os
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 from unittest.mock import patch
 
 import pytest
 from tests.datastore.credentials import etcdctl
 from tests.datastore.etcd_server import EtcdServer
+from tests.datastore.lone_agent import Outcome, agent
 
 from tortie.ctl.main import main
-from tortie.kernel import netns
-from tortie.lab import processes
 
 ROOT = "secret-of-root"
 USERS = {
@@ -74,12 +69,6 @@ spec:
 ENDPOINT_OF_N1 = (
     ENDPOINT.replace("NODENAME", "n1").replace("NODE", "n1").replace("SPACE", "default")
 )
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 class Cluster:
@@ -246,51 +235,11 @@ def etcd_put(cluster: Cluster, user: str, key: str) -> bool:
     return True
 
 
-class Host(NamedTuple):
-    """A network namespace in which an agent runs."""
-
-    namespace: str
-    socket: Path
-
-    def workload(self, *words: str) -> Outcome:
-        return self.run(
-            sys.executable, "-m", "tortie", "workload", *words, "--socket", str(self.socket)
-        )
-
-    def run(self, *words: str) -> Outcome:
-        done = netns.run_in(
-            netns.named_path(self.namespace),
-            lambda: subprocess.run(words, capture_output=True, text=True, check=False),
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr)
-
-
-@contextmanager
-def agent(cluster: Cluster, user: str, folder: Path) -> Iterator[Host]:
-    """A real agent of host n1, logged in as `user`."""
-    name = f"roles{os.getpid()}"
-    netns.create_named(name)
-    try:
-        environment = {**cluster.environment(user), "FELIX_FELIXHOSTNAME": "n1"}
-        where = ["--run-directory", str(folder / "run"), "--state-directory", str(folder / "state")]
-        command = [sys.executable, "-m", "tortie", "agent", *where]
-        processes.start(name, command, folder / "log", environment=environment)
-        socket = folder / "run" / "attach.sock"
-        deadline = time.monotonic() + 20
-        while not socket.exists():
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.05)
-        yield Host(name, socket)
-    finally:
-        processes.stop(processes.inside([name]))
-        netns.delete_named(name)
-
-
 def test_an_agent_works_with_its_roles(cluster: Cluster, tmp_path: Path) -> None:
     """A real one: it enforces, reports, and brings a workload in; and may do no more."""
-    with agent(cluster, "agent", tmp_path) as host:
+    with agent("n1", cluster.environment("agent"), tmp_path) as host:
         added = host.workload("add", "w1", "--tap", "-o", "json")
-        assert added.code == 0, (added, (tmp_path / "log").read_text())
+        assert added.code == 0, (added, host.log())
         (attached,) = json.loads(added.out)
         assert attached["addresses"][0].startswith("10.66."), attached
         assert "w1" in cluster.tortie("reader", "get", "wep", "-A").out
@@ -316,7 +265,7 @@ def etcdctl_get(cluster: Cluster, prefix: str) -> dict[str, str]:
 def test_an_agent_without_the_plugins_role_brings_nobody_in(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    with agent(cluster, "watcher", tmp_path) as host:
+    with agent("n1", cluster.environment("watcher"), tmp_path) as host:
         before = host.run("ip", "-o", "link").out
         added = host.workload("add", "w2", "--tap")
         assert added.code != 0
