@@ -105,8 +105,15 @@ MUTANTS = {
     "nothing is asked early": put(passage, "_early", lambda *_: None),
     "what is allowed early is allowed for good": wrap(
         passage,
-        "_goes_out",
-        lambda original, end, *of: isinstance(end, Endpoint) or original(end, *of),
+        "_workload_lets_by",
+        lambda original, end, way, *of: (
+            (isinstance(end, Endpoint) and way == "ingress") or original(end, way, *of)
+        ),
+    ),
+    "all interfaces' host endpoint is not asked about workloads": wrap(
+        passage,
+        "_asked_about_passing",
+        lambda original, end, of: original(end, of._replace(for_all=None)),
     ),
     "the host may send anything": put(passage, "_leaves_host", lambda *_: True),
     "lists ask for what is translated": wrap(
