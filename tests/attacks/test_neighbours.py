@@ -1,6 +1,9 @@
 """A2, A3, A4, A10: what a workload says of addresses, routers and itself."""
 
+import socket
 import subprocess
+import time
+from collections.abc import Iterable
 from functools import partial
 
 import pytest
@@ -9,6 +12,7 @@ from tests.attacks.arena import GATEWAY4, HOST4, HOST6, NODE4, NODE6, NODE_MAC, 
 from tests.attacks.packets import ARP, BROADCAST_MAC, ICMPV6
 from tests.netns.dataplane_host import HOST_MAC
 
+from tortie.dataplane.rules.static import LINK_LOCAL_LIMIT
 from tortie.kernel.rtnl.link import parse_mac
 
 ATTACKER_MAC = parse_mac("02:00:00:00:00:01")
@@ -17,7 +21,8 @@ OPEN4, OPEN6 = "10.65.0.2", "fd00:65::2"
 OWN4, OWN6, OWN_LOCAL = "10.65.0.1", "fd00:65::1", "fe80::65:1"
 ALL_NODES, ALL_NODES_MAC = "ff02::1", parse_mac("33:33:00:00:00:01")
 REQUEST, REPLY = 1, 2
-ROUTER_ADVERTISEMENT, SOLICITATION, ADVERTISEMENT, REDIRECT = 134, 135, 136, 137
+ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT = 133, 134
+SOLICITATION, ADVERTISEMENT, REDIRECT = 135, 136, 137
 MLD_QUERY = 130
 
 
@@ -239,23 +244,90 @@ def test_a4_dhcp_client_where_the_host_is_no_server(field: Arena) -> None:
     field.assert_stopped(build, at={"gate", "host"})
 
 
-def test_a10_neighbours_that_a_workload_invents(field: Arena) -> None:
-    """Solicitations from link-local addresses are heard, so each is an entry: seen, not stopped.
+def solicitations(field: Arena, sources: Iterable[str]) -> list[bytes]:
+    """Each has the host remember who asked for its end of the link."""
+    body = bytes(4) + socket.inet_pton(socket.AF_INET6, HOST_END)
+    body += packets.option(1, ATTACKER_MAC)
+    return [
+        frame
+        for source in sources
+        for frame in nd(field, SOLICITATION, body, source=source, to=HOST_END, mac=None)
+    ]
 
-    What bounds them is the kernel's gc_thresh3; permanent entries, as those of
-    workloads are, do not count and are not evicted.
-    """
+
+HOST_END = "fe80::ecee:eeff:feee:eeee"
+"""What the MAC of its end makes."""
+
+
+def invented(how_many: int) -> list[str]:
+    return [f"fe80::bad:{number + 1:x}" for number in range(how_many)]
+
+
+def forget(link: str = "cali1") -> None:
+    subprocess.run(["ip", "-6", "neigh", "flush", "dev", link], check=True)
+
+
+ALLOWED = LINK_LOCAL_LIMIT.burst + 2
+"""Some more while the flood lasts."""
+
+
+@pytest.mark.parametrize("kind", [SOLICITATION, ROUTER_SOLICITATION])
+def test_a10_neighbours_that_a_workload_invents(field: Arena, kind: int) -> None:
+    """Solicitations from many link-local addresses: each would be an entry of a table that all
+    links share. (An arena for each case: the limit remembers.)"""
+
+    def flood() -> list[bytes]:
+        if kind == SOLICITATION:
+            return solicitations(field, invented(200))
+        body = bytes(4) + packets.option(1, ATTACKER_MAC)
+        made = (nd(field, kind, body, source=one, to=HOST6, mac=None) for one in invented(200))
+        return [frame for frames in made for frame in frames]
+
+    await_address(HOST_END)
+    permanent = [line for line in neighbours("") if "PERMANENT" in line]
+    arrived = field.send(flood).get("host", 0)
+    assert arrived <= ALLOWED
+    assert len(neighbours("fe80::bad:")) <= ALLOWED
+    assert [line for line in neighbours("") if "PERMANENT" in line] == permanent
+    # Whose address is made of its MAC is heard all the same.
+    assert field.send(lambda: solicitations(field, ["fe80::ff:fe00:1"])) == {"gate": 1, "host": 1}
+    with field.unprotected():
+        assert field.send(flood)["host"] == 200
+        assert len(neighbours("fe80::bad:")) > 10 * ALLOWED
+    forget()
+
+
+def test_a10_one_workloads_flood_is_no_others(field: Arena) -> None:
+    """Each has a limit of its own; and a made-up address or two is heard."""
+    await_address(HOST_END)
+    field.send(lambda: solicitations(field, invented(200)))
+    forget()
 
     def build() -> list[bytes]:
-        made = []
-        for number in range(50):
-            source = f"fe80::bad:{number + 1:x}"
-            target = bytes.fromhex("fd000002000000000000000000000001")
-            body = bytes(4) + target + packets.option(1, STRANGE_MAC)
-            made += nd(field, SOLICITATION, body, source=source, to=HOST6, mac=None)
-        return made
+        to, mac = parse_mac(HOST_MAC), parse_mac(field.open.mac)
+        asked = solicitations(field, ["fe80::65:2", "fe80::65:3"])
+        return [packets.ethernet(to, mac, packets.IPV6, frame[14:]) for frame in asked]
 
-    permanent = [line for line in neighbours("") if "PERMANENT" in line]
-    assert field.send(build)["host"] == 50
-    assert [line for line in neighbours("") if "PERMANENT" in line] == permanent
-    subprocess.run(["ip", "-6", "neigh", "flush", "dev", "cali1", "nud", "stale"], check=True)
+    with field.wire_of(field.open) as wire:
+        assert field.send(build, wire=wire) == {"gate": 2, "host": 2}
+    forget("cali2")
+
+
+def test_a10_another_ones_address_is_not_ones_own(field: Arena) -> None:
+    """What a neighbour's MAC makes counts as made up, too."""
+    await_address(HOST_END)
+    field.send(lambda: solicitations(field, invented(200)))
+    assert field.send(lambda: solicitations(field, ["fe80::ff:fe00:2"])) == {}
+    assert field.send(lambda: solicitations(field, ["fe80::ff:fe00:1"])) == {"gate": 1, "host": 1}
+    forget()
+
+
+def await_address(address: str) -> None:
+    """Until the kernel has made sure that nobody else has it."""
+    give_up = time.monotonic() + 5
+    while time.monotonic() < give_up:
+        shown = subprocess.run(["ip", "-6", "addr"], capture_output=True, text=True, check=True)
+        if not any(address in one and "tentative" in one for one in shown.stdout.splitlines()):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{address} stays tentative")

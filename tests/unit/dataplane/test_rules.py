@@ -308,8 +308,10 @@ def test_an_endpoint_is_data_only() -> None:
     )
     found = endpoint.endpoint_elements(value, ipv6=True)
     assert [element.set_name for element in found] == [
-        "egress-lists", "ingress-lists", "sources4", "sources6",
+        "egress-lists", "ingress-lists", "sources4", "sources6", "link-local-limits", "link-local",
     ]  # fmt: skip
+    own = parse_address("fe80::ff:fe00:1").packed
+    assert found[-1].key == b"cali1".ljust(16, b"\0") + own
     assert all(isinstance(element.data, bytes) for element in found)
     assert [e.set_name for e in endpoint.endpoint_elements(value, ipv6=False)][2:] == ["sources4"]
 
@@ -345,7 +347,14 @@ def test_both_halves_of_forwarding_begin_alike() -> None:
 
 @pytest.mark.parametrize(
     "chain",
-    ["from-workload", "to-workload", "workload-source", "link-local-source", "workload-input"],
+    [
+        "from-workload",
+        "to-workload",
+        "workload-source",
+        "link-local-source",
+        "link-local-neighbour",
+        "workload-input",
+    ],
 )
 def test_every_way_of_a_workload_ends_in_a_drop(chain: str) -> None:
     for settings in (SETTINGS, Settings(host="h1", ipv6=False, dhcp_to_host=True)):

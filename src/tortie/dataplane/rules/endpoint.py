@@ -31,7 +31,19 @@ def endpoint_elements(endpoint: Endpoint, *, ipv6: bool) -> list[ElementData]:
         if network.family == 4 or ipv6:
             key = keys.concatenate(interface, network.packed)
             found.append(ElementData(names.SOURCES[network.family], key, NO_DATA))
+    if ipv6:
+        found.append(ElementData(names.LINK_LOCAL_LIMITS, interface, NO_DATA))
+    if ipv6 and endpoint.mac:
+        key = keys.concatenate(interface, _link_local(endpoint.mac))
+        found.append(ElementData(names.LINK_LOCAL, key, NO_DATA))
     return found
+
+
+def _link_local(mac: str) -> bytes:
+    """The address that a system makes of its MAC. Source: RFC 4291, appendix A."""
+    packed = keys.ethernet(mac)
+    first = bytes((packed[0] ^ 2,))
+    return b"\xfe\x80" + bytes(6) + first + packed[1:3] + b"\xff\xfe" + packed[3:]
 
 
 def _list_element(direction: Direction, interface: bytes, policies: PolicyList) -> ElementData:

@@ -27,6 +27,10 @@ PORTS_ID_BYTES = 16
 
 SOURCES = {4: "sources4", 6: "sources6"}
 """interface · address: what a workload may send from."""
+LINK_LOCAL = "link-local"
+"""interface · address: the link-local one that the workload's MAC gives it."""
+LINK_LOCAL_LIMITS = "link-local-limits"
+"""interfaces: each may speak so often from other link-local addresses."""
 LISTS: dict[Direction, str] = {"ingress": "ingress-lists", "egress": "egress-lists"}
 """interface → list id, of workloads; plain data, so an endpoint's change is cheap."""
 CHAINS: dict[Direction, str] = {"ingress": "ingress-chains", "egress": "egress-chains"}

@@ -49,6 +49,7 @@ from tortie.kernel.nft.expressions import (
     RETURN,
     Bitwise,
     Cmp,
+    Limit,
     Lookup,
     Meta,
     Payload,
@@ -72,14 +73,19 @@ FROM_PRIORITY = FILTER_PRIORITY - 1
 UDP, IPIP, IPV6_IN_IP, GRE = 17, 4, 41, 47
 
 ROUTER_ADVERTISEMENT, REDIRECT = 134, 137
-TO_HOST_ICMPV6 = (133, 135, 136, 131, 132, 143)
+MAKES_NEIGHBOUR, MULTICAST_REPORTS = (133, 135, 136), (131, 132, 143)
+TO_HOST_ICMPV6 = MAKES_NEIGHBOUR + MULTICAST_REPORTS
 """What a host must hear of a neighbour: router and neighbour solicitation,
 neighbour advertisement, multicast listener reports (RFC 4861, 2710, 3810).
 Not 130, the query: only a router asks, and a workload is none."""
 
+LINK_LOCAL_LIMIT = Limit(6, unit_seconds=60, burst=10)
+"""Of one workload. A system that makes up its address asks for its gateway twice a minute, and
+some times when it starts. The kernel forgets an entry after a minute, and keeps 1,024."""
+
 _FROM_WORKLOAD, _TO_WORKLOAD = "from-workload", "to-workload"
 _WORKLOAD_SOURCE, _WORKLOAD_TO_HOST = "workload-source", "workload-to-host"
-_LINK_LOCAL_SOURCE = "link-local-source"
+_LINK_LOCAL_SOURCE, _LINK_LOCAL_NEIGHBOUR = "link-local-source", "link-local-neighbour"
 _WORKLOAD_INPUT = "workload-input"
 
 DROPPING: dict[Direction, tuple[str, ...]] = {
@@ -99,6 +105,7 @@ def inet_table(settings: Settings) -> Content:
         _raw_prerouting(settings),
         _workload_source(settings),
         _link_local_source(settings),
+        _link_local_neighbour(settings),
         half("forward-from", Hook.FORWARD, FROM_PRIORITY, _from_jump(settings, _FROM_WORKLOAD)),
         half(
             "forward-to",
@@ -145,6 +152,8 @@ def _sets(settings: Settings) -> list[Set]:
         Set(names.SOURCES[4], (IFNAME, IPV4_ADDR)),
         Set(names.SOURCES[6], (IFNAME, IPV6_ADDR)),
     ]
+    found.append(Set(names.LINK_LOCAL, (IFNAME, IPV6_ADDR)))
+    found.append(Set(names.LINK_LOCAL_LIMITS, (IFNAME,), each=LINK_LOCAL_LIMIT))
     found.append(Set(names.RULE_PORTS, (LIST_ID, INET_SERVICE)))
     for direction in ("egress", "ingress"):
         found.append(Set(names.LISTS[direction], (IFNAME,), data=(MARK, LIST_ID)))
@@ -201,10 +210,29 @@ def _workload_source(settings: Settings) -> NamedChain:
 
 def _link_local_source(settings: Settings) -> NamedChain:
     """From fe80:: or, before there is an address, ::; the kernel forwards neither."""
-    rules = [(*_icmpv6(kind), ACCEPT) for kind in TO_HOST_ICMPV6] if settings.ipv6 else []
+    rules: list[Expressions] = []
+    if settings.ipv6:
+        rules += ((*_icmpv6(kind), goto(_LINK_LOCAL_NEIGHBOUR)) for kind in MAKES_NEIGHBOUR)
+        rules += ((*_icmpv6(kind), ACCEPT) for kind in MULTICAST_REPORTS)
     if settings.ipv6 and settings.dhcp_to_host:
         rules.append((*_udp(546, 547), ACCEPT))
     return chain(_LINK_LOCAL_SOURCE, *rules, _from_drop(seen.NOT_ITS_SOURCE, settings))
+
+
+def _link_local_neighbour(settings: Settings) -> NamedChain:
+    """What makes the kernel remember its source, in a table that all links share.
+
+    A workload may have one address by its MAC; of others, which some systems make up for
+    themselves, as many as its limit lets it tell of.
+    """
+    limited = (Meta(MetaKey.IIFNAME), Lookup(names.LINK_LOCAL_LIMITS))
+    return chain(
+        _LINK_LOCAL_NEIGHBOUR,
+        (*match.interface_and_source(6, names.LINK_LOCAL), ACCEPT),
+        (match.source(6), _is(bytes(16)), ACCEPT),
+        (*limited, ACCEPT),
+        _from_drop(seen.NOT_ITS_SOURCE, settings),
+    )
 
 
 def _seen(settings: Settings) -> tuple[Expressions, ...]:

@@ -343,6 +343,11 @@ def encode_expressions(expressions: tuple[Expression, ...]) -> bytes:
 
 def encode_expression(expression: Expression) -> bytes:
     """One list element: name and attributes."""
+    return netlink.nested(nft.LIST_ELEM, encode_lone_expression(expression))
+
+
+def encode_lone_expression(expression: Expression) -> bytes:
+    """Name and attributes."""
     if isinstance(expression, Verdict):
         name = b"immediate"
         data = _VERDICT_IMMEDIATE_DREG + netlink.nested(2, encode_verdict(expression))
@@ -352,11 +357,7 @@ def encode_expression(expression: Expression) -> bytes:
         layout = _BY_TYPE[type(expression)]
         name = layout.kernel_name
         data = b"".join(_encode_field(layout, field, expression) for field in layout.fields)
-    return netlink.nested(
-        nft.LIST_ELEM,
-        netlink.attribute(nft.EXPR_NAME, name + b"\0"),
-        netlink.nested(nft.EXPR_DATA, data),
-    )
+    return netlink.attribute(nft.EXPR_NAME, name + b"\0") + netlink.nested(nft.EXPR_DATA, data)
 
 
 _encode_remembered = lru_cache(maxsize=16384)(encode_expression)

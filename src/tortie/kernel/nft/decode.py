@@ -12,7 +12,7 @@ from tortie.kernel import netlink
 from tortie.kernel.netlink import Message
 from tortie.kernel.nft import constants as nft
 from tortie.kernel.nft import userdata
-from tortie.kernel.nft.codec import decode_expressions, decode_verdict
+from tortie.kernel.nft.codec import decode_expression, decode_expressions, decode_verdict
 from tortie.kernel.nft.constants import Family, Policy, SetFlag, TableFlag
 from tortie.kernel.nft.encode import type_number
 from tortie.kernel.nft.expressions import Verdict
@@ -135,6 +135,7 @@ def decode_set(answer: Message) -> Set:
         timeout=SetFlag.TIMEOUT in flags,
         size=netlink.be(description[1]) if 1 in description else 0,
         comment=userdata.set_comment(data),
+        each=decode_expression(bytes(found[17])) if 17 in found else None,
         flags=flags & ~_OWN_FLAGS,
     )
 

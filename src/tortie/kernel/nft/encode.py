@@ -16,7 +16,7 @@ from tortie.kernel.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_ECHO, NLM_F_
 from tortie.kernel.nft import constants as nft
 from tortie.kernel.nft import operations as op
 from tortie.kernel.nft import userdata
-from tortie.kernel.nft.codec import encode_expressions, encode_verdict
+from tortie.kernel.nft.codec import encode_expressions, encode_lone_expression, encode_verdict
 from tortie.kernel.nft.constants import Family, SetFlag
 from tortie.kernel.nft.expressions import Verdict
 from tortie.kernel.nft.objects import Base, DataType, Element, Rule, Set, TableName
@@ -198,6 +198,8 @@ def _add_set(add: op.AddSet) -> list[Body]:
     if of.is_map and not of.is_verdict_map:
         payload += netlink.attribute_be32(7, of.data_length)
     payload += _set_description(of) + netlink.attribute(13, _set_user_data(of))
+    if of.each is not None:
+        payload += netlink.nested(17, encode_lone_expression(of.each))
     return [Body(nft.NEWSET, _create(add.exclusive), payload)]
 
 

@@ -390,7 +390,7 @@ def _hook(chain: Chain) -> tuple[str, int, int]:
 
 
 def _shape(of: Set) -> tuple[object, ...]:
-    return of.key, of.data, of.interval, of.constant, of.timeout
+    return of.key, of.data, of.interval, of.constant, of.timeout, of.each
 
 
 def _find(rules: list[Rule], handle: int) -> int:

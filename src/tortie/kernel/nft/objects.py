@@ -147,6 +147,9 @@ class Set(msgspec.Struct, frozen=True):
     size: int = 0
     """The most elements it may hold; 0 means no limit."""
     comment: str = ""
+    each: Expression | None = None
+    """What every element has of its own, and a look-up that finds it asks then: a `Limit`, say,
+    over which the look-up counts as failed."""
     flags: SetFlag = SetFlag(0)
     """Further flags (DYNAMIC sets and the like of others), when read back."""
 

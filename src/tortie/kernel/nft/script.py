@@ -127,6 +127,8 @@ def set_definition(of: Set) -> str:
         parts.append(f"size {of.size}")
     if of.comment:
         parts.append(f'comment "{of.comment}"')
+    if of.each is not None:
+        parts.append(_simple_statement(of.each))
     return f"{{ {' ; '.join(parts)} ; }}"
 
 
