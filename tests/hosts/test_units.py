@@ -1,5 +1,7 @@
 """The units under a real systemd: started, confined, killed, upgraded, removed, rebooted."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -84,9 +86,12 @@ def wait(what: str, is_so: Callable[[], bool], seconds: float = 30) -> None:
 
 def health(machine: Machine, what: str) -> int:
     """HTTP status; 0 if nobody answers."""
-    url = f"http://localhost:9099/{what}"
-    said = machine.run("curl", "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}", url)
-    return int(said.stdout or 0)
+    asked = (
+        "import http.client\n"
+        "c = http.client.HTTPConnection('localhost', 9099, timeout=3)\n"
+        f"c.request('GET', '/{what}'); print(c.getresponse().status)"
+    )
+    return int(machine.run(sys.executable, "-c", asked).stdout or 0)
 
 
 def ready(machine: Machine) -> bool:
@@ -186,6 +191,42 @@ def test_packets_do_not_notice(
                                                           "tortie-bird") != before)  # fmt: skip
         wait("readiness", lambda: ready(machine))
     assert "early" not in tables(machine)
+
+
+def test_an_agent_that_hangs_is_replaced(guarded: Machines) -> None:
+    machine = guarded["h3"]
+    drop_in = "/etc/systemd/system/tortie-agent.service.d/watchdog.conf"
+    machine.write(drop_in, "[Service]\nWatchdogSec=5s\n")
+    machine.ok("systemctl", "daemon-reload")
+    machine.ok("systemctl", "restart", "tortie-agent")
+    wait("readiness", lambda: ready(machine))
+    before = pid_of(machine, "tortie-agent")
+    time.sleep(8)
+    assert pid_of(machine, "tortie-agent") == before, "one that works is left alone"
+    status = machine.systemctl("show", "-p", "StatusText", "--value", "tortie-agent")
+    assert "loop: enforced up to revision" in status
+    os.kill(before, signal.SIGSTOP)
+    wait("another agent", lambda: ready(machine), 60)
+    assert pid_of(machine, "tortie-agent") != before
+    machine.ok("rm", "-r", str(Path(drop_in).parent))
+    machine.ok("systemctl", "daemon-reload")
+
+
+def test_networks_for_docker(guarded: Machines) -> None:
+    """Confined as its unit says, it still answers where Docker looks for it."""
+    machine = guarded["h3"]
+    machine.ok("systemctl", "start", "tortie-docker")
+    sockets = "/run/docker/plugins/*.sock"
+    wait("its socket", lambda: machine.run("sh", "-c", f"ls {sockets}").returncode == 0)
+    asked = (
+        "import glob, http.client, socket\n"
+        f"c = http.client.HTTPConnection('x'); c.sock = socket.socket(socket.AF_UNIX)\n"
+        f"c.sock.connect(sorted(glob.glob('{sockets}'))[0])\n"
+        "c.request('POST', '/Plugin.Activate'); print(c.getresponse().read().decode())"
+    )
+    assert "NetworkDriver" in machine.ok(sys.executable, "-c", asked)
+    assert machine.systemctl("is-active", "tortie-docker") == "active"
+    machine.ok("systemctl", "stop", "tortie-docker")
 
 
 def test_the_hole_would_be_seen(guarded: Machines) -> None:

@@ -112,7 +112,8 @@ async def serve(
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(loop.run(), name="loop")
             tasks.create_task(syncer.run(), name="syncer")
-            tasks.create_task(wiring.audit(inbox, health), name="audit")
+            tasks.create_task(wiring.audit(inbox), name="audit")
+            tasks.create_task(wiring.tell_supervisor(progress, health), name="supervisor")
             tasks.create_task(status.run(), name="status")
             tasks.create_task(firewall.run(), name="firewall")
             if endpoint_status is not None:

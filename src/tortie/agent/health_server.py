@@ -36,8 +36,15 @@ class HealthServer(HttpServer):
         Nobody is worse protected because nobody can ask how we are.
         """
         while True:
+            starting = asyncio.ensure_future(self.start(host, port))
             try:
-                await self.start(host, port)
+                await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                # Cut short it would leave a listener that nobody knows, and nobody closes.
+                with contextlib.suppress(OSError):
+                    await starting
+                await self.close()
+                raise
             except OSError as error:
                 log.error("health is not served on %s port %d: %s", host, port, error)
                 await asyncio.sleep(RETRY_SECONDS)

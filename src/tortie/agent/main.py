@@ -151,6 +151,7 @@ async def _connect(settings: DatastoreSettings) -> Client:
             return await connect(settings, create=True)
         except Unavailable as error:
             log.warning("datastore not reachable, will try again: %s", error)
+            supervisor.alive()
             await asyncio.sleep(backoff.next_seconds())
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Hashable
 from pathlib import Path
@@ -344,14 +345,29 @@ def _metrics_tls(config: Config) -> "ssl.SSLContext | None":
     return context
 
 
-async def audit(inbox: AgentInbox, health: Health) -> None:
+async def audit(inbox: AgentInbox) -> None:
     """Now and then have the kernel compared with what we want, for ever."""
     while True:
         await asyncio.sleep(AUDIT_SECONDS)
         inbox.put_now(AUDIT, None)
+
+
+async def tell_supervisor(progress: Progress, health: Health) -> None:
+    """systemd: how we are, and that we are alive, as often as it wants to hear it."""
+    if not supervisor.is_there():
+        return
+    limit_seconds = supervisor.watchdog_seconds()
+    interval_seconds = min(limit_seconds / 3, AUDIT_SECONDS) if limit_seconds else AUDIT_SECONDS
+    supervisor.notify(STATUS="reading the datastore")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(interval_seconds):
+            await progress.wait(1, math.inf)
+    while True:
         if health.live:
-            status = "; ".join(f"{one.name}: {one.detail}" for one in health.reports())
-            supervisor.notify(WATCHDOG="1", STATUS=status)
+            supervisor.alive()
+        said = (f"{one.name}: {one.detail}" for one in health.reports() if one.detail)
+        supervisor.notify(STATUS="; ".join(said))
+        await asyncio.sleep(interval_seconds)
 
 
 def watch_changes(kernel: Kernel, inbox: AgentInbox) -> None:

@@ -160,7 +160,13 @@ def mtu(host: Host) -> Finding:
     with Rtnl.open() as rtnl:
         links = rtnl.links()
         out = {route.interface for route in rtnl.routes() if route.gateway is not None}
-    uplinks = [link for link in links if link.index in out and not link.name.startswith(prefix)]
+        # Alone on its segment: whatever has an address.
+        out = out or {address.interface for address in rtnl.addresses()}
+    uplinks = [
+        link
+        for link in links
+        if link.index in out and link.name != "lo" and not link.name.startswith(prefix)
+    ]
     if not uplinks:
         return unknown("no interface leads to other hosts")
     least = min(uplinks, key=lambda link: link.mtu)

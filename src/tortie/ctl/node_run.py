@@ -99,6 +99,7 @@ async def _register(startup: Startup, config: Path | None, screen: Screen) -> st
             if str(error) != said:
                 screen.warn(f"waiting for the datastore: {error}")
                 said = str(error)
+            supervisor.alive()
             await asyncio.sleep(backoff.next_seconds())
 
 

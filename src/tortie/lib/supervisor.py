@@ -11,6 +11,17 @@ from collections.abc import Mapping
 ADDRESS = "NOTIFY_SOCKET"
 
 
+def is_there(environment: Mapping[str, str] = os.environ) -> bool:
+    return bool(environment.get(ADDRESS))
+
+
+def watchdog_seconds(environment: Mapping[str, str] = os.environ) -> float | None:
+    """How long we may be silent; None: nobody listens. Source: sd_watchdog_enabled(3)."""
+    text = environment.get("WATCHDOG_USEC", "")
+    for_us = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return int(text) / 1e6 if for_us and text.isascii() and text.isdecimal() else None
+
+
 def notify(environment: Mapping[str, str] = os.environ, **states: str) -> bool:
     """Send assignments such as `READY="1"`; returns whether there was anyone to tell.
 
@@ -28,3 +39,8 @@ def notify(environment: Mapping[str, str] = os.environ, **states: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def alive() -> None:
+    """For the watchdog: nothing hangs."""
+    notify(WATCHDOG="1")

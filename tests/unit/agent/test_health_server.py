@@ -110,6 +110,25 @@ def test_while_the_datastore_is_waited_for(enabled: bool) -> None:
     asyncio.run(act())
 
 
+@pytest.mark.parametrize("turns", range(8))
+def test_a_short_wait_leaves_no_listener(turns: int) -> None:
+    """Wherever the end of it strikes."""
+
+    async def act() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        # A number is not looked up by a thread, so a turn of the loop is a step of the start.
+        texts = {"healthenabled": "true", "healthport": str(port), "healthhost": "127.0.0.1"}
+        async with waiting(resolve(Local(texts, {}, ""))):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        server = HealthServer(Health(), lambda: 0)
+        await server.start("127.0.0.1", port)
+        await server.close()
+
+    asyncio.run(act())
+
+
 def test_time_limits_by_felixs_names() -> None:
     texts = {"healthtimeoutoverrides": "InternalDataplaneMainLoop=2m, other firewalls=1m30s"}
     assert resolve(Local(texts, {}, ""))["HealthTimeoutOverrides"] == {

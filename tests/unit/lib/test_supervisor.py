@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tortie.agent import keeper
-from tortie.lib.supervisor import notify
+from tortie.lib.supervisor import notify, watchdog_seconds
 
 
 def listener(address: str) -> socket.socket:
@@ -32,6 +32,20 @@ def test_states_arrive(tmp_path: Path, abstract: bool) -> None:
 @pytest.mark.parametrize("address", ["", "relative", "/nowhere/at/all"])
 def test_nobody_to_tell_is_no_error(address: str) -> None:
     assert not notify({"NOTIFY_SOCKET": address}, READY="1")
+
+
+@pytest.mark.parametrize(
+    ("variables", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "180000000"}, 180.0),
+        ({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": str(os.getpid())}, 1.5),
+        ({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_how_long_we_may_be_silent(variables: dict[str, str], seconds: float | None) -> None:
+    assert watchdog_seconds(variables) == seconds
 
 
 def test_the_keeper_says_when_it_answers(tmp_path: Path) -> None:
