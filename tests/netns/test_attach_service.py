@@ -260,7 +260,7 @@ def _work_and_die(step: int, host: Host, work: Callable[[], object]) -> NoReturn
         NetlinkSocket.send = counted(NetlinkSocket.send)  # type: ignore[method-assign]
         for name in ("transact", "list", "get"):
             setattr(EmbeddedClient, name, counted_later(getattr(EmbeddedClient, name)))
-        for name in ("replace", "unlink"):
+        for name in ("write", "fsync", "unlink"):
             setattr(os, name, counted(getattr(os, name)))
         work()
         host.namespaces.close()

@@ -6,6 +6,7 @@ Each may be repeated. On the datastore they are three round trips where nothing 
 is there yet: one read, one transaction for the addresses, one for the endpoint.
 """
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -105,11 +106,33 @@ class Addition:
             before: what the journal says of it: completed, not made anew.
         """
         there = await self._look(request, endpoint)
-        entry = await self._begin(request, endpoint, before, there)
+        entry = self._begin(request, endpoint, before, there)
+        # On disk before the endpoint is stored; what is made until then leaves no trace.
+        synced = asyncio.ensure_future(in_thread(self._journal.sync, entry.key))
         steps.done("journal")
+        try:
+            entry, mac = await self._make(request, entry, there, steps)
+        finally:
+            await asyncio.wait({synced})
+        synced.result()
+        revision = 0
+        if not request.held:
+            endpoint = with_network(endpoint, entry.addresses, mac, request.nats)
+            revision = await self._store(endpoint, there)
+            steps.done("endpoint")
+            await self._wait_programmed(revision, request.timeout_seconds)
+            steps.done("enforced")
+        entry = replace(entry, phase="attached", mac=mac, revision=revision, keep_addresses=False)
+        self._journal.note(entry)
+        steps.done("recorded")
+        return replace(attached(entry), timings=steps.seconds)
+
+    async def _make(
+        self, request: Add, entry: Entry, there: _Before, steps: Steps
+    ) -> tuple[Entry, str]:
+        """Addresses and link; returns the entry with the first, and the MAC inside."""
         addresses = await self._assign(request, there)
         self._check_unused(request.key, addresses)
-        entry = replace(entry, addresses=tuple(map(str, addresses)))
         steps.done("addresses")
         wanted = Wanted(
             request.netns,
@@ -125,17 +148,7 @@ class Addition:
         )
         mac = await in_thread(self._plumbing.connect, wanted)
         steps.done("link")
-        revision = 0
-        if not request.held:
-            endpoint = with_network(endpoint, entry.addresses, mac, request.nats)
-            revision = await self._store(endpoint, there)
-            steps.done("endpoint")
-            await self._wait_programmed(revision, request.timeout_seconds)
-            steps.done("enforced")
-        entry = replace(entry, phase="attached", mac=mac, revision=revision, keep_addresses=False)
-        self._journal.note(entry)
-        steps.done("recorded")
-        return replace(attached(entry), timings=steps.seconds)
+        return replace(entry, addresses=tuple(map(str, addresses))), mac
 
     async def check_ready(self) -> None:
         """
@@ -161,7 +174,7 @@ class Addition:
         held = stored(handle_key, Handle, handle) if request.ipam else None
         return _Before(held, present is not None)
 
-    async def _begin(
+    def _begin(
         self, request: Add, endpoint: WorkloadEndpoint, before: Entry | None, there: _Before
     ) -> Entry:
         """Write down what is about to be made, unless all of it was made before."""
@@ -182,7 +195,7 @@ class Addition:
             device=request.device,
         )
         if before is None:
-            await in_thread(self._journal.begin, entry)
+            self._journal.note(entry)
             return entry
         for field in ("handle_id", "interface"):
             was, now = getattr(before, field), getattr(entry, field)
@@ -191,7 +204,7 @@ class Addition:
                     f"{request.key} is attached with {field} {was!r}, not {now!r}; remove it first"
                 )
         if before.phase != "attached":
-            await in_thread(self._journal.begin, entry)
+            self._journal.note(entry)
         return entry
 
     async def _assign(self, request: Add, there: _Before) -> list[Network]:

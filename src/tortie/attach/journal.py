@@ -7,13 +7,15 @@ that can be read counts. After a crash every half-made thing has a file that nam
     attached  all is in place
     removing  finish it; also while the datastore is away
 
-Only the first line is synced to disk. The process may die at any time and lose nothing, since
-what is written is the kernel's then. When the whole host stops, later lines may be lost, and
-with them went every link: an *attached* that reads as *adding* is undone, rightly. A *removing*
-whose rest has to wait for the datastore is synced before anybody is told so.
+The process may die at any time and lose nothing, since what is written is the kernel's then. The
+host may stop: so *adding* is synced before the endpoint is stored, meanwhile addresses and link
+are made. Without a record, and without an endpoint, the addresses are leaks that are found. Later
+lines may be lost, and with them went every link: an *attached* that reads as *adding* is undone,
+rightly. A *removing* is synced before anybody is told that the rest will follow.
 """
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -75,20 +77,8 @@ class Journal:
     def get(self, key: WorkloadKey) -> Entry | None:
         return self._entries.get(key)
 
-    def begin(self, entry: Entry) -> None:
-        """Start the workload's file anew with this; on disk when it returns. Blocks for that.
-
-        Raises:
-            Unavailable: the disk is full or broken; what was there before still is.
-        """
-        try:
-            self._replace(self._path(entry.key), _line(entry))
-        except OSError as error:
-            raise self._failed(error) from error
-        self._entries[entry.key] = entry
-
     def note(self, entry: Entry) -> None:
-        """Add the workload's next phase; outlives this process, and perhaps the host.
+        """Write down the workload's next phase; outlives this process, and perhaps the host.
 
         Raises:
             Unavailable: the disk is full or broken; what was there before still counts.
@@ -96,20 +86,26 @@ class Journal:
         if self._entries.get(entry.key) == entry:
             return
         try:
-            self._append(self._path(entry.key), _line(entry))
+            self._append(self._path(entry.key), msgspec.json.encode(entry) + b"\n")
         except OSError as error:
             raise self._failed(error) from error
         self._entries[entry.key] = entry
 
     def sync(self, key: WorkloadKey) -> None:
-        """What was noted outlives the host, if the disk can; blocks."""
-        with contextlib.suppress(OSError):
-            handle = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-            self._sync_directory()
+        """What was noted outlives the host; blocks.
+
+        Raises:
+            Unavailable: the disk is broken, or nothing was noted.
+        """
+        try:
+            for path, kind in ((self._path(key), 0), (self._directory, os.O_DIRECTORY)):
+                handle = os.open(path, os.O_RDONLY | kind | os.O_CLOEXEC)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+        except OSError as error:
+            raise self._failed(error) from error
 
     def forget(self, key: WorkloadKey) -> None:
         """The workload is gone, and nothing is left of it.
@@ -120,33 +116,29 @@ class Journal:
             os.unlink(self._path(key))
         self._entries.pop(key, None)
 
-    def _replace(self, path: Path, content: bytes) -> None:
-        temporary = path.with_suffix(".new")
-        with open(temporary, "wb", opener=_private) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        self._sync_directory()
-
     def _append(self, path: Path, content: bytes) -> None:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             before = os.fstat(handle).st_size
-            written = os.write(handle, content)
-            if written < len(content):  # the disk is full; half a line would spoil the next
-                os.ftruncate(handle, before)
-                raise OSError("no space left for a whole line")
+            if os.write(handle, content) < len(content):
+                os.ftruncate(handle, before)  # half a line would spoil the next
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            if not before:
+                os.unlink(path)
+            raise
         finally:
             os.close(handle)
 
     def _read_all(self) -> dict[WorkloadKey, Entry]:
         found: dict[WorkloadKey, Entry] = {}
-        for unfinished in self._directory.glob("*.new"):
-            unfinished.unlink()
         for path in sorted(self._directory.glob("*.json")):
             try:
-                entry = _newest(path.read_bytes())
+                content = path.read_bytes()
+                if b"\n" not in content and not _is_whole(content):
+                    path.unlink()  # the host stopped before the first line was there
+                    continue
+                entry = _newest(content)
             except (OSError, msgspec.DecodeError) as error:
                 log.error("attach journal: %s is left alone: %s", path, error)
                 continue
@@ -158,19 +150,16 @@ class Journal:
         name = hashlib.sha256(msgspec.json.encode(key)).hexdigest()[:32]
         return self._directory / f"{name}.json"
 
-    def _sync_directory(self) -> None:
-        handle = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
     def _failed(self, error: OSError) -> Unavailable:
         return Unavailable(f"the attach journal in {self._directory}: {error}")
 
 
-def _line(entry: Entry) -> bytes:
-    return msgspec.json.encode(entry) + b"\n"
+def _is_whole(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line, type=Entry)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def _newest(content: bytes) -> Entry:
@@ -179,12 +168,8 @@ def _newest(content: bytes) -> Entry:
     Raises:
         msgspec.DecodeError: none is.
     """
-    lines = content.splitlines() or [b""]
+    lines = content.splitlines()
     for line in reversed(lines[1:]):
-        with contextlib.suppress(msgspec.DecodeError):
+        if _is_whole(line):
             return msgspec.json.decode(line, type=Entry)
     return msgspec.json.decode(lines[0], type=Entry)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)

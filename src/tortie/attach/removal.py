@@ -8,6 +8,7 @@ away) stays in the journal as *removing* and is finished by `replay`.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -72,9 +73,12 @@ class Removal:
                 takes 20 ms to look through a large table), freeing the addresses and deleting
                 the link (another 22) are nothing to wait for when a container ends.
         """
-        revision = await self._delete_endpoint(entry)
-        if answered is not None:
-            await in_thread(self._journal.sync, entry.key)
+        if answered is None:
+            revision = await self._delete_endpoint(entry)
+        else:
+            revision, _ = await asyncio.gather(
+                self._delete_endpoint(entry), in_thread(self._journal.sync, entry.key)
+            )
             answered.set_result(Removed(found=True))
         if revision:
             await self._wait_programmed(revision, UNDO_SECONDS)
@@ -104,7 +108,8 @@ class Removal:
         """
         log.warning("%s: taking it out goes on later: %s", entry.key, error or "it takes long")
         self._pending.set()
-        await in_thread(self._journal.sync, entry.key)
+        with contextlib.suppress(Unavailable):  # no record is worse than one that may be lost
+            await in_thread(self._journal.sync, entry.key)
         await self._disconnect(entry)
 
     async def undo(self, key: WorkloadKey) -> None:

@@ -90,19 +90,10 @@ class CountedJournal(Journal):
         self._steps = steps
         self.full = False
 
-    def begin(self, entry: Entry) -> None:
-        self._steps.take("before", "journal")
-        super().begin(entry)
-        self._steps.take("after", "journal")
-
     def note(self, entry: Entry) -> None:
         self._steps.take("before", "journal")
         super().note(entry)
         self._steps.take("after", "journal")
-
-    def _replace(self, path: Path, content: bytes) -> None:
-        self._refuse_if_full()
-        super()._replace(path, content)
 
     def _append(self, path: Path, content: bytes) -> None:
         self._refuse_if_full()
