@@ -5,6 +5,7 @@
     tortie-agent   the agent, by way of `tortie node run`
     tortie-bird    BIRD; started by tortie-bird.path when the agent has written its configuration
     tortie-docker  networks for Docker; started with Docker, where there is one
+    tortie-kube-controllers  where Kubernetes' API is to be followed: where its kubeconfig is
 
 A further daemon of a host is one more row: its name, its text, the
 target that starts it at boot, and whether an upgrade restarts it.
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 ENVIRONMENT_FILE = "/etc/calico/calico.env"
 RUN_DIRECTORY = "/run/tortie"
+KUBE_CONTROLLERS_CONFIG = "/etc/calico/kube-controllers.kubeconfig"
 
 
 class Program(NamedTuple):
@@ -231,6 +233,37 @@ PrivateDevices=yes
 """
 
 
+def _kube_controllers(program: Program) -> str:
+    return f"""\
+[Unit]
+Description=Tortie: the datastore kept in step with the Kubernetes API
+{_mounts(program)}
+# Made by `tortie kube kubeconfig controllers`; hosts without it have nothing to do here. Where
+# several have it, one works and the others stand by.
+ConditionPathExists={KUBE_CONTROLLERS_CONFIG}
+Wants=network-online.target
+After=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+# Calico's names: ETCD_ENDPOINTS, ENABLED_CONTROLLERS, ...
+Environment=KUBECONFIG={KUBE_CONTROLLERS_CONFIG}
+EnvironmentFile=-{ENVIRONMENT_FILE}
+ExecStart={program.tortie} kube controllers
+Restart=always
+RestartSec=5s
+# A core dump would hold keys and tokens.
+LimitCORE=0
+# It speaks HTTP and gRPC, and touches nothing of this host.
+CapabilityBoundingSet=
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictNamespaces=yes
+PrivateDevices=yes
+ProtectKernelTunables=yes
+{_sandbox(program)}
+"""
+
+
 UNITS = (
     Unit("tortie-keeper.service", _keeper),
     Unit("tortie-close.service", _close, wanted_by="sysinit.target"),
@@ -238,6 +271,12 @@ UNITS = (
     Unit("tortie-bird.service", _bird),
     Unit("tortie-bird.path", _bird_path, wanted_by="multi-user.target"),
     Unit("tortie-docker.service", _docker, wanted_by="docker.service", restarts=True),
+    Unit(
+        "tortie-kube-controllers.service",
+        _kube_controllers,
+        wanted_by="multi-user.target",
+        restarts=True,
+    ),
 )
 """In the order in which they are started."""
 
