@@ -36,7 +36,7 @@ from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
 from tortie.lib.ip import Network, parse_address, parse_network
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Metadata
-from tortie.model.node import IPPool, IPPoolSpec, Node, NodeBGP, NodeSpec
+from tortie.model.node import IPPool, IPPoolSpec, Node, NodeBGP, NodeSpec, OrchRef
 
 DEFAULT_POOLS = {4: "default-ipv4-ippool", 6: "default-ipv6-ippool"}
 DEFAULT_POOL_CIDRS = ("192.168.0.0/16", "172.16.0.0/16", "10.244.0.0/16")
@@ -151,11 +151,20 @@ async def _write_node(resources: Resources, startup: Startup) -> NodeBGP:
         as_number=startup.as_number or before.as_number,
     )
     # Without an address there is nothing for BGP to say: an empty `bgp` is invalid.
-    if bgp not in (node.spec.bgp, NodeBGP()) or not node.metadata.uid:
-        bgp_or_none = bgp if bgp != NodeBGP() else None
-        spec = msgspec.structs.replace(node.spec, bgp=bgp_or_none)
+    bgp_or_none = node.spec.bgp if bgp == NodeBGP() else bgp
+    references = _references(node.spec.orch_refs, startup.kubernetes_node)
+    spec = msgspec.structs.replace(node.spec, bgp=bgp_or_none, orch_refs=references)
+    if spec != node.spec or not node.metadata.uid:
         await resources.apply(msgspec.structs.replace(node, spec=spec))
     return bgp
+
+
+def _references(known: tuple[OrchRef, ...], kubernetes_node: str) -> tuple[OrchRef, ...]:
+    """With Kubernetes' name for this host, if that was said."""
+    if not kubernetes_node:
+        return known
+    others = [reference for reference in known if reference.orchestrator != "k8s"]
+    return (*others, OrchRef(node_name=kubernetes_node, orchestrator="k8s"))
 
 
 async def _write_pools(resources: Resources, pools: Mapping[int, IPPoolSpec | None]) -> None:

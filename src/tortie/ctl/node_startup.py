@@ -33,6 +33,8 @@ class Startup(NamedTuple):
     addresses: Mapping[int, Address]
     """By family."""
     as_number: int | None
+    kubernetes_node: str
+    """What Kubernetes calls this host; empty: it has not been said."""
     makes_pools: bool
     pools: Mapping[int, IPPoolSpec | None]
     """By family, CIDR empty for one of the defaults; None: no pool of that family."""
@@ -70,6 +72,7 @@ def read(given: Given, environment: Mapping[str, str], hostname: str) -> Startup
         as_number=_as_number("--as", number)
         if number
         else _as_number("AS", env.text("AS", "CALICO_AS")),
+        kubernetes_node=env.text("CALICO_K8S_NODE_REF"),
         makes_pools=not (
             given.has("no-default-ippools")
             or env.flag(False, "NO_DEFAULT_POOLS", "CALICO_NO_DEFAULT_POOLS")

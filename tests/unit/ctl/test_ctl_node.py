@@ -155,6 +155,18 @@ def test_node_run_again_writes_nothing(tortie: Shell, started: Started) -> None:
     assert tortie("get", "node", "n7", "-o", "yaml").out == before
 
 
+def test_a_node_is_told_what_kubernetes_calls_it(
+    tortie: Shell, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tortie("node", "run", "--name=n7", "--ip=192.0.2.7/24")
+    for name in ("worker-7", "worker-8", "worker-8"):
+        monkeypatch.setenv("CALICO_K8S_NODE_REF", name)
+        tortie("node", "run", "--name=n7")
+        after = tortie("get", "node", "n7", "-o", "yaml").out
+        assert f"orchRefs:\n  - nodeName: {name}\n    orchestrator: k8s\n" in after
+    assert "worker-7" not in after
+
+
 def test_node_run_by_the_environment(
     tortie: Shell, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
