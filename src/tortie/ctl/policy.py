@@ -17,13 +17,14 @@ from tortie.ctl.command import (
 )
 from tortie.ctl.kinds import kind_named
 from tortie.datastore.resources import Resources, key_of
-from tortie.explain import oracle, why
+from tortie.explain import oracle, trace, why
 from tortie.explain.impact import Change, impact
 from tortie.explain.mismatch import PROTOCOL_NAMES, protocol_name, short_name
 from tortie.explain.oracle import Packet, State, Way
 from tortie.explain.packet_space import AddressClass, merged_texts
 from tortie.explain.staged import enforce_staged
-from tortie.explain.why import Explanation, Half, TierVerdict
+from tortie.explain.trace import Half, TierVerdict
+from tortie.explain.why import Explanation
 from tortie.lib.errors import InvalidInput, NotFound, TortieError
 from tortie.lib.ip import Network
 from tortie.lib.table import aligned
@@ -194,9 +195,9 @@ def _half_lines(half: Half) -> Iterator[str]:
 
 
 def _tier_lines(tier: TierVerdict) -> list[str]:
-    if tier.name == why.FAILSAFE:
+    if tier.name == trace.FAILSAFE:
         return ["    failsafe port: Allow"]
-    if tier.name == why.ENDPOINT_TO_HOST:
+    if tier.name == trace.ENDPOINT_TO_HOST:
         return [f"    from a workload to its own host (defaultEndpointToHostAction): {tier.action}"]
     title = f"tier {tier.name}" if tier.name else "profiles"
     lines = []
@@ -333,7 +334,7 @@ def _all_tiers(
 ) -> Iterator[tuple[str, str, list[tuple[ResourceKey, oracle.Policy]]]]:
     """Of a host endpoint also those that are asked in other places."""
     if key.kind == "HostEndpoint":
-        for place in (*why.places_of(state, key, way)[:-1], why.FORWARD):
+        for place in (*trace.places_of(state, key, way)[:-1], trace.FORWARD):
             for tier, default, policies in oracle.tiers_of(state, key, way, place):
                 yield f"{tier} ({place})", default, policies
     yield from oracle.tiers_of(state, key, way)

@@ -111,7 +111,7 @@ def host_endpoint_of(state: State, host: str, interface: Interface) -> ResourceK
         if name == _EVERY_INTERFACE:
             every.append(key)
         elif not interface.workload and (
-            name == interface.name
+            (name and name == interface.name)
             or (not name and any(parse_network(text) in interface.addresses for text in addresses))
         ):
             fitting.append(key)

@@ -221,6 +221,19 @@ def test_workloads_and_their_own_host(shop: Shell) -> None:
     assert shop("policy", "why", "web", "192.0.2.1", "tcp/443").code == 0
 
 
+def test_all_interfaces_host_endpoint_is_asked_about_workloads_too(shop: Shell) -> None:
+    passing = (
+        HEAD + "kind: GlobalNetworkPolicy\nmetadata: {name: passing}\n"
+        "spec: {selector: role == 'host', applyOnForward: true, types: [Ingress], "
+        "ingress: [{action: Deny, destination: {nets: [203.0.113.0/24]}}, {action: Allow}]}\n"
+    )
+    apply(shop, *HOST, HOST[1].replace("h2", "h1"), passing)
+    denied = shop("policy", "why", "web", "203.0.113.9", "tcp/443")
+    assert (denied.code, "ingress h1-all" in denied.out) == (1, True)
+    assert "tier default (forward): GlobalNetworkPolicy(passing)" in denied.out
+    assert shop("policy", "why", "web", "198.51.100.9", "tcp/443").code == 0
+
+
 def test_what_cannot_be_enforced_is_told_when_applied_and_asked_for(shop: Shell) -> None:
     rule = "{action: Allow, http: {methods: [GET]}}"
     text = "rule 1: HTTP cannot be matched here, so the rule matches nothing"
