@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tortie.datastore.embedded import EmbeddedClient
 from tortie.ipam.allocator import Allocator
 from tortie.kernel import netns as kernel_netns
 from tortie.kernel.rtnl.connection import Rtnl
+from tortie.kernel.rtnl.rule import Rule
 from tortie.lib.errors import Unavailable
 from tortie.model.keys import ResourceKey
 from tortie.model.names import interface_name
@@ -223,6 +225,48 @@ def test_two_interfaces_of_one_container(host: Host, containers: Containers) -> 
     host.ok("CHECK", network(), CID, path)
     host.ok("DEL", network(), CID, path)
     assert host.left_overs() == []
+
+
+def test_answers_of_a_second_interface_leave_by_it(host: Host, containers: Containers) -> None:
+    """Whatever has the default routes; in both families; rules of former addresses are gone."""
+    path = containers.new()
+    ipam = {"type": "tortie-ipam", "assign_ipv4": "true", "assign_ipv6": "true"}
+    host.ok("ADD", network(ipam=ipam), CID, path)
+    config = {**network(ipam=ipam), "name": "net2", "include_default_routes": False}
+    second = host.ok("ADD", config, CID, path, "eth1")
+    own = [found["address"].partition("/")[0] for found in second["ips"]]
+
+    def leaves_by(source: str) -> str:
+        target = "fd99::1" if ":" in source else "192.0.2.1"
+        said = subprocess.run(
+            ["ip", "-o", "route", "get", target, "from", source],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return said.stdout.partition(" dev ")[2].split()[0]
+
+    assert {kernel_netns.run_in(path, partial(leaves_by, source)) for source in own} == {"eth1"}
+    host.ok("CHECK", config, CID, path, "eth1")
+
+    def lose_a_rule() -> None:
+        subprocess.run(["ip", "rule", "del", "from", own[0], "table", "1001"], check=True)
+
+    kernel_netns.run_in(path, lose_a_rule)
+    refused = host.refused("CHECK", config, CID, path, "eth1")
+    assert (refused["code"], f"rule for packets from {own[0]}" in refused["msg"]) == (103, True)
+    host.ok("DEL", config, CID, path, "eth1")
+    assert host.left_overs() != []
+    again = host.ok("ADD", config, CID, path, "eth1")
+    now = [found["address"].partition("/")[0] for found in again["ips"]]
+    assert not set(now) & set(own)
+    rules = kernel_netns.run_in(path, lambda: [rule.source for rule in _rules()])
+    assert sorted(str(source) for source in rules if source) == sorted(
+        f"{address}/{128 if ':' in address else 32}" for address in now
+    )
+
+
+def _rules() -> list[Rule]:
+    with Rtnl.open() as rtnl:
+        return rtnl.rules()
 
 
 # Again, and in the wrong order.

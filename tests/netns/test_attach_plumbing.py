@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tortie.attach import namespaces
+from tortie.attach.inside import HOST_MAC
 from tortie.attach.namespaces import Namespaces
-from tortie.attach.plumbing import HOST_MAC, Veths, Wanted
+from tortie.attach.plumbing import Veths, Wanted
 from tortie.kernel import netns as kernel_netns
 from tortie.kernel import sysctl
 from tortie.kernel.rtnl.connection import Rtnl

@@ -24,31 +24,21 @@ agent's business, driven by the endpoint resource.
 import contextlib
 import os
 import threading
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from tortie.attach.inside import GATEWAY_4, GATEWAY_6, HOST_MAC, configure, find, route
+from tortie.attach.inside import problems as problems_inside
 from tortie.attach.namespaces import Namespaces, Setting
 from tortie.attach.requests import Device
 from tortie.kernel import netns, sysctl
 from tortie.kernel.rtnl.address import SCOPE_LINK as ADDRESS_SCOPE_LINK
-from tortie.kernel.rtnl.address import SCOPE_UNIVERSE, Address
+from tortie.kernel.rtnl.address import Address
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer, mac_text, parse_mac
-from tortie.kernel.rtnl.neighbour import Neighbour
-from tortie.kernel.rtnl.route import SCOPE_LINK, Route
 from tortie.kernel.rtnl.tap import create_tap
 from tortie.lib.errors import AlreadyExists, InvalidInput, KernelBusy, NotFound
-from tortie.lib.ip import Network, parse_address, parse_network
+from tortie.lib.ip import Network
 
-HOST_MAC = parse_mac("ee:ee:ee:ee:ee:ee")
-"""Of every host end, on every host: a workload may move without asking anew."""
-
-GATEWAY_4 = parse_address("169.254.1.1")
-GATEWAY_6 = parse_address("fe80::ecee:eeff:feee:eeee")
-"""The link-local address that belongs to `HOST_MAC` (RFC 4291, appendix A)."""
-
-_GATEWAYS = {4: GATEWAY_4, 6: GATEWAY_6}
-_DEFAULT = {4: parse_network("0.0.0.0/0"), 6: parse_network("::/0")}
 _INSIDE_SETTINGS = (
     ("disable_ipv6", "0"),
     ("accept_ra", "0"),
@@ -56,7 +46,6 @@ _INSIDE_SETTINGS = (
     ("accept_redirects", "0"),
 )
 """IPv6; before the link is up."""
-_IPV6_DEFAULT_METRIC = 1024
 _FORWARDING = (Setting("all", 4, "forwarding", "1"), Setting("all", 6, "forwarding", "1"))
 
 
@@ -132,21 +121,21 @@ class Veths:
                 self._namespaces.enter(namespace, settings).close()
             near, far = host.link(wanted.interface), inside.link(wanted.inside)
             self._prepare_host_end(host, near)
-            _configure_inside(inside, far, wanted.addresses)
+            configure(inside, far, wanted.addresses)
             host.change_link(near.index, LinkChange(up=True))
-            _route_inside(inside, far, wanted)
+            route(inside, far, wanted.addresses, wanted.default_routes)
             return mac_text(far.mac)
 
     def disconnect(self, interface: str) -> bool:
         with Rtnl.open() as host:
-            link = _find(host, interface)
+            link = find(host, interface)
             if link is None:
                 return False
             self._doomed.add(link.index)
             # The kernel waits 22 ms for a deletion, however many links are in
             # it: whoever comes first takes along those that queued meanwhile.
             with self._deleting:
-                there = _find(host, interface)
+                there = find(host, interface)
                 if there is not None and there.index == link.index:
                     together = set(self._doomed)
                     self._doomed -= together
@@ -156,7 +145,7 @@ class Veths:
     def problems(self, wanted: Wanted) -> list[str]:
         if wanted.device != "veth":
             with Rtnl.open() as host:
-                link = _find(host, wanted.interface)
+                link = find(host, wanted.interface)
             missing = f"the host has no interface {wanted.interface}"
             return ([] if link.up else [f"{wanted.interface} is down"]) if link else [missing]
         try:
@@ -172,7 +161,7 @@ class Veths:
     def _connect_machine(self, wanted: Wanted) -> str:
         """The host's end alone: inside is a VM's business."""
         with Rtnl.open() as host:
-            link = _find(host, wanted.interface)
+            link = find(host, wanted.interface)
             if link is None and wanted.device == "existing":
                 raise NotFound(f"the host has no interface {wanted.interface}")
             if link is None and wanted.device == "pair":
@@ -211,7 +200,7 @@ class Veths:
 
 def _loose_pair(host: Rtnl, wanted: Wanted) -> Link:
     """Both ends here, down. Whoever configures the inside takes the far end by its name."""
-    stale = _find(host, wanted.inside)
+    stale = find(host, wanted.inside)
     if stale is not None:
         raise AlreadyExists(f"the host has another interface {wanted.inside!r}; remove it")
     mac, mtu = parse_mac(wanted.mac) if wanted.mac else None, wanted.mtu or None
@@ -224,13 +213,6 @@ def _answer_for(host: Rtnl, link: Link, gateway: Network) -> None:
         interface=link.index, address=gateway, length=gateway.bits, scope=ADDRESS_SCOPE_LINK
     )
     host.add_address(address)
-
-
-def _find(rtnl: Rtnl, name: str) -> Link | None:
-    try:
-        return rtnl.link(name)
-    except NotFound:
-        return None
 
 
 def _settings(wanted: Wanted) -> list[Setting]:
@@ -252,7 +234,7 @@ def _make_pair(host: Rtnl, namespace: int, wanted: Wanted) -> bool:
 
 def _find_or_replace_pair(host: Rtnl, namespace: int, inside: Rtnl, wanted: Wanted) -> None:
     """What is there is completed; a host end whose workload is gone is replaced."""
-    near, far = _find(host, wanted.interface), _find(inside, wanted.inside)
+    near, far = find(host, wanted.interface), find(inside, wanted.inside)
     if near and far and _is_pair(near, far):
         return
     if far is not None:
@@ -270,64 +252,8 @@ def _is_pair(near: Link, far: Link) -> bool:
     return near.kind == far.kind == "veth" and near.peer == far.index and far.peer == near.index
 
 
-def _configure_inside(inside: Rtnl, far: Link, addresses: Sequence[Network]) -> None:
-    present = {found.address: found for found in inside.addresses(interface=far.index)}
-    for address in addresses:
-        if address not in present:
-            inside.add_address(_address(far, address))
-    for address, found in present.items():
-        if address not in addresses and found.scope == SCOPE_UNIVERSE:
-            inside.delete_address(found)
-    loopback = _find(inside, "lo")
-    if loopback is not None and not loopback.up:
-        inside.change_link(loopback.index, LinkChange(up=True))
-    if not far.up:
-        inside.change_link(far.index, LinkChange(up=True))
-
-
-def _address(far: Link, address: Network) -> Address:
-    return Address(interface=far.index, address=address, length=address.bits)
-
-
-def _route_inside(inside: Rtnl, far: Link, wanted: Wanted) -> None:
-    """Permanent neighbours and routes; only a link that is up keeps them."""
-    families = sorted({address.family for address in wanted.addresses})
-    outcomes = inside.replace_neighbours([_gateway_neighbour(far, f) for f in families])
-    # One at a time: a gateway must be reachable before a route may name it.
-    for family in families:
-        for route in _routes(far, family, wanted.default_routes):
-            outcomes += inside.replace_routes([route])
-    for outcome in outcomes:
-        if outcome is not None:
-            raise outcome
-
-
-def _gateway_neighbour(far: Link, family: int) -> Neighbour:
-    return Neighbour(interface=far.index, address=_GATEWAYS[family], mac=HOST_MAC)
-
-
-def _routes(far: Link, family: int, default_routes: bool) -> list[Route]:
-    metric = _metric(far.name, family)
-    default = Route(
-        destination=_DEFAULT[family],
-        interface=far.index,
-        gateway=_GATEWAYS[family],
-        metric=metric,
-    )
-    if family == 6:  # a link-local gateway needs no route of its own
-        return [default] if default_routes else []
-    link = Route(destination=GATEWAY_4, interface=far.index, scope=SCOPE_LINK, metric=metric)
-    return [link, default] if default_routes else [link]
-
-
-def _metric(name: str, family: int) -> int:
-    """eth0 before eth1: without one, the second interface's routes would replace the first's."""
-    number = min(int(name[len(name.rstrip("0123456789")) :] or 0), 1000)
-    return number + _IPV6_DEFAULT_METRIC if number and family == 6 else number
-
-
 def _problems(host: Rtnl, inside: Rtnl, wanted: Wanted) -> "list[str]":
-    near, far = _find(host, wanted.interface), _find(inside, wanted.inside)
+    near, far = find(host, wanted.interface), find(inside, wanted.inside)
     if near is None:
         return [f"the host has no interface {wanted.interface}"]
     if far is None:
@@ -338,18 +264,4 @@ def _problems(host: Rtnl, inside: Rtnl, wanted: Wanted) -> "list[str]":
     for name, link in ((wanted.interface, near), (wanted.inside, far)):
         if not link.up:
             found.append(f"{name} is down")
-    present = {address.address for address in inside.addresses(interface=far.index)}
-    for address in wanted.addresses:
-        if address not in present:
-            found.append(f"{wanted.inside} lacks address {address.address_text}")
-    for family in sorted({address.family for address in wanted.addresses}):
-        routes = {r.key: r for r in inside.routes(family, interface=far.index)}
-        for route in _routes(far, family, wanted.default_routes):
-            there = routes.get(route.key)
-            if there is None or there.gateway != route.gateway:
-                found.append(f"{wanted.inside} lacks the route {route}")
-        keys = {n.address: n.mac for n in inside.neighbours(family, interface=far.index)}
-        if keys.get(_GATEWAYS[family]) != HOST_MAC:
-            gateway = _GATEWAYS[family].address_text
-            found.append(f"{wanted.inside} lacks the permanent neighbour {gateway}")
-    return found
+    return found + problems_inside(inside, far, wanted.addresses, wanted.default_routes)

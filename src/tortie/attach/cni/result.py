@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from tortie.attach.plumbing import GATEWAY_4, GATEWAY_6, HOST_MAC
+from tortie.attach.inside import GATEWAY_4, GATEWAY_6, HOST_MAC
 from tortie.attach.requests import Attached
 from tortie.kernel.rtnl.link import mac_text
 from tortie.lib.errors import InvalidInput
