@@ -15,6 +15,7 @@ from benchmarks import (
     idle,
     kube,
     memory,
+    paths,
     startup,
     traffic,
 )
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "idle": idle.run,
     "kube": kube.run,
     "memory": memory.run,
+    "paths": paths.run,
     "startup": startup.run,
     "traffic": traffic.run,
 }

@@ -100,6 +100,21 @@ def kernel_checks(config: Path | None) -> Iterator[Check]:
         ("/proc/self/ns/net", "namespaces of processes"),
     ):
         yield Check(meaning, os.path.exists(path), f"{path} is not there")
+    yield from probes()
+
+
+def probes() -> Iterator[Check]:
+    """What the kernel takes when it is tried; a configuration may promise more."""
+    from tortie.kernel.nft import probe
+
+    try:
+        refused = probe.missing()
+    except TortieError as error:
+        for name in probe.PROBES:
+            yield Check(name, None, f"{error}: only root can try")
+        return
+    for name in probe.PROBES:
+        yield Check(name, name not in refused, refused.get(name, ""))
 
 
 def firewalls() -> Iterator[Check]:
