@@ -15,8 +15,9 @@ from tortie.kernel import conntrack, nflog
 
 log = logging.getLogger(__name__)
 
-ENDED_PAUSE_SECONDS = 0.25
-"""Between reading of connections that have ended, so that a storm of them is read in bulk."""
+ENDED_PAUSE_SECONDS = 1.5 * nflog.QUEUE_SECONDS
+"""Before connections that have ended are read: a storm of them is read in bulk, and behind the
+logged packets that began them."""
 
 Change = tuple[FlowKey, Counts]
 Follower = Callable[[list[Change]], None]
@@ -111,14 +112,17 @@ class FlowLog:
         self._tell([self.table.see(one) for one in seen if one is not None])
 
     def _on_ended(self, ended: conntrack.Ended) -> None:
-        self._account(ended.read(), ended=True)
+        # Not at once: the packet that began the connection may still be on its way here.
         loop = asyncio.get_running_loop()
         loop.remove_reader(ended.fileno())
-        loop.call_later(ENDED_PAUSE_SECONDS, self._listen_again, ended)
+        loop.call_later(ENDED_PAUSE_SECONDS, self._read_ended, ended)
 
-    def _listen_again(self, ended: conntrack.Ended) -> None:
-        if not self._stopped:
-            asyncio.get_running_loop().add_reader(ended.fileno(), self._on_ended, ended)
+    def _read_ended(self, ended: conntrack.Ended) -> None:
+        if self._stopped:
+            return
+        self._on_logged()
+        self._account(ended.read(), ended=True)
+        asyncio.get_running_loop().add_reader(ended.fileno(), self._on_ended, ended)
 
     def _account(self, flows: Iterable[conntrack.Flow], *, ended: bool) -> None:
         changes: list[Change] = []

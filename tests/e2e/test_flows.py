@@ -1,0 +1,298 @@
+"""What `tortie flows` and the metrics tell of real packets in a running lab."""
+
+import json
+import select
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.e2e.live import PATIENCE_SECONDS, LiveLab
+
+from tortie.lab.probe import Port, Probe, parse_port, run
+
+POLICIES = """
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: guard, namespace: red}
+spec:
+  selector: role == 'a'
+  types: [Ingress]
+  ingress:
+    - action: Allow
+      protocol: TCP
+      source: {selector: env == 'dev'}
+      destination: {ports: [80]}
+    - action: Deny
+      protocol: TCP
+      destination: {ports: [80]}
+    - action: Deny
+      source: {selector: role == 'b', namespaceSelector: all()}
+      protocol: UDP
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: leash}
+spec:
+  order: 10
+  selector: role == 'c'
+  types: [Egress]
+  egress:
+    - action: Deny
+      protocol: TCP
+      destination: {ports: [81]}
+    - action: Deny
+      notProtocol: TCP
+      destination: {selector: role == 'b'}
+    - action: Allow
+"""
+
+DENIED = (
+    ("blue/w2", "red/w1", "tcp:80", "ingress"),
+    ("blue/w2", "red/w1", "udp:53", "ingress"),
+    ("red/w3", "red/w1", "tcp:81", "ingress"),
+    ("red/w5", "red/w1", "icmp", "ingress"),
+    ("red/w5", "red/w3", "tcp:81", "egress"),
+    ("red/w5", "blue/w2", "icmp", "egress"),
+)
+"""Both directions, on one host and across hosts, by a rule and by the end of the tier."""
+
+
+def flows(live: LiveLab, *options: str) -> list[dict[str, Any]]:
+    lines = live.lab_ok("flows", "-o", "json", *options).splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def eventually_flows(live: LiveLab, *options: str) -> list[dict[str, Any]]:
+    """The kernel hands out what it has logged a fifth of a second later."""
+    found: list[dict[str, Any]] = []
+
+    def come() -> bool:
+        found[:] = flows(live, *options)
+        return bool(found)
+
+    live.eventually(come, f"flows {options}")
+    return found
+
+
+def said_by_why(live: LiveLab, source: str, target: str, port: str, family: int) -> dict[str, Any]:
+    """What `tortie policy why` says decides, in the words of a flow."""
+    words = [source, target, port.replace(":", "/"), "-o", "json"]
+    said = live.tortie("policy", "why", *words, *(["-6"] if family == 6 else []))
+    half = next(one for one in json.loads(said.out)["halves"] if one["verdict"] == "Deny")
+    tier = half["tiers"][-1]
+    if tier["byDefault"]:
+        return {"way": half["way"].lower(), "tier": tier["tier"], "policy": "", "rule": None}
+    policy = tier["policies"][-1]
+    return {
+        "way": half["way"].lower(),
+        "tier": tier["tier"],
+        "policy": policy["policy"],
+        "rule": policy["rules"][-1]["rule"],
+    }
+
+
+def configure(live: LiveLab, **settings: Any) -> None:
+    """Change settings, and wait until every agent runs with them."""
+    patch = json.dumps({"spec": settings})
+    before = {
+        host.name: live.agent_log(host.name).count("starting anew") for host in live.lab.hosts
+    }
+    live.ok("patch", "felixconfiguration", "default", "-p", patch)
+    for name, count in before.items():
+        live.eventually(
+            lambda name=name, count=count: (  # type: ignore[misc]
+                live.agent_log(name).count("starting anew") > count
+            ),
+            f"{name} starts anew",
+        )
+    live.settle()
+
+
+def test_a_denial_names_the_rule_that_why_names(live: LiveLab, tmp_path: Path) -> None:
+    live.apply(POLICIES, tmp_path)
+    rules = set()
+    for family in (4, 6):
+        for source, target, port, direction in DENIED:
+            assert not live.reaches(source, target, port, family)
+            wanted = said_by_why(live, source, target, port, family)
+            number = parse_port(port).number
+            options = ["--verdict", "deny", "--from", source, "--to", target, "--since", "60s"]
+            options += ["--port", str(number) if number else ("icmpv6" if family == 6 else "icmp")]
+            of_family = [one for one in eventually_flows(live, *options) if one["family"] == family]
+            assert len(of_family) == 1, (source, target, port, family, of_family)
+            (flow,) = of_family
+            decided = flow["decided"]
+            found = {
+                "way": flow["direction"],
+                "tier": decided["tier"],
+                "policy": decided["policy"],
+                "rule": decided["rule"],
+            }
+            assert found == wanted
+            assert found["way"] == direction
+            assert flow["bytes"] >= flow["packets"] * 28 > 0
+            rules.add((decided["policy"], decided["rule"]))
+    assert len(rules) == 5, "each kind of denial has its own rule, and one has none"
+
+
+def test_what_is_dropped_without_asking_policy_says_why(live: LiveLab) -> None:
+    host = live.lab.host("h1").ipv4
+    assert not run([Probe(live.path(live.lab.workload("red/w1")), host, Port("icmp"))])[0]
+    to = host.address_text
+    (flow,) = eventually_flows(live, "--from", "red/w1", "--to", to, "--since", "30s")
+    assert flow["decided"]["reason"] == "endpoint-to-host action"
+    assert (flow["decided"]["tier"], flow["decided"]["policy"]) == ("", "")
+
+
+def test_what_is_allowed_and_what_is_staged(live: LiveLab, tmp_path: Path) -> None:
+    assert flows(live, "--verdict", "allow") == [], "only denials are seen unless asked for"
+    configure(live, flowLogsLocalReporter="Enabled")
+    try:
+        staged = POLICIES.replace("kind: ", "kind: Staged").replace("role == 'a'", "all()")
+        live.apply(staged, tmp_path)
+        for family in (4, 6):
+            assert live.reaches("blue/w2", "red/w1", "tcp:80", family)
+        options = ("--verdict", "allow", "--from", "blue/w2", "--to", "red/w1", "--port", "tcp/80")
+        live.eventually(
+            lambda: (
+                [bool(one.get("answeredPackets")) for one in flows(live, *options)] == [True] * 4
+            ),
+            "both halves in both families, with what was answered",
+        )
+        for flow in flows(live, *options):
+            assert flow["decided"]["policy"] == f"Profile(kns.{_namespace(flow)})"
+            assert flow["packets"] >= 2
+            assert flow["bytes"] > flow["packets"] * 28
+            if flow["direction"] == "ingress":
+                assert flow["staged"]["verdict"] == "Deny"
+                assert flow["staged"]["policy"] == "StagedNetworkPolicy(red/guard)"
+                assert flow["staged"]["rule"] == 1
+        shown = live.lab_ok("flows", *options)
+        assert "Deny: default: StagedNetworkPolicy(red/guard) ingress[1]" in shown
+    finally:
+        configure(live, flowLogsLocalReporter="Disabled")
+
+
+def _namespace(flow: dict[str, Any]) -> str:
+    end: str = flow["source"] if flow["direction"] == "egress" else flow["destination"]
+    return end.partition("/")[0]
+
+
+def test_following_tells_each_denial_as_it_happens(live: LiveLab, tmp_path: Path) -> None:
+    live.apply(POLICIES, tmp_path)
+    words = ["lab", "flows", "--name", live.name, "-f", "-o", "json", "--verdict", "deny"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tortie", *words, "--since", "0s"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        told = told_of(live, process.stdout, "blue/w2", "red/w1", "tcp:80", 6)
+        assert (told["source"], told["destination"], told["family"]) == ("blue/w2", "red/w1", 6)
+        told = told_of(live, process.stdout, "red/w5", "red/w3", "tcp:81", 4)
+        while told["source"] != "red/w5":
+            told = json.loads(process.stdout.readline())
+        assert told["direction"] == "egress"
+        assert told["decided"]["policy"] == "GlobalNetworkPolicy(leash)"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) in (0, 130)
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def told_of(
+    live: LiveLab, lines: TextIO, source: str, target: str, port: str, family: int
+) -> dict[str, Any]:
+    """Have it denied until somebody hears of it: the follower may not listen yet."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < give_up:
+        assert not live.reaches(source, target, port, family)
+        if select.select([lines], [], [], 0.5)[0]:
+            told: dict[str, Any] = json.loads(lines.readline())
+            return told
+    pytest.fail("nothing was told")
+
+
+def scrape(live: LiveLab, host: str, path: str = "/metrics") -> str:
+    def ask() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:9091{path}", timeout=5) as answer:
+            text: bytes = answer.read()
+            return text.decode()
+
+    return live.in_host(host, ask)
+
+
+def values(text: str, name: str, **labels: str) -> Iterable[float]:
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                yield sample.value
+
+
+def test_metrics_count_what_rules_decide(live: LiveLab, tmp_path: Path) -> None:
+    live.apply(POLICIES, tmp_path)
+    configure(live, prometheusMetricsEnabled=True)
+    try:
+        guard = {"policy": "NetworkPolicy(red/guard)", "direction": "ingress", "action": "Deny"}
+
+        def denied(rule: str) -> float:
+            return sum(values(scrape(live, "h1"), "tortie_rule_packets_total", rule=rule, **guard))
+
+        before = denied("1")
+        assert not live.reaches("blue/w2", "red/w1", "tcp:80")
+        assert not live.reaches("blue/w2", "red/w1", "tcp:80", 6)
+        counted = denied("1")
+        assert counted >= before + 2
+        # The rule moves down one place: its counter goes with it, and stays through a crash.
+        first = "    - action: Allow\n      protocol: TCP\n      source: {selector: env == 'dev'}"
+        more = "    - action: Allow\n      protocol: 99\n"
+        live.apply(POLICIES.replace(first, more + first), tmp_path)
+        assert denied("2") == counted
+        live.stop_agent("h1")
+        live.start_agent("h1")
+        assert denied("2") == counted
+        text = scrape(live, "h1")
+        assert list(values(text, "felix_cluster_num_workload_endpoints")) == [5]
+        assert list(values(text, "felix_active_local_endpoints")) == [2]
+        assert list(values(text, "felix_cluster_num_hosts")) == [3]
+        assert list(values(text, "felix_cluster_num_policies")) == [2]
+        assert list(values(text, "felix_resync_state")) == [3]
+        assert list(values(text, "tortie_endpoints", state="up")) == [2]
+        assert sum(values(text, "tortie_endpoint_sent_packets_total", endpoint="red/w1")) > 0
+        live.apply(POLICIES, tmp_path)
+        text = scrape(live, "h1")
+        assert sum(values(text, "tortie_enforcement_seconds_count")) >= 1
+        assert 0 < sum(values(text, "tortie_enforcement_seconds_sum")) < 10
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            scrape(live, "h1", "/debug/pprof")
+        address = live.lab.host("h1").ipv4
+        reached = live.command_in(
+            "h1", "curl", "-sm2", f"http://{address.address_text}:9091/metrics"
+        )
+        assert reached.returncode, "on loopback only"
+    finally:
+        configure(live, prometheusMetricsEnabled=False)
+
+
+def test_no_agent_is_said_and_the_others_answer(live: LiveLab) -> None:
+    live.stop_agent("h2", signal.SIGTERM)
+    try:
+        result = live.tortie("lab", "flows", "--name", live.name)
+        assert result.code == 1
+        assert "h2: no agent answers at " in result.err
+        assert "VERDICT" in result.out
+    finally:
+        live.start_agent("h2")
