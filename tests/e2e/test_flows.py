@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -214,7 +214,7 @@ def test_following_tells_each_denial_as_it_happens(live: LiveLab, tmp_path: Path
 
 
 def told_of(
-    live: LiveLab, lines: TextIO, source: str, target: str, port: str, family: int
+    live: LiveLab, lines: IO[str], source: str, target: str, port: str, family: int
 ) -> dict[str, Any]:
     """Have it denied until somebody hears of it: the follower may not listen yet."""
     give_up = time.monotonic() + PATIENCE_SECONDS
