@@ -2,11 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TextIO
 
 import msgspec
 
+from tortie.ctl import infrastructure
 from tortie.ctl.command import (
     Parser,
     add_file_arguments,
@@ -16,6 +17,7 @@ from tortie.ctl.command import (
     with_resources,
 )
 from tortie.ctl.kinds import kind_named
+from tortie.ctl.printing import listed, structured
 from tortie.datastore.resources import Resources, key_of
 from tortie.explain import oracle, trace, why
 from tortie.explain.impact import Change, impact
@@ -28,6 +30,7 @@ from tortie.explain.why import Explanation
 from tortie.lib.errors import InvalidInput, NotFound, TortieError
 from tortie.lib.ip import Network
 from tortie.lib.table import aligned
+from tortie.model.codec import to_plain
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.keys import Key, ResourceKey
 from tortie.model.policy import unenforceable
@@ -117,7 +120,32 @@ def _parser() -> Parser:
     change.add_argument("--staged", action="store_true", help=text)
     change.add_argument("-o", "--output", choices=("table", "json"), default="table")
     change.set_defaults(run=_impact)
+    _add_infrastructure(verbs.add_parser)
     return made
+
+
+def _add_infrastructure(add_verb: Callable[..., argparse.ArgumentParser]) -> None:
+    text = "print a tier that keeps workloads from cloud metadata, management and the datastore"
+    verb = add_verb("infrastructure", help=text, description=f"{text}; for `tortie apply -f -`")
+    for flag, name, meant in (
+        ("--management", "CIDR", "where nobody but the hosts has business; repeatable"),
+        ("--datastore", "CIDR", "where etcd is: its ports are denied; repeatable"),
+        ("--except-namespace", "NS", "whose workloads are not kept from it; repeatable"),
+    ):
+        verb.add_argument(flag, action="append", default=[], metavar=name, help=meant)
+    text = "every node's own addresses count as management, too"
+    verb.add_argument("--nodes", action="store_true", help=text)
+    verb.set_defaults(run=_infrastructure)
+
+
+def _infrastructure(arguments: argparse.Namespace, state: State, out: TextIO) -> int:
+    nodes = infrastructure.node_addresses(state) if arguments.nodes else []
+    resources = infrastructure.manifest(
+        [*arguments.management, *nodes], arguments.datastore, arguments.except_namespace
+    )
+    items = [to_plain(resource) for resource in resources]
+    print(structured(listed(items), "yaml"), file=out)
+    return 0
 
 
 def parse_packet(source: Network, destination: Network, port: str, source_port: int) -> Packet:

@@ -241,3 +241,50 @@ def test_what_cannot_be_enforced_is_told_when_applied_and_asked_for(shop: Shell)
     assert text in shop("policy", "list", "--for", "db").out
     found = shop("policy", "why", "web", "db", "tcp/80")
     assert (found.code, "HTTP is matched by proxies only" in found.out) == (1, True)
+
+
+# The infrastructure tier.
+
+
+def test_the_infrastructure_tier_is_printed_to_be_applied(shop: Shell) -> None:
+    given = ["--management", "172.20.0.0/16", "--datastore", "192.0.2.7/32"]
+    printed = shop("policy", "infrastructure", *given)
+    assert printed.code == 0
+    assert shop("policy", "why", "web", "169.254.169.254", "tcp/80").code == 0, "nothing is applied"
+    apply(shop, printed.out)
+    denied = shop("policy", "why", "web", "169.254.169.254", "tcp/80")
+    assert denied.code == 1
+    assert "tier infrastructure" in denied.out
+    assert shop("policy", "why", "-6", "web", "fd00:ec2::254", "tcp/80").code == 1
+    assert shop("policy", "why", "web", "172.20.3.4", "udp/53").code == 1
+    assert shop("policy", "why", "web", "192.0.2.7", "tcp/2379").code == 1
+    assert shop("policy", "why", "web", "192.0.2.7", "tcp/443").code == 0
+    assert shop("policy", "why", "web", "198.51.100.1", "tcp/80").code == 0
+    # Whoever allows everything in a tier behind it changes nothing.
+    every = "spec: {egress: [{action: Allow}], types: [Egress]}\n"
+    apply(shop, HEAD + "kind: GlobalNetworkPolicy\nmetadata: {name: open}\n" + every)
+    assert shop("policy", "why", "web", "169.254.169.254", "tcp/80").code == 1
+    freed = shop("policy", "infrastructure", "--except-namespace", "shop")
+    apply(shop, freed.out)
+    assert shop("policy", "why", "web", "169.254.169.254", "tcp/80").code == 0
+
+
+def test_nodes_may_count_as_management(shop: Shell) -> None:
+    apply(
+        shop,
+        HEAD + "kind: Node\nmetadata: {name: n1}\nspec: {bgp: {ipv4Address: 192.0.2.1/24}, "
+        "addresses: [{address: 'fd00:2::1', type: InternalIP}]}\n",
+    )
+    assert "192.0.2.1" not in shop("policy", "infrastructure").out
+    found = shop("policy", "infrastructure", "--nodes").out
+    assert "192.0.2.1/32" in found
+    assert "fd00:2::1/128" in found
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--management", "ten"), ("--datastore", "1.2.3.4/40"), ("--except-namespace", "a'b")]
+)
+def test_an_infrastructure_that_cannot_be_is_refused(shop: Shell, wrong: tuple[str, str]) -> None:
+    outcome = shop("policy", "infrastructure", *wrong)
+    assert outcome.code == 2
+    assert not outcome.out
