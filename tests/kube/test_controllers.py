@@ -444,3 +444,41 @@ def test_a_host_may_be_here_before_its_kubelet_and_not_for_ever(
             await until(lambda: is_gone(resources, key))
 
     asyncio.run(run())
+
+
+def test_services_are_known_by_their_addresses(control_plane: ControlPlane, namespace: str) -> None:
+    spec: dict[str, Any] = {
+        "ports": [{"port": 80}],
+        "selector": {"app": "web"},
+        "type": "NodePort",
+        "externalTrafficPolicy": "Local",
+        "externalIPs": ["192.0.2.80"],
+    }
+    service: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web", "namespace": namespace},
+        "spec": spec,
+    }
+    headless = {
+        **service,
+        "metadata": {"name": "none", "namespace": namespace},
+        "spec": {"ports": [{"port": 80}], "clusterIP": "None"},
+    }
+    key = ResourceKey("KubernetesService", "web", namespace)
+
+    async def run() -> None:
+        resources = Resources(MemoryClient())
+        made = await on_thread(control_plane.create, service)
+        await on_thread(control_plane.create, headless)
+        async with running(control_plane, resources):
+            found: Any = (await resources.get(key)).resource
+            assert found.spec.cluster_ips == (made["spec"]["clusterIP"],)
+            assert found.spec.external_ips == ("192.0.2.80",)
+            assert found.spec.external_traffic_policy == "Local"
+            listed = (await resources.list("KubernetesService", namespace)).items
+            assert len(listed) == 1
+            await on_thread(control_plane.delete, path_of(service))
+            await until(lambda: is_gone(resources, key))
+
+    asyncio.run(run())

@@ -4,12 +4,14 @@ import logging
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 
+from tortie.bgp import services
 from tortie.bgp.bird import Bird
 from tortie.bgp.filters import parse_community
 from tortie.bgp.peers import sessions
 from tortie.bgp.render import render_bird
 from tortie.bgp.resources import BGPResources
 from tortie.bgp.secrets import Secrets
+from tortie.bgp.services import Services
 from tortie.bgp.snapshot import (
     DEFAULT_LISTEN_PORT,
     DEFAULT_METRIC6,
@@ -22,7 +24,7 @@ from tortie.desired.endpoint import Host, Pool, Route, RouteType
 from tortie.desired.kinds import Kind
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network, parse_address, parse_network
-from tortie.model.bgp_configuration import BGPConfigurationSpec, ServiceBlock
+from tortie.model.bgp_configuration import BGPConfigurationSpec
 from tortie.model.keys import ResourceKey
 from tortie.model.validation.bgp import is_interface_pattern
 
@@ -52,6 +54,7 @@ class BGPManager:
         self._secrets = Secrets(secrets)
         self._import_limit = import_limit
         self._resources = BGPResources(host)
+        self._services = Services(host)
         self._hosts: dict[str, Host] = {}
         self._pools: dict[Network, Pool] = {}
         self._own_blocks: set[Network] = set()
@@ -81,7 +84,10 @@ class BGPManager:
 
     def on_resource(self, key: ResourceKey, value: object | None) -> None:
         """A resource as stored; those that are no concern of BGP's are fine."""
-        if self._resources.on_resource(key, value):
+        known = self._services if key.kind in services.KINDS else self._resources
+        if known.on_resource(key, value):
+            self._changed = True
+        if key == ResourceKey("Node", self._host) and self._services.on_own_node(value):
             self._changed = True
 
     @property
@@ -95,7 +101,7 @@ class BGPManager:
         found = sessions(source, self._secrets.password)
         self._note_problems(found.problems)
         spec, own = source.configuration, self._hosts.get(self._host, Host())
-        services = _services(spec)
+        announced = {*services.whole(spec), *self._services.announced(spec)}
         silent = self._resources.own_labels().get(NO_SERVICES_LABEL) == "true"
         return Snapshot(
             ipv4=own.ipv4,
@@ -117,8 +123,8 @@ class BGPManager:
             pools=tuple(sorted(self._pools)),
             exported_pools=tuple(sorted(cidr for cidr, pool in self._pools.items() if pool.export)),
             own_blocks=tuple(sorted(self._own_blocks)),
-            services=() if silent else services,
-            foreign_services=services,
+            services=() if silent else tuple(sorted(announced)),
+            foreign_services=services.around(spec),
             advertisements=_advertisements(spec),
             route_protocol=self._route_protocol,
             import_limit=self._import_limit,
@@ -155,22 +161,6 @@ def _cluster_id(text: str) -> Network | None:
         return parse_address(text) if text else None
     except InvalidInput:
         return None
-
-
-def _services(spec: BGPConfigurationSpec) -> tuple[Network, ...]:
-    """Networks that are announced whole; single addresses need to know the services."""
-    blocks: list[ServiceBlock] = [*spec.service_cluster_ips, *spec.service_external_ips]
-    if spec.service_load_balancer_aggregation != "Disabled":
-        blocks += spec.service_load_balancer_ips
-    networks = set()
-    for block in blocks:
-        try:
-            network = parse_network(block.cidr)
-        except InvalidInput:
-            continue
-        if not network.is_address:
-            networks.add(network)
-    return tuple(sorted(networks))
 
 
 def _advertisements(spec: BGPConfigurationSpec) -> tuple[Advertisement, ...]:

@@ -32,7 +32,7 @@ KINDS = (
 
 REST = (
     "Profile", "WorkloadEndpoint", "IPAMConfiguration", "CalicoNodeStatus", "LiveMigration",
-    "KubernetesEndpointSlice",
+    "KubernetesEndpointSlice", "KubernetesService",
 )  # fmt: skip
 
 KUBERNETES_POLICY_PREFIX = "knp.default."

@@ -203,6 +203,12 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
         Column("PORTS", _slice_ports),
         Column("ENDPOINTS", _count("spec.endpoints")),
     ),
+    "KubernetesService": (
+        _NAME,
+        Column("CLUSTERIPS", _list("spec.clusterIPs")),
+        Column("EXTERNALIPS", _list("spec.externalIPs")),
+        Column("LOADBALANCERIPS", _list("spec.loadBalancerIPs")),
+    ),
     "LiveMigration": (_NAME,),
     "NetworkPolicy": _POLICY,
     "NetworkSet": _NETS,
@@ -245,6 +251,7 @@ _SHORT = {
     "IPReservation": ("reservation", "reservations"),
     "KubeControllersConfiguration": ("kubecontrollersconfig", "kubecontrollersconfigs"),
     "KubernetesEndpointSlice": ("endpointslice", "endpointslices"),
+    "KubernetesService": ("service", "services"),
     "LiveMigration": (),
     "NetworkPolicy": ("np", "nps", "pol", "pols", "policy", "policies"),
     "NetworkSet": ("netset", "netsets"),
@@ -278,6 +285,7 @@ def plural(kind: str) -> str:
 NAMESPACED = frozenset(
     {
         "KubernetesEndpointSlice",
+        "KubernetesService",
         "LiveMigration",
         "NetworkPolicy",
         "NetworkSet",

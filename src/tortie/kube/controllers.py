@@ -221,7 +221,8 @@ class Controllers:
                 "NetworkPolicy", (kinds.NETWORK_POLICIES,),
                 lambda key: key.name.startswith(NAME_PREFIX),
             )  # fmt: skip
-            # What rules that name services rest on.
+            # What rules that name services rest on, and what hosts announce by BGP.
+            self._mirror("KubernetesService", (kinds.SERVICES,), lambda _: True)
             self._mirror("KubernetesEndpointSlice", (kinds.ENDPOINT_SLICES,), lambda _: True)
             self._mirror("GlobalNetworkPolicy", kinds.CLUSTER_POLICIES, _is_cluster_policy)
         if "namespace" in enabled:

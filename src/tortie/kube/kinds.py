@@ -11,6 +11,7 @@ from tortie.model.kubernetes.cluster_policy import cluster_policy
 from tortie.model.kubernetes.endpoint_slice import endpoint_slice
 from tortie.model.kubernetes.fields import Object
 from tortie.model.kubernetes.network_policy import network_policy
+from tortie.model.kubernetes.service import service
 from tortie.model.kubernetes.workload import (
     namespace_profile,
     pod_endpoint,
@@ -23,6 +24,7 @@ from tortie.model.validation import validate, with_defaults
 NODES = Kind("", "v1", "nodes")
 PODS = Kind("", "v1", "pods")
 NAMESPACES = Kind("", "v1", "namespaces")
+SERVICES = Kind("", "v1", "services")
 SERVICE_ACCOUNTS = Kind("", "v1", "serviceaccounts")
 EVENTS = Kind("", "v1", "events")
 LEASES = Kind("coordination.k8s.io", "v1", "leases")
@@ -41,6 +43,7 @@ CLUSTER_POLICIES = (ADMIN_NETWORK_POLICIES, BASELINE_POLICIES, CLUSTER_NETWORK_P
 
 _KIND_NAMES = {
     NAMESPACES: "Namespace",
+    SERVICES: "Service",
     SERVICE_ACCOUNTS: "ServiceAccount",
     PODS: "Pod",
     NODES: "Node",
@@ -118,6 +121,7 @@ _CONVERTERS: Mapping[Kind, Callable[[Object], Made]] = {
     NAMESPACES: lambda namespace: Made(namespace_profile(namespace)[1]),
     SERVICE_ACCOUNTS: lambda account: Made(service_account_profile(account)[1]),
     PODS: _pod,
+    SERVICES: lambda service_: Made(service(service_)),
     ENDPOINT_SLICES: lambda slice_: Made(endpoint_slice(slice_)),
     NETWORK_POLICIES: _network_policy,
     **{kind: _cluster_policy(kind) for kind in CLUSTER_POLICIES},

@@ -27,6 +27,7 @@ _MODULES = {
     "IPReservation": "reservation",
     "KubeControllersConfiguration": "kube_controllers",
     "KubernetesEndpointSlice": "endpoint_slice",
+    "KubernetesService": "service",
     "LiveMigration": "live_migration",
     "NetworkPolicy": "policy",
     "NetworkSet": "network_set",

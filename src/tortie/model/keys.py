@@ -31,6 +31,7 @@ PLURALS = {
     "IPReservation": "ipreservations",
     "KubeControllersConfiguration": "kubecontrollersconfigurations",
     "KubernetesEndpointSlice": "kubernetesendpointslices",
+    "KubernetesService": "kubernetesservices",
     "LiveMigration": "livemigrations",
     "NetworkPolicy": "networkpolicies",
     "NetworkSet": "networksets",
@@ -46,6 +47,7 @@ KINDS = {plural: kind for kind, plural in PLURALS.items()}
 NAMESPACED = frozenset(
     {
         "KubernetesEndpointSlice",
+        "KubernetesService",
         "LiveMigration",
         "NetworkPolicy",
         "NetworkSet",

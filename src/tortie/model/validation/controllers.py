@@ -6,6 +6,7 @@ from tortie.model.endpoint_slice import KubernetesEndpointSlice
 from tortie.model.kube_controllers import AutoHostEndpoints, KubeControllersConfiguration
 from tortie.model.live_migration import LiveMigration
 from tortie.model.reservation import BlockAffinity, IPAMConfiguration
+from tortie.model.service import KubernetesService
 from tortie.model.validation import terms
 from tortie.model.validation.terms import Problem
 
@@ -24,6 +25,17 @@ def endpoint_slice_problems(resource: KubernetesEndpointSlice) -> Iterator[Probl
             yield Problem(f"{path}.port", port.port, "must be 1 to 65535")
         if terms.protocol_number(port.protocol) not in terms.WITH_PORTS:
             yield Problem(f"{path}.protocol", port.protocol, "must be TCP, UDP or SCTP")
+
+
+def service_problems(resource: KubernetesService) -> Iterator[Problem]:
+    spec = resource.spec
+    for field, texts in (
+        ("clusterIPs", spec.cluster_ips),
+        ("externalIPs", spec.external_ips),
+        ("loadBalancerIPs", spec.load_balancer_ips),
+    ):
+        for place, text in enumerate(texts):
+            yield from terms.address_problems(f"spec.{field}[{place}]", text)
 
 
 def only_default_problems(

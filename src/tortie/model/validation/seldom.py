@@ -15,6 +15,7 @@ from tortie.model.live_migration import LiveMigration
 from tortie.model.metadata import Resource
 from tortie.model.node import ClusterInformation
 from tortie.model.reservation import BlockAffinity, IPAMConfiguration
+from tortie.model.service import KubernetesService
 from tortie.model.staged_policy import (
     StagedGlobalNetworkPolicy,
     StagedKubernetesNetworkPolicy,
@@ -48,5 +49,7 @@ def spec_problems(resource: Resource, *, strict: bool) -> Iterator[Problem]:
             yield from controllers.kube_controllers_problems(resource)
         case KubernetesEndpointSlice():
             yield from controllers.endpoint_slice_problems(resource)
+        case KubernetesService():
+            yield from controllers.service_problems(resource)
         case LiveMigration():
             yield from controllers.live_migration_problems(resource)
