@@ -82,7 +82,7 @@ def read_files(given: Given, *, complete: bool = True) -> list[Document]:
     messages: list[str] = []
     for name in names:
         count = len(documents) + len(messages)
-        for source, raw in _texts(name, recursive=given.has("recursive")):
+        for source, raw in texts(name, recursive=given.has("recursive")):
             try:
                 loaded = load(
                     raw, source, namespace=namespace or DEFAULT_NAMESPACE, complete=complete
@@ -112,7 +112,12 @@ def _check_namespace(document: Document, namespace: str) -> None:
         )
 
 
-def _texts(name: str, *, recursive: bool) -> list[tuple[str, bytes]]:
+def texts(name: str, *, recursive: bool) -> list[tuple[str, bytes]]:
+    """What files are called in messages, and what is in them: `-`, a file, or a directory's.
+
+    Raises:
+        InvalidInput: one cannot be read.
+    """
     if name == "-":
         return [("standard input", sys.stdin.buffer.read(FILE_MAX_BYTES))]
     path = Path(name)

@@ -147,6 +147,20 @@ COMMANDS = (
         "validate", "tortie.ctl.validate", "check files without a datastore", flags=_FILES,
     ),
     Command(
+        "convert", "tortie.ctl.convert", "print policies of Kubernetes as resources of this API",
+        flags=(
+            _FILE, _RECURSIVE, _NAMESPACE,
+            Flag("output", "yaml or json; yaml", short="o", value="FORMAT",
+                 choices=("yaml", "json")),
+            Flag("ignore-validation", "do not check what comes of it"),
+        ),
+        examples=(("convert -f policy.yaml", "as YAML that apply takes"),),
+        notes=(
+            "Known are NetworkPolicy, ClusterNetworkPolicy, AdminNetworkPolicy and "
+            "BaselineAdminNetworkPolicy. What has no like here is named on standard error.",
+        ),
+    ),
+    Command(
         "explain", "tortie.ctl.explain", "what a kind or one of its fields is",
         words="KIND[.FIELD ...]", least=1, most=1, completes="kind",
         flags=(Flag("recursive", "all fields below it, too"),),

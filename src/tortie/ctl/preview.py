@@ -45,7 +45,9 @@ async def server_lines(resources: Resources, way: Way, documents: Sequence[Docum
     """
     lines: list[str] = []
     errors: list[str] = []
-    await resources.check_together([document.resource for document in documents])
+    from tortie.ctl.writing import check_together
+
+    await check_together(resources, documents)
     for change in await changes(resources, documents):
         error = _refusal(change, way.name)
         if error:

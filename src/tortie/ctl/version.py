@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from tortie.ctl import access
 from tortie.ctl.grammar import Given
@@ -16,13 +19,14 @@ from tortie.ctl.selection import Selection
 from tortie.lib.errors import InvalidInput, TortieError
 
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)")
+_COMMIT = re.compile("[0-9a-f]{40,64}")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def main(given: Given, screen: Screen) -> int:
     poll = duration(given.text("poll", "0"))
     screen.print(f"Client Version:    {client_version()}")
-    screen.print("Git commit:        released")
+    screen.print(f"Git commit:        {client_commit()}")
     if given.has("client"):
         return 0
     shown: tuple[str, str] = ("", "")
@@ -70,6 +74,35 @@ def client_version() -> str:
         return version("tortie")
     except PackageNotFoundError:
         return "not installed"
+
+
+def client_commit() -> str:
+    """Of which this was installed, as far as the installation knows (PEP 610)."""
+    try:
+        text = distribution("tortie").read_text("direct_url.json") or "{}"
+        origin = json.loads(text)
+        commit = origin.get("vcs_info", {}).get("commit_id", "")
+        url = str(origin.get("url", ""))
+    except (PackageNotFoundError, ValueError, AttributeError):
+        return "unknown"
+    if not commit and origin.get("dir_info", {}).get("editable") and url.startswith("file:"):
+        commit = _head(Path(unquote(urlsplit(url).path)) / ".git")
+    return commit if _COMMIT.fullmatch(commit) else "unknown"
+
+
+def _head(git: Path) -> str:
+    """What is checked out; empty if that cannot be told."""
+    try:
+        head = (git / "HEAD").read_text().strip()
+        name = head.removeprefix("ref: ")
+        if name == head:
+            return head
+        if (git / name).exists():
+            return (git / name).read_text().strip()
+        packed = (git / "packed-refs").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return next((line.split()[0] for line in packed if line.endswith(f" {name}")), "")
 
 
 def _cluster(given: Given) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from tortie.datastore.resources import Resources, Stored, key_of
 from tortie.lib.errors import (
     AlreadyExists,
     Denied,
+    InvalidField,
     InvalidInput,
     NotFound,
     TortieError,
@@ -136,7 +137,7 @@ async def write(
         InvalidInput: they do not go together; nothing was written.
     """
     await initialize(resources)
-    await resources.check_together([document.resource for document in documents])
+    await check_together(resources, documents)
     one = _writer(resources, way, skip_existing=skip_existing)
     kinds = sorted({document.key.kind for document in documents})
     there = await bulk.known(resources, kinds) if len(documents) > _FEW else None
@@ -162,6 +163,20 @@ async def write(
     finally:
         progress.wipe()
     return Outcome(done, errors)
+
+
+async def check_together(resources: Resources, documents: Sequence[Document]) -> None:
+    """
+    Raises:
+        InvalidInput: they do not go together; says where in the file, if it is about a field.
+    """
+    try:
+        await resources.check_together([document.resource for document in documents])
+    except InvalidField as error:
+        for document in documents:
+            if str(document.key) == error.name:
+                raise InvalidInput(document.item.at(error.path, str(error))) from None
+        raise
 
 
 def _batches(documents: Sequence[Document]) -> Iterator[Sequence[Document]]:

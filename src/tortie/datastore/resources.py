@@ -19,7 +19,7 @@ import msgspec
 
 from tortie.datastore import pool_rules
 from tortie.datastore.client import Client, Compare, Delete, Entry, Put, Txn, present, unchanged
-from tortie.lib.errors import AlreadyExists, Conflict, InvalidInput, NotFound
+from tortie.lib.errors import AlreadyExists, Conflict, InvalidField, InvalidInput, NotFound
 from tortie.lib.ip import parse_network
 from tortie.model import codec
 from tortie.model.catalogue import TYPES
@@ -397,10 +397,8 @@ class Resources:
         if tier is not None and not await self._exists(ResourceKey("Tier", tier)):
             tiers = await self.list("Tier")
             names = ", ".join(stored.resource.metadata.name for stored in tiers.items) or "none"
-            raise InvalidInput(
-                f"{key_of(resource)}: spec.tier: there is no tier {tier!r}; create it first "
-                f"(there are: {names})"
-            )
+            rule = f"there is no tier {tier!r}; create it first (there are: {names})"
+            raise InvalidField(key_of(resource), "spec.tier", rule)
 
     async def _check_filters(self, resource: Resource, coming: Collection[str] = ()) -> None:
         """
@@ -409,10 +407,8 @@ class Resources:
         """
         for index, name in enumerate(_filters_of(resource)):
             if name not in coming and not await self._exists(ResourceKey("BGPFilter", name)):
-                raise InvalidInput(
-                    f"{key_of(resource)}: spec.filters[{index}]: there is no BGPFilter {name!r}; "
-                    "create it first"
-                )
+                rule = f"there is no BGPFilter {name!r}; create it first"
+                raise InvalidField(key_of(resource), f"spec.filters[{index}]", rule)
 
     async def _exists(self, key: ResourceKey) -> bool:
         return await self._client.get(key.path) is not None
@@ -442,10 +438,8 @@ class Resources:
             if not isinstance(block, BlockKey) or not network.contains(block.cidr):
                 continue
             if block.cidr.length != pool.spec.block_size:
-                raise InvalidInput(
-                    f"{key_of(pool)}: spec.blockSize: {pool.spec.block_size}, but the block "
-                    f"{block.cidr} of another size is still there"
-                )
+                rule = f"{pool.spec.block_size}, but the block {block.cidr} is still there"
+                raise InvalidField(key_of(pool), "spec.blockSize", rule)
 
 
 def key_of(resource: Resource) -> ResourceKey:

@@ -2,6 +2,7 @@
 
     TortieError
     ├── InvalidInput       wrong data from outside; retrying cannot help
+    │   ├── InvalidField   in one field of one object
     │   └── SelectorSyntax (selector.syntax)
     ├── NotFound           the named object does not exist
     ├── AlreadyExists      the name is taken
@@ -28,6 +29,20 @@ class TortieError(Exception):
 
 class InvalidInput(TortieError):
     """Wrong data from outside: what is wrong, where, and what to do."""
+
+
+class InvalidField(InvalidInput):
+    """Wrong data in one field; whoever knows the file that it came from can say where.
+
+    Attributes:
+        name: of the object, as messages show it.
+        path: of the field, as in `spec.filters[0]`.
+    """
+
+    def __init__(self, name: object, path: str, rule: str) -> None:
+        super().__init__(f"{name}: {path}: {rule}")
+        self.name = str(name)
+        self.path = path
 
 
 class NotFound(TortieError):

@@ -37,12 +37,46 @@ class InvalidFile(InvalidInput):
         self.messages = tuple(messages)
 
 
+class Item(NamedTuple):
+    """One resource of a file as plain values, and where in the file each of them stood."""
+
+    tree: Positioned
+    root: str
+    """The resource's path in the document."""
+    source: str
+    value: Any
+
+    @property
+    def where(self) -> str:
+        """`file:line:column`."""
+        return self._where(self.tree.place(self.root))
+
+    def at(self, path: str, message: str, *, key: bool = False) -> str:
+        """A message about the field at `path`, or about its name, with its place."""
+        full = self.full(path)
+        place = self.tree.key_place(full) if key else self.tree.place(full)
+        return f"{self._where(place)}: {terms.printable(message)}"
+
+    def full(self, path: str) -> str:
+        """From the top of the document."""
+        if not self.root or not path:
+            return self.root or path
+        return f"{self.root}.{path}"
+
+    def _where(self, place: Place) -> str:
+        return f"{self.source}:{place.line}:{place.column}"
+
+
 class Document(NamedTuple):
     """One resource of a file, defaults filled in."""
 
     resource: Resource
-    where: str
-    """`file:line:column`."""
+    item: Item
+
+    @property
+    def where(self) -> str:
+        """`file:line:column`."""
+        return self.item.where
 
     @property
     def key(self) -> ResourceKey:
@@ -71,15 +105,25 @@ def load(
     """
     documents: list[Document] = []
     messages: list[str] = []
-    for tree in _trees(raw, source):
-        for path, item in _items(tree):
-            try:
-                documents.append(_read(tree, path, item, source, namespace, complete=complete))
-            except InvalidFile as error:
-                messages.extend(error.messages)
+    for item in items(raw, source):
+        try:
+            documents.append(read(item, namespace, complete=complete))
+        except InvalidFile as error:
+            messages.extend(error.messages)
     if messages:
         raise InvalidFile(messages)
     return documents
+
+
+def items(raw: bytes, source: str) -> Iterator[Item]:
+    """The resources of a text, of any API; lists are taken apart.
+
+    Raises:
+        InvalidFile: it is neither YAML nor JSON.
+    """
+    for tree in _trees(raw, source):
+        for path, value in _items(tree):
+            yield Item(tree, path, source, value)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -130,38 +174,18 @@ def _is_list(value: dict[str, Any]) -> bool:
     return kind == "List" or (kind.endswith("List") and kind[: -len("List")] in PLURALS)
 
 
-class _Reader(NamedTuple):
-    """Makes messages about one resource within a document."""
+def read(reader: Item, namespace: str, *, complete: bool) -> Document:
+    """See `load`.
 
-    tree: Positioned
-    root: str
-    """The resource's path in the document."""
-    source: str
-
-    def full(self, path: str) -> str:
-        if not self.root or not path:
-            return self.root or path
-        return f"{self.root}.{path}"
-
-    def where(self, place: Place) -> str:
-        return f"{self.source}:{place.line}:{place.column}"
-
-    def at(self, path: str, message: str, *, key: bool = False) -> str:
-        full = self.full(path)
-        place = self.tree.key_place(full) if key else self.tree.place(full)
-        return f"{self.where(place)}: {terms.printable(message)}"
-
-
-def _read(
-    tree: Positioned, path: str, item: Any, source: str, namespace: str, *, complete: bool
-) -> Document:
-    reader = _Reader(tree, path, source)
-    kind = _kind(reader, item)
+    Raises:
+        InvalidFile: with every mistake.
+    """
+    kind = _kind(reader, reader.value)
     struct = TYPES[kind]
-    unknown = list(_unknown_fields(struct, item, ""))
+    unknown = list(_unknown_fields(struct, reader.value, ""))
     if unknown:
         raise InvalidFile([reader.at(p, f"{kind}: {message}", key=True) for p, message in unknown])
-    given = _given(item)
+    given = _given(reader.value)
     try:
         resource: Resource = msgspec.convert(given, struct)
     except msgspec.ValidationError as error:
@@ -169,17 +193,16 @@ def _read(
     if complete and (missing := list(_missing(struct, given, ""))):
         raise InvalidFile([reader.at(p, f"{kind}: {message}") for p, message in missing])
     resource = _in_namespace(resource, kind, namespace)
-    where = reader.where(tree.place(path))
     if not complete:
         if not resource.metadata.name:
             raise InvalidFile([reader.at("metadata", f"{kind}: metadata.name is needed")])
-        return Document(msgspec.structs.replace(resource, kind=kind), where)
+        return Document(msgspec.structs.replace(resource, kind=kind), reader)
     resource = with_defaults(resource)
     problems = validate(resource)
     if problems:
         title = titled(resource)
         raise InvalidFile([reader.at(p.path, f"{title}: {p}") for p in problems])
-    return Document(resource, where)
+    return Document(resource, reader)
 
 
 def _given(value: Any) -> Any:
@@ -198,7 +221,7 @@ def _in_namespace(resource: Resource, kind: str, namespace: str) -> Resource:
     return msgspec.structs.replace(resource, metadata=metadata)
 
 
-def _kind(reader: _Reader, item: Any) -> str:
+def _kind(reader: Item, item: Any) -> str:
     if not isinstance(item, dict):
         raise InvalidFile([reader.at("", "a resource is a mapping with kind, metadata and spec")])
     kind, version = item.get("kind"), item.get("apiVersion")
@@ -298,7 +321,7 @@ _TYPE_NAMES = {
 
 
 def _wrong_value(
-    reader: _Reader, kind: str, struct: type[msgspec.Struct], error: msgspec.ValidationError
+    reader: Item, kind: str, struct: type[msgspec.Struct], error: msgspec.ValidationError
 ) -> str:
     """msgspec's message in the words of the file, at its place."""
     text, _, at = str(error).partition(" - at `$")
@@ -320,7 +343,7 @@ def _wrong_value(
     return reader.at(path, f"{kind}: {path}: {text}")
 
 
-def _odd_one_out(reader: _Reader, path: str) -> str:
+def _odd_one_out(reader: Item, path: str) -> str:
     """Of a mapping to text, the path of the entry that is none; msgspec does not say which."""
     mapping = _value_at(reader, path)
     odd = (name for name, value in mapping.items() if not isinstance(value, str | None))
@@ -333,7 +356,7 @@ def _expected(text: str) -> str:
     return " or ".join(_TYPE_NAMES.get(name, name) for name in names if name != "null")
 
 
-def _value_at(reader: _Reader, path: str) -> Any:
+def _value_at(reader: Item, path: str) -> Any:
     value, rest = reader.tree.value, reader.full(path)
     while rest:
         if isinstance(value, list):

@@ -3,9 +3,13 @@
 import asyncio
 import json
 import os
+import pty
+import select
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -227,24 +231,82 @@ def test_candidates(tortie: Shell, before: list[str], word: str, some: list[str]
     assert candidates(before, word) == some
 
 
-def test_bash_completes(tortie: Shell, tmp_path: Path) -> None:
+@pytest.fixture
+def shell_path(tortie: Shell, tmp_path: Path) -> str:
+    """A PATH on which `tortie` is found; there is a node n1."""
     tortie("apply", "-f", tortie.write("n.yaml", NODE))
     program = tmp_path / "bin" / "tortie"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m tortie "$@"\n')
     program.chmod(0o755)
+    return f"{program.parent}:{os.environ['PATH']}"
+
+
+def test_bash_completes(tortie: Shell, shell_path: str) -> None:
     script = tortie.write("completion.bash", tortie("completion", "bash").out)
     ask = (
         f'source {script}; COMP_WORDS=(tortie get nodes ""); COMP_CWORD=3; _tortie; '
         'echo "${COMPREPLY[@]}"; '
         'COMP_WORDS=(tortie ip); COMP_CWORD=1; _tortie; echo "${COMPREPLY[@]}"'
     )
-    path = f"{program.parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", ask], capture_output=True, text=True, timeout=30,
-        env={**os.environ, "PATH": path}, check=True,
+        env={**os.environ, "PATH": shell_path}, check=True,
     )  # fmt: skip
     assert done.stdout == "n1\nipam\n"
+
+
+def test_fish_completes(tortie: Shell, shell_path: str) -> None:
+    script = tortie.write("tortie.fish", tortie("completion", "fish").out)
+    (tortie.directory / "some-file").touch()
+
+    def candidates_of(line: str) -> list[str]:
+        done = subprocess.run(
+            ["fish", "--no-config", "-c", f'source {script}; complete -C "{line}"'],
+            capture_output=True, text=True, timeout=30, cwd=tortie.directory, check=True,
+            env={**os.environ, "PATH": shell_path, "HOME": str(tortie.directory)},
+        )  # fmt: skip
+        return [found.partition("\t")[0] for found in done.stdout.splitlines()]
+
+    assert candidates_of("tortie get nodes ") == ["n1"]
+    assert candidates_of("tortie ip") == ["ipam"]
+    assert "some-file" in candidates_of("tortie apply -f some")
+
+
+def test_zsh_completes(tortie: Shell, shell_path: str) -> None:
+    """At a real prompt: a tab, and the line goes on."""
+    script = tortie.write("_tortie", tortie("completion", "zsh").out)
+    home = str(tortie.directory)
+    environment = {**os.environ, "PATH": shell_path, "HOME": home, "TERM": "dumb"}
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe("zsh", ["zsh", "-f", "-i"], environment)
+    try:
+        start = f"PS1='> '; cd {home}; autoload -U compinit; compinit -D -u; source {script}"
+        os.write(terminal, f"{start}; echo rea''dy\n".encode())
+        assert "ready" in read_until(terminal, "ready")
+        for typed, completed in (
+            ("tortie ip\t", "ipam"),
+            ("tortie get nodes \t", "nodes n1"),
+            ("tortie apply -f _tor\t", "-f _tortie"),
+        ):
+            os.write(terminal, typed.encode())
+            assert completed in read_until(terminal, completed)
+            os.write(terminal, b"\x15")  # forget the line
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
+
+
+def read_until(terminal: int, text: str) -> str:
+    """What a shell printed, once `text` is in it, or after a while."""
+    shown = ""
+    give_up = time.monotonic() + 20
+    while text not in shown and time.monotonic() < give_up:
+        if select.select([terminal], [], [], 1.0)[0]:
+            shown += os.read(terminal, 4096).decode(errors="replace").replace("\r", "")
+    return shown
 
 
 def test_editing(tortie: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,15 @@
 """Finding verbs, exit codes, and what it costs to start."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tests.unit.ctl.shell import Shell
 
 from tortie.ctl import main as ctl
+from tortie.ctl import version
 from tortie.ctl.commands import COMMANDS
 from tortie.ctl.grammar import Command
 from tortie.lib.errors import Conflict, Denied, InvalidInput, NotFound, Unavailable
@@ -145,3 +148,32 @@ def test_a_closed_pipe_is_no_error_message() -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30)
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+def test_the_commit_is_that_of_the_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From what pip wrote down, or from the working tree of an editable installation."""
+    commit = "0123456789" * 4
+    known = ""
+
+    class Installed:
+        def read_text(self, name: str) -> str:
+            assert name == "direct_url.json"
+            return known
+
+    monkeypatch.setattr(version, "distribution", lambda name: Installed())
+    assert version.client_commit() == "unknown"
+    known = json.dumps({"url": "https://example.test", "vcs_info": {"commit_id": commit}})
+    assert version.client_commit() == commit
+    git = tmp_path / "a tree" / ".git"
+    (git / "refs" / "heads").mkdir(parents=True)
+    known = json.dumps({"url": git.parent.as_uri(), "dir_info": {"editable": True}})
+    assert version.client_commit() == "unknown"
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    (git / "packed-refs").write_text(f"# pack-refs\n{commit} refs/heads/main\n")
+    assert version.client_commit() == commit
+    (git / "refs" / "heads" / "main").write_text("f" * 40 + "\n")
+    assert version.client_commit() == "f" * 40
+    (git / "HEAD").write_text("something else\n")
+    assert version.client_commit() == "unknown"

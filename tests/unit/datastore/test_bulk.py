@@ -11,7 +11,7 @@ from tortie.datastore import bulk
 from tortie.datastore.client import Put, Txn
 from tortie.datastore.memory import MemoryClient, MemoryStore
 from tortie.datastore.resources import Resources, Stored, key_of
-from tortie.lib.errors import AlreadyExists, Denied, InvalidInput, TortieError, Unavailable
+from tortie.lib.errors import AlreadyExists, Denied, InvalidField, TortieError, Unavailable
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Metadata, Resource
 from tortie.model.policy import NetworkPolicy, NetworkPolicySpec
@@ -94,7 +94,7 @@ def test_one_that_fails_keeps_no_other_from_being_written() -> None:
         batch = [policy("a"), policy("taken"), policy("b", tier="none"), policy("c")]
         errors = await bulk.write(bench.resources, batch, there, bench.resources.create)
         assert [type(error) for error in errors] == [
-            type(None), AlreadyExists, InvalidInput, type(None),
+            type(None), AlreadyExists, InvalidField, type(None),
         ]  # fmt: skip
         assert "there is no tier 'none'" in str(errors[2])
         assert await bench.selectors() == {"a": "all()", "taken": "has(other)", "c": "all()"}
