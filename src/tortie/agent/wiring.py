@@ -321,14 +321,19 @@ async def serve_metrics(config: Config, parts: Parts) -> HttpServer | None:
     server = HttpServer(metrics.answer)
     host, port = config["PrometheusMetricsHost"], config["PrometheusMetricsPort"]
     try:
-        await server.start(host, port, _metrics_tls(config))
+        await server.start(host, port, metrics_tls(config))
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         log.error("no metrics at %s port %s: %s", host, port, error)
         return None
     return server
 
 
-def _metrics_tls(config: Config) -> "ssl.SSLContext | None":
+def metrics_tls(config: Config) -> "ssl.SSLContext | None":
+    """None where no certificate is set.
+
+    Raises:
+        OSError, ValueError: a file is not there, or is not what it should be.
+    """
     certificate, key = config["PrometheusMetricsCertFile"], config["PrometheusMetricsKeyFile"]
     if not certificate and not key:
         return None
