@@ -23,16 +23,18 @@ def openssl(*command: str) -> None:
     subprocess.run(["openssl", *command], check=True, capture_output=True)
 
 
-def make_authority(folder: Path, name: str) -> Path:
+def make_authority(folder: Path, name: str, *, days: int = 2) -> Path:
     openssl(
-        *["req", "-x509", "-days", "2", "-nodes", "-newkey", "ec", "-pkeyopt"],
+        *["req", "-x509", "-days", str(days), "-nodes", "-newkey", "ec", "-pkeyopt"],
         "ec_paramgen_curve:prime256v1",
         *f"-subj /CN={name} -keyout {folder}/{name}.key -out {folder}/{name}.pem".split(),
     )
     return folder / f"{name}.pem"
 
 
-def make_certificate(folder: Path, authority: Path, name: str, *hosts: str) -> TLSFiles:
+def make_certificate(
+    folder: Path, authority: Path, name: str, *hosts: str, days: int = 2
+) -> TLSFiles:
     """A key and a certificate for 127.0.0.1 and `hosts`, good for servers and clients."""
     stem = folder / name
     openssl(
@@ -43,7 +45,7 @@ def make_certificate(folder: Path, authority: Path, name: str, *hosts: str) -> T
     names = ",".join(["IP:127.0.0.1", *(f"DNS:{host}" for host in hosts)])
     extensions.write_text(f"subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\n")
     openssl(
-        *f"x509 -req -days 2 -in {stem}.csr -CA {authority} -CAkey".split(),
+        *f"x509 -req -days {days} -in {stem}.csr -CA {authority} -CAkey".split(),
         *f"{authority.with_suffix('.key')} -CAcreateserial".split(),
         *f"-extfile {extensions} -out {stem}.pem".split(),
     )

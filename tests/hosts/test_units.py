@@ -212,6 +212,25 @@ def test_an_agent_that_hangs_is_replaced(guarded: Machines) -> None:
     machine.ok("systemctl", "daemon-reload")
 
 
+def test_what_can_be_attached_from_within_the_sandbox(guarded: Machines) -> None:
+    """Namespaces that came after the agent, of another's process, and a machine's tap."""
+    machine = guarded["h3"]
+    machine.ok("ip", "netns", "add", "late")
+    machine.tortie("workload", "add", "late", "--netns", "late")
+    with machine.start("unshare", "--net", "sh", "-c", "echo $$; exec sleep 100") as process:
+        try:
+            assert process.stdout is not None
+            pid = process.stdout.readline().strip()
+            machine.tortie("workload", "add", "other", "--netns", f"/proc/{pid}/ns/net")
+            machine.tortie("workload", "add", "vm", "--tap")
+            said = machine.tortie("workload", "list")
+            assert all(name in said for name in ("late", "other", "vm"))
+            for name in ("late", "other", "vm"):
+                machine.tortie("workload", "remove", name)
+        finally:
+            process.kill()
+
+
 def test_networks_for_docker(guarded: Machines) -> None:
     """Confined as its unit says, it still answers where Docker looks for it."""
     machine = guarded["h3"]
@@ -220,9 +239,10 @@ def test_networks_for_docker(guarded: Machines) -> None:
     wait("its socket", lambda: machine.run("sh", "-c", f"ls {sockets}").returncode == 0)
     asked = (
         "import glob, http.client, socket\n"
-        f"c = http.client.HTTPConnection('x'); c.sock = socket.socket(socket.AF_UNIX)\n"
-        f"c.sock.connect(sorted(glob.glob('{sockets}'))[0])\n"
-        "c.request('POST', '/Plugin.Activate'); print(c.getresponse().read().decode())"
+        f"for path in glob.glob('{sockets}'):\n"
+        "    c = http.client.HTTPConnection('x'); c.sock = socket.socket(socket.AF_UNIX)\n"
+        "    c.sock.connect(path)\n"
+        "    c.request('POST', '/Plugin.Activate'); print(c.getresponse().read().decode())"
     )
     assert "NetworkDriver" in machine.ok(sys.executable, "-c", asked)
     assert machine.systemctl("is-active", "tortie-docker") == "active"
@@ -271,6 +291,7 @@ def test_nothing_is_left(guarded: Machines) -> None:
     assert "proto bird" not in h2.ok("ip", "route")
     assert "state DOWN" in h2.ok("sh", "-c", "ip link show | grep cali"), "cut off, not open"
     assert h2.ok("find", "/etc", "/var/lib", "/run", "-xdev", "-name", "*tortie*") == ""
+    assert h2.run("ls", "/var/lib/calico").returncode != 0
     running = h2.ok("ps", "-eo", "args")
     assert "tortie" not in running
     assert "bird" not in running

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -65,6 +66,9 @@ class EtcdServer(NamedTuple):
     version: str
     clock_ahead_seconds: float
     """Of our own clock; within a second."""
+    expires: datetime | None = None
+    """Its certificate, or the authority that we know it by, whichever is first; None
+    without TLS."""
 
 
 def _spec(resource: Resource) -> Mapping[str, Any]:
@@ -145,26 +149,33 @@ def ask_etcd(endpoint: str, settings: DatastoreSettings) -> EtcdServer:
         raise NotFound(f"{endpoint} cannot be asked over HTTP")
     patience = PATIENCE_SECONDS / 2
     port = place.port or 2379
-    asking: http.client.HTTPConnection
-    if place.scheme == "https":
-        context = _context(settings)
-        asking = http.client.HTTPSConnection(
-            place.hostname, port, timeout=patience, context=context
-        )
-    else:
-        asking = http.client.HTTPConnection(place.hostname, port, timeout=patience)
+    context = _context(settings) if place.scheme == "https" else None
+    asking = (
+        http.client.HTTPSConnection(place.hostname, port, timeout=patience, context=context)
+        if context
+        else http.client.HTTPConnection(place.hostname, port, timeout=patience)
+    )
     try:
         asking.request("GET", "/version")
+        expires = _expires(asking.sock, context) if context else None
         answer = asking.getresponse()
         now = datetime.now(UTC)
         text, date = answer.read(4096), answer.getheader("Date", "")
         version = msgspec.json.decode(text, type=dict[str, str]).get("etcdserver", "unknown")
         there = parsedate_to_datetime(date) if date else now
-        return EtcdServer(endpoint, version, (there - now).total_seconds())
+        return EtcdServer(endpoint, version, (there - now).total_seconds(), expires)
     except (OSError, http.client.HTTPException, msgspec.DecodeError, ValueError) as error:
         raise Unavailable(f"{endpoint}: {error}") from error
     finally:
         asking.close()
+
+
+def _expires(connected: socket.socket, context: ssl.SSLContext) -> datetime | None:
+    assert isinstance(connected, ssl.SSLSocket), "it was asked over TLS"
+    own = connected.getpeercert() or {}
+    known = [own, *context.get_ca_certs()] if len(context.get_ca_certs()) == 1 else [own]
+    ends = [ssl.cert_time_to_seconds(str(one["notAfter"])) for one in known if "notAfter" in one]
+    return datetime.fromtimestamp(min(ends), UTC) if ends else None
 
 
 def _context(settings: DatastoreSettings) -> ssl.SSLContext:

@@ -63,6 +63,7 @@ CHECKS = (
     Check(28, "BIRD", doctor_services.bird),
     Check(29, "BGP sessions", doctor_services.sessions),
     Check(30, "left over", doctor_services.left_over),
+    Check(31, "certificates", doctor_datastore.certificates),
 )
 
 _MARKS = {

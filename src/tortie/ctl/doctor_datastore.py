@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tortie.agent.parameters import BY_NAME, parse_parameter
@@ -25,6 +25,7 @@ REPORT_SECONDS = 95.0
 """An agent reports every 30 s, and its report is gone after 90."""
 ETCD_AT_LEAST = (3, 4)
 SLOW_SECONDS = 0.2
+SOON = timedelta(days=14)
 PEERS_MAX = 100
 """Routes to more are not looked up one by one."""
 
@@ -152,6 +153,22 @@ def etcd_versions(host: Host) -> Finding:
     if not servers:
         return unknown("endpoints that cannot be asked over HTTP")
     return good(", ".join(sorted({f"etcd {one.version}" for one in servers})))
+
+
+def certificates(host: Host) -> Finding:
+    if not any(endpoint.startswith("https") for endpoint in host.datastore.endpoints):
+        return good("no TLS, no certificates")
+    servers, failures = host.etcd_servers
+    expired = [error for error in failures if "expired" in str(error)]
+    remedy = "renew it on etcd's hosts, and its authority in /etc/calico; etcd reads both anew"
+    if expired:
+        return problem("; ".join(map(str, expired)), remedy)
+    for one in servers:
+        if one.expires is not None and one.expires - datetime.now(UTC) < SOON:
+            return warning(f"the certificate of {one.endpoint} ends at {one.expires:%F %R}", remedy)
+    if not servers:
+        return unknown("no endpoint shows a certificate")
+    return good(f"no certificate ends within {SOON.days} days")
 
 
 def clocks(host: Host) -> Finding:

@@ -28,6 +28,8 @@ from tortie.ctl.screen import Screen
 from tortie.ctl.units import UNITS
 from tortie.lib.errors import InvalidInput, TortieError, Unavailable
 
+NODENAME = Path("/var/lib/calico/nodename")
+
 
 def main(given: Given, screen: Screen) -> int:
     root = Path(given.text("root", "/"))
@@ -43,6 +45,7 @@ def main(given: Given, screen: Screen) -> int:
         raise InvalidInput("tortie node uninstall needs root; --root DIRECTORY is for elsewhere")
     prefix = interface_prefix(read_local(os.environ, FELIX_CFG), STATE_DIRECTORY)
     keeps = given.has("keep-policy")
+    name = _name()
     if not keeps:
         _check_workloads(prefix, force=given.has("force"))
     runs = systemd.is_running()
@@ -58,7 +61,8 @@ def main(given: Given, screen: Screen) -> int:
     if not keeps:
         _end_keeper()
         _remove_directories()
-    screen.print(f"this host's Node is still in the datastore: tortie delete node {_name()}")
+        screen.print("IPv4 and IPv6 are still forwarded: net.ipv4.ip_forward is as it was with us")
+    screen.print(f"this host's Node is still in the datastore: tortie delete node {name}")
     return 0
 
 
@@ -111,6 +115,9 @@ def _end_keeper() -> None:
 def _remove_directories() -> None:
     """State of ours; a lab of this machine keeps its own below the same roof."""
     shutil.rmtree(STATE_DIRECTORY, ignore_errors=True)
+    NODENAME.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        NODENAME.parent.rmdir()
     with contextlib.suppress(OSError):
         for path in RUN_DIRECTORY.iterdir():
             if path.name == "labs":
@@ -124,5 +131,5 @@ def _remove_directories() -> None:
 
 def _name() -> str:
     with contextlib.suppress(OSError):
-        return Path("/var/lib/calico/nodename").read_text().strip()
+        return NODENAME.read_text().strip()
     return socket.gethostname().lower()

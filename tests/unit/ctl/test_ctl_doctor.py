@@ -1,20 +1,23 @@
 """Checks of `tortie doctor` that need a clock, a version or a file that no machine here has."""
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from tests.datastore.credentials import make_authority, make_certificate
 from tests.unit.ctl.shell import Shell
 
 from tortie.ctl import doctor, doctor_datastore
 from tortie.ctl.cluster_facts import Cluster
 from tortie.ctl.diagnosis import Finding, Host, State, good, read_environment_file
+from tortie.datastore.etcd.tls import TLSFiles
 from tortie.lib.errors import KernelRefused
 
 
@@ -30,7 +33,7 @@ def host(tmp_path: Path, **environment: str) -> Host:
 
 
 @contextmanager
-def etcd(version: str, ahead: timedelta) -> Iterator[str]:
+def etcd(version: str, ahead: timedelta, context: ssl.SSLContext | None = None) -> Iterator[str]:
     """Answers /version as etcd does; returns its endpoint."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -46,6 +49,8 @@ def etcd(version: str, ahead: timedelta) -> Iterator[str]:
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
@@ -54,6 +59,34 @@ def etcd(version: str, ahead: timedelta) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def tls_etcd(folder: Path, days: int) -> "AbstractContextManager[tuple[str, TLSFiles]]":
+    """The same behind a certificate that ends in so many days; with what a client needs."""
+
+    @contextmanager
+    def serve() -> Iterator[tuple[str, TLSFiles]]:
+        authority = make_authority(folder, "authority", days=365)
+        files = make_certificate(folder, authority, "server", days=days)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        assert files.certificate is not None
+        context.load_cert_chain(files.certificate, files.key)
+        with etcd("3.5.0", timedelta(0), context) as endpoint:
+            yield endpoint.replace("http:", "https:"), files
+
+    return serve()
+
+
+@pytest.mark.parametrize(
+    ("days", "state"), [(365, State.GOOD), (3, State.WARNING), (-1, State.PROBLEM)]
+)
+def test_certificates(tmp_path: Path, days: int, state: State) -> None:
+    with tls_etcd(tmp_path, days) as (endpoint, files):
+        examined = host(tmp_path, ETCD_ENDPOINTS=endpoint, ETCD_CA_CERT_FILE=str(files.ca))
+        found = doctor_datastore.certificates(examined)
+        assert found.state is state, found
+        version = doctor_datastore.etcd_versions(examined)
+    assert (version.state is State.GOOD) == (days > 0)
 
 
 def reports(said: dict[str, timedelta]) -> Cluster:
