@@ -5,13 +5,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
-import pytest
 from tests.graph.resources import State
 from tests.oracle.clusters import changed_world, make_packets, make_world, same_theme, theme_of
 
-from tortie.explain import oracle
 from tortie.explain.oracle import Packet, decide
-from tortie.lib.ip import parse_network
 from tortie.model.keys import Key
 from tortie.model.metadata import Metadata
 from tortie.model.node import Node
@@ -40,20 +37,9 @@ def _cases(seed: int, packet_count: int) -> Iterator[Case]:
     state = make_world(seed)
     for step in range(CHANGES + 1):
         packets = make_packets(state, seed * 10 + step, packet_count)
-        expected = verdicts(state, packets)
+        expected = [decide(state, packet).allowed for packet in packets]
         yield Case(f"seed {seed} ({theme_of(seed)}), change {step}", state, packets, expected)
         state = changed_world(state, same_theme(seed, 1000 + step))
-
-
-def verdicts(state: State, packets: list[Packet]) -> list[bool]:
-    """What the reference says of each. It reads the same few texts again and again: that alone is
-    remembered here."""
-    with pytest.MonkeyPatch.context() as patcher:
-        patcher.setattr(oracle, "parse_network", _parse_once)
-        return [decide(state, packet).allowed for packet in packets]
-
-
-_parse_once = lru_cache(maxsize=4096)(parse_network)
 
 
 def differences(before: State, after: State) -> dict[Key, object | None]:

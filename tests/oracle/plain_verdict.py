@@ -12,7 +12,7 @@ from tortie.desired.host_endpoint import HostEndpoint, host_endpoint_for
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import AddressPort, Policy, PolicyId
 from tortie.desired.verdict import Packet, allows
-from tortie.explain import oracle
+from tortie.explain import matching, oracle
 from tortie.explain.passage import HostSettings, Interface, Passage
 from tortie.lib.ip import Network, parse_network
 from tortie.model.keys import Key
@@ -135,7 +135,7 @@ def _settings(settings: HostSettings) -> desired.PassageSettings:
     inbound, outbound = (
         tuple(
             desired.FailsafePort(
-                oracle.protocol_number(one.protocol or "tcp"),
+                matching.protocol_number(one.protocol or "tcp"),
                 one.port,
                 parse_network(one.net) if one.net else None,
             )

@@ -18,7 +18,8 @@ from tests.oracle.wire_nft import WireNft
 from tortie.calc.graph import Graph
 from tortie.dataplane.dataplane import Dataplane
 from tortie.dataplane.settings import EndpointToHostAction, ProtoPort, Settings
-from tortie.explain.oracle import Packet, protocol_number, workload_with
+from tortie.explain.matching import protocol_number
+from tortie.explain.oracle import Packet, workload_with
 from tortie.explain.passage import (
     HostSettings,
     Passage,

@@ -19,7 +19,7 @@ from tortie.ctl.command import (
 from tortie.ctl.kinds import kind_named
 from tortie.ctl.printing import listed, structured
 from tortie.datastore.resources import Resources, key_of
-from tortie.explain import oracle, trace, why
+from tortie.explain import matching, oracle, trace, why
 from tortie.explain.impact import Change, impact
 from tortie.explain.mismatch import PROTOCOL_NAMES, protocol_name, short_name
 from tortie.explain.oracle import Packet, State, Way
@@ -157,7 +157,7 @@ def parse_packet(source: Network, destination: Network, port: str, source_port: 
     if name == "icmp" and source.family == 6:
         name = "icmpv6"
     try:
-        protocol = oracle.protocol_number(int(name) if name.isdecimal() else name)
+        protocol = matching.protocol_number(int(name) if name.isdecimal() else name)
         values = [int(number) for number in numbers]
     except (KeyError, ValueError):
         raise InvalidInput(

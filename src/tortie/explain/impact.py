@@ -8,7 +8,7 @@ tiers or profiles change, or if what is at the other end does.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tortie.explain import oracle
+from tortie.explain import matching, oracle
 from tortie.explain.oracle import Packet, State, Way
 from tortie.explain.packet_space import AddressClass, Service, address_classes, services
 from tortie.lib.ip import Network, parse_network
@@ -196,7 +196,9 @@ class _Evaluator:
 
     def __init__(self, state: State, addresses: set[Network]) -> None:
         self.state = state
-        self._holders = {address: list(oracle.holders_of(state, address)) for address in addresses}
+        self._holders = {
+            address: list(matching.holders_of(state, address)) for address in addresses
+        }
         self._workloads = {address: oracle.workload_with(state, address) for address in addresses}
         self._lists: dict[tuple[ResourceKey, Way], list[_Stage]] = {}
         self._sides: dict[tuple[int, bool, Network], bool] = {}
@@ -231,7 +233,7 @@ class _Evaluator:
         name = (id(rule), is_source, address)
         if name not in self._sides:
             side = rule.source if is_source else rule.destination
-            self._sides[name] = oracle.side_selects(
+            self._sides[name] = matching.side_selects(
                 self.state, side, address, self._holders[address], namespace
             )
         return self._sides[name]
@@ -282,15 +284,15 @@ class _Pair:
 
     def _matches(self, rule: Rule, namespace: str, packet: Packet) -> bool:
         return (
-            oracle.protocol_matches(rule, packet)
+            matching.protocol_matches(rule, packet)
             and all(
-                oracle.ports_match(self._state, rule, side, holders, port, packet, namespace)
+                matching.ports_match(self._state, rule, side, holders, port, packet, namespace)
                 for side, holders, port in (
                     (rule.source, self._source_holders, packet.source_port),
                     (rule.destination, self._destination_holders, packet.destination_port),
                 )
             )
-            and oracle.reaches_service(self._state, rule, packet, namespace)
+            and matching.reaches_service(self._state, rule, packet, namespace)
         )
 
 

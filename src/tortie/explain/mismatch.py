@@ -1,13 +1,13 @@
 """Why a rule does not match a packet: every condition that fails, and what would satisfy it.
 
-Says in words what `oracle.rule_matches` says in yes or no; the tests hold the
+Says in words what `matching.rule_matches` says in yes or no; the tests hold the
 two together: a rule matches exactly if nothing is said here.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from tortie.explain import oracle
+from tortie.explain import matching, oracle
 from tortie.explain.oracle import Packet, State
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network
@@ -41,7 +41,7 @@ def mismatches(state: State, rule: Rule, packet: Packet, namespace: str) -> list
 
 
 def protocol_name(protocol: int | str) -> str:
-    number = oracle.protocol_number(protocol)
+    number = matching.protocol_number(protocol)
     return PROTOCOL_NAMES.get(number, f"protocol {number}")
 
 
@@ -66,18 +66,22 @@ def _protocol(rule: Rule, packet: Packet) -> Iterator[Mismatch]:
         yield Mismatch("http", "HTTP is matched by proxies only, not here")
     if rule.ip_version is not None and rule.ip_version != packet.source.family:
         yield Mismatch("ipVersion", f"the packet is IPv{packet.source.family}")
-    if rule.protocol is not None and oracle.protocol_number(rule.protocol) != packet.protocol:
+    if rule.protocol is not None and matching.protocol_number(rule.protocol) != packet.protocol:
         yield Mismatch("protocol", f"is {protocol_name(rule.protocol)}, the packet is {has}")
     if (
         rule.not_protocol is not None
-        and oracle.protocol_number(rule.not_protocol) == packet.protocol
+        and matching.protocol_number(rule.not_protocol) == packet.protocol
     ):
         yield Mismatch("notProtocol", f"excludes {has}")
     kind = f"type {packet.icmp_type} code {packet.icmp_code}"
-    if rule.icmp is not None and not oracle.icmp_matches(rule.icmp, packet):
+    if rule.icmp is not None and not matching.icmp_matches(rule.icmp, packet):
         yield Mismatch("icmp", f"the packet is {has} {kind}")
     excluded = rule.not_icmp
-    if excluded is not None and excluded.type is not None and oracle.icmp_matches(excluded, packet):
+    if (
+        excluded is not None
+        and excluded.type is not None
+        and matching.icmp_matches(excluded, packet)
+    ):
         yield Mismatch("notICMP", f"excludes {kind}")
 
 
@@ -90,10 +94,10 @@ def _side(
     port = packet.source_port if source else packet.destination_port
     who = describe_holder(state, address)
     yield from _service(state, rule, name, packet, namespace)
-    if side.nets and not oracle.in_any(side.nets, address):
+    if side.nets and not matching.in_any(side.nets, address):
         nets = ", ".join(side.nets)
         yield Mismatch(f"{name}.nets", f"{who} is not in {nets}", f"add {address} to {name}.nets")
-    if side.not_nets and oracle.in_any(side.not_nets, address):
+    if side.not_nets and matching.in_any(side.not_nets, address):
         yield Mismatch(f"{name}.notNets", f"{who} is excluded by {', '.join(side.not_nets)}")
     yield from _labels(state, side, name, address, namespace)
     yield from _ports(state, rule, side, name, address, port, packet, namespace)
@@ -106,17 +110,17 @@ def _service(
     service = (rule.source if source else rule.destination).services
     if service is None:
         return
-    slices = list(oracle.slices_of(state, service, namespace))
+    slices = list(matching.slices_of(state, service, namespace))
     title = f"service {service.namespace or namespace}/{service.name}"
     field = f"{name}.services"
     if not any(found.endpoints for found in slices):
         yield Mismatch(field, f"nobody serves {title}, as far as is known here")
         return
     address = packet.source if source else packet.destination
-    fits = oracle.side_selects(state, EntityRule(services=service), address, [], namespace)
+    fits = matching.side_selects(state, EntityRule(services=service), address, [], namespace)
     if not fits:
         yield Mismatch(field, f"{describe_holder(state, address)} does not serve {title}")
-    elif not source and not oracle.reaches_service(state, rule, packet, namespace):
+    elif not source and not matching.reaches_service(state, rule, packet, namespace):
         served = sorted({(port.port, str(port.protocol)) for one in slices for port in one.ports})
         ports = ", ".join(f"{port}/{protocol}" for port, protocol in served) or "no port"
         yield Mismatch(field, f"{title} is served at {ports}")
@@ -125,17 +129,17 @@ def _service(
 def _labels(
     state: State, side: EntityRule, name: str, address: Network, namespace: str
 ) -> Iterator[Mismatch]:
-    holders = list(oracle.holders_of(state, address))
+    holders = list(matching.holders_of(state, address))
     who = describe_holder(state, address)
-    if oracle.limited_by_label(side, namespace) and not any(
-        oracle.entity_selected(state, key, side, namespace) for key in holders
+    if matching.limited_by_label(side, namespace) and not any(
+        matching.entity_selected(state, key, side, namespace) for key in holders
     ):
         yield _not_selected(state, side, name, holders, who, namespace)
     excluded = [
         key
         for key in holders
         if side.not_selector
-        and oracle.selector_matches(side.not_selector, oracle.labels_of(state, key))
+        and matching.selector_matches(side.not_selector, matching.labels_of(state, key))
     ]
     if excluded:
         yield Mismatch(f"{name}.notSelector", f"{side.not_selector!r} excludes {who}")
@@ -153,8 +157,8 @@ def _not_selected(
         return Mismatch(
             f"{name}.selector", f"{who} belongs to no endpoint or network set, so it has no labels"
         )
-    labels = oracle.labels_of(state, holders[0])
-    if side.namespace_selector and not oracle.namespace_matches(side.namespace_selector, labels):
+    labels = matching.labels_of(state, holders[0])
+    if side.namespace_selector and not matching.namespace_matches(side.namespace_selector, labels):
         return Mismatch(
             f"{name}.namespaceSelector",
             f"{side.namespace_selector!r} does not select the namespace of {who}",
@@ -166,7 +170,7 @@ def _not_selected(
             "means its own",
             f"give {name} a namespaceSelector",
         )
-    if side.service_accounts is not None and oracle.selector_matches(side.selector, labels):
+    if side.service_accounts is not None and matching.selector_matches(side.selector, labels):
         return Mismatch(f"{name}.serviceAccounts", f"{who} runs under another service account")
     return Mismatch(
         f"{name}.selector",
@@ -189,16 +193,16 @@ def _ports(
         return
     selected = [
         key
-        for key in oracle.holders_of(state, address)
-        if not oracle.limited_by_label(side, namespace)
-        or oracle.entity_selected(state, key, side, namespace)
+        for key in matching.holders_of(state, address)
+        if not matching.limited_by_label(side, namespace)
+        or matching.entity_selected(state, key, side, namespace)
     ]
     shown = "no port" if port is None else str(port)
-    if side.ports and not oracle.port_in(state, rule, side.ports, selected, port, packet):
+    if side.ports and not matching.port_in(state, rule, side.ports, selected, port, packet):
         listed = ", ".join(map(str, side.ports))
         fix = "" if port is None else f"add {port} to {name}.ports"
         yield Mismatch(f"{name}.ports", f"{shown} is not among {listed}", fix)
-    if side.not_ports and oracle.port_in(state, rule, side.not_ports, selected, port, packet):
+    if side.not_ports and matching.port_in(state, rule, side.not_ports, selected, port, packet):
         listed = ", ".join(map(str, side.not_ports))
         yield Mismatch(f"{name}.notPorts", f"{shown} is among {listed}")
 

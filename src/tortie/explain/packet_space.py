@@ -11,7 +11,7 @@ decides them all.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tortie.explain import oracle
+from tortie.explain import matching
 from tortie.explain.mismatch import protocol_name, short_name
 from tortie.explain.oracle import State
 from tortie.lib.ip import Network, parse_address, parse_network
@@ -91,13 +91,13 @@ def services(before: State, after: State) -> dict[int, list[Service]]:
     destination = _cuts(before, after, [rule.destination for rule in rules])
     source = _cuts(before, after, [rule.source for rule in rules], named=False)
     protocols = {6, 17} | {
-        oracle.protocol_number(protocol)
+        matching.protocol_number(protocol)
         for rule in rules
         for protocol in (rule.protocol, rule.not_protocol)
         if protocol is not None
     }
     protocols |= {
-        oracle.protocol_number(port.protocol)
+        matching.protocol_number(port.protocol)
         for state in (before, after)
         for found in _slices(state)
         for port in found.ports
@@ -194,7 +194,7 @@ def _signature(state: State, key: ResourceKey) -> object:
     resource = state.get(key)
     if not isinstance(resource, WorkloadEndpoint):
         return None
-    labels = frozenset(oracle.labels_of(state, key).items())
+    labels = frozenset(matching.labels_of(state, key).items())
     ports = frozenset((port.name, str(port.protocol), port.port) for port in resource.spec.ports)
     return key.namespace, labels, ports, resource.spec.profiles
 

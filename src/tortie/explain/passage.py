@@ -21,18 +21,8 @@ endpoint_mgr.go (which host endpoint an interface belongs to).
 
 from typing import NamedTuple
 
-from tortie.explain.oracle import (
-    Decision,
-    Packet,
-    Place,
-    State,
-    Step,
-    Way,
-    decide_at,
-    decide_tiers,
-    in_any,
-    protocol_number,
-)
+from tortie.explain.matching import in_any, protocol_number
+from tortie.explain.oracle import Decision, Packet, Place, State, Step, Way, decide_at, decide_tiers
 from tortie.lib.ip import Network, parse_network
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.felix_configuration import FelixConfiguration, ProtoPort

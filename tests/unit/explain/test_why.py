@@ -4,8 +4,9 @@ import pytest
 from tests.oracle.clusters import make_packets, make_world, staged_world
 
 from tortie.ctl.policy import explanation_text, parse_packet
+from tortie.explain.matching import rule_matches
 from tortie.explain.mismatch import mismatches
-from tortie.explain.oracle import State, decide, rule_matches
+from tortie.explain.oracle import State, decide
 from tortie.explain.staged import enforce_staged
 from tortie.explain.why import explain, find_endpoint, resolve
 from tortie.lib.errors import InvalidInput, NotFound
