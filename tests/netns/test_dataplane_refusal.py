@@ -7,8 +7,11 @@ from typing import NamedTuple
 import pytest
 from msgspec.structs import replace
 from tests.netns.dataplane_host import ALLOW_ALL, Host, Workload, hears, tier, workloads
+from tests.netns.outside import THIS_HOST, machines, udp
 
 from tortie.dataplane.rules import names
+from tortie.dataplane.settings import ProtoPort, Settings
+from tortie.desired.host_endpoint import HostEndpoint
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import UDP, IPSetType, Policy, PolicyId, PolicyList, Rule, Side
 from tortie.kernel.netlink import NetlinkSocket
@@ -269,3 +272,33 @@ def test_many_refused_policies_at_once(scene: Scene) -> None:
     assert sorted(scene.host.dataplane.refused) == sorted(f"policy {one}" for one in bad)
     assert hears(scene.a, scene.c, 80)
     assert not hears(scene.a, scene.b, 80)
+
+
+@pytest.mark.parametrize("mute", [False, True])
+def test_a_refused_list_of_a_host_endpoint_drops_all_but_failsafe_ports(mute: bool) -> None:
+    settings = Settings(host="h1", failsafe_inbound=(ProtoPort(UDP, 22),))
+    host = Host(settings)
+    host.nft.close()
+    nft = SpoiltNft.open()
+    assert isinstance(nft, SpoiltNft)
+    host.nft = nft
+    host.restart()
+    good, bad = (host.policy(name, ingress=(Rule("Allow"),)) for name in ("good", "bad"))
+    lists = [PolicyList((tier(one),)) for one in (good, bad)]
+    everything = PolicyList((tier(host.policy("out", egress=(Rule("Allow"),))),))
+    with machines(host, "up0", "up1") as (one, other):
+        nft.mute = mute
+        nft.spoil = spoilt_rules(names.list_chain(names.list_id(lists[1]), "ingress", "host"))
+        for number, (link, ingress) in enumerate(zip(("up0", "up1"), lists, strict=True)):
+            endpoint = HostEndpoint(link, ingress=ingress, egress=everything)
+            host.update(Kind.HOST_ENDPOINT, f"hep{number}", endpoint)
+        host.apply()
+        assert udp(one, THIS_HOST, one.near[4], 8080), "the sound one is in force"
+        assert not udp(other, THIS_HOST, other.near[4], 8080)
+        assert udp(other, THIS_HOST, other.near[4], 22)
+        assert len(host.dataplane.refused) == 1
+        nft.spoil = untouched
+        host.resync()
+        assert udp(other, THIS_HOST, other.near[4], 8080)
+        assert not host.dataplane.refused
+    host.close()
