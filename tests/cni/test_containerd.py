@@ -64,8 +64,8 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     # Short names: a socket.s path has at most 107 characters.
-    live = LiveLab(f"cri{os.getpid()}", "embedded", "direct", hosts=2)
-    live.lab_ok("up", "--hosts", "2")
+    live = LiveLab(f"cri{os.getpid()}", "etcd", "direct", hosts=2)
+    live.up()
     try:
         made = Cluster(live, tmp_path_factory.mktemp("c"))
         for runtime in made.runtimes.values():

@@ -736,6 +736,59 @@ def test_exhausted_pools_and_taken_addresses(host: Host, containers: Containers)
     assert len(set(host.addresses())) == 13
 
 
+def test_a_pool_without_a_free_address(host: Host, containers: Containers) -> None:
+    """It may be tried again: a release, or a new pool, is all that it needs."""
+    host.make_pools({"tiny": "10.99.0.0/26"})
+
+    async def fill(client: EmbeddedClient) -> None:
+        allocator = Allocator(client, "h2")
+        for number in range(64):
+            await allocator.assign({4}, f"other.{number}", {}, pools=["tiny"])
+
+    host.with_client(fill)
+    config = network(ipam={"type": "tortie-ipam", "ipv4_pools": ["tiny"]})
+    path = containers.new()
+    found = host.refused("ADD", config, CID, path)
+    assert found["code"] == 11
+    assert "no IPv4 address is free for host h1 in tiny (10.99.0.0/26)" in found["msg"]
+    assert "release addresses or add an IPPool" in found["msg"]
+    assert host.endpoints() == {}
+    assert host.links() == []
+
+    async def free(client: EmbeddedClient) -> None:
+        await Allocator(client, "h2").release("other.7")
+
+    host.with_client(free)
+    [address] = host.ok("ADD", config, CID, path)["ips"]
+    assert address["address"].startswith("10.99.0.")
+
+
+def test_without_a_pool(host: Host, containers: Containers) -> None:
+    path = containers.new()
+
+    def refused(change: Any) -> Any:
+        host.with_client(change)
+        found = host.refused("ADD", network(), CID, path)
+        assert host.left_overs() == []
+        return found
+
+    async def disable(client: EmbeddedClient) -> None:
+        key = ResourceKey("IPPool", "v4").path
+        entry = await client.get(key)
+        assert entry is not None
+        document = json.loads(entry.value)
+        document["spec"]["disabled"] = True
+        await client.put(key, json.dumps(document).encode())
+
+    async def delete(client: EmbeddedClient) -> None:
+        await client.delete(ResourceKey("IPPool", "v4").path)
+
+    for change in (disable, delete):
+        found = refused(change)
+        assert found["code"] == 7
+        assert "no IPv4 pool serves host h1: create an IPPool, enable one" in found["msg"]
+
+
 def test_l7_dual_stack_is_all_or_nothing(host: Host, containers: Containers) -> None:
     async def drop(client: Any) -> None:
         await client.delete(ResourceKey("IPPool", "v6").path)
