@@ -1,4 +1,4 @@
-"""Two lab hosts, each with dockerd and the service; shared by the tests of a module."""
+"""Two lab hosts, each with dockerd and the service; shared by all tests here."""
 
 import os
 import tempfile
@@ -41,7 +41,7 @@ class Hosts(NamedTuple):
         return [*self.endpoints(), *self.handles(), *links]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def shared_hosts() -> Iterator[Hosts]:
     need_root()
     live = LiveLab(f"dk{os.getpid()}", "embedded", "direct", hosts=2)

@@ -37,10 +37,13 @@ DRIVERS = frozenset({"tortie", "calico"})
 EVENTS = ["connect", "disconnect", "create", "destroy", "start"]
 """Of networks and containers."""
 
-AGAIN_SECONDS = 1.0
-"""To the next look while something is not as it should be."""
+AGAIN_SECONDS = (1.0, 10.0)
+"""To the next look while something is not as it should be: the first, and the longest."""
 LOOK_SECONDS = 300.0
-GONE_SECONDS = 30.0
+GONE_SECONDS = 15.0
+
+# Not containers, in libnetwork's list of a network's endpoints.
+_NOBODY, _BALANCER = "ep-", "lb-"
 
 
 class Members:
@@ -100,6 +103,7 @@ class Members:
             await asyncio.sleep(backoff.next_seconds())
 
     async def _look_again_and_again(self) -> None:
+        again = Backoff(*AGAIN_SECONDS)
         while True:
             self._news.clear()
             try:
@@ -111,9 +115,12 @@ class Members:
                 log.warning("looking at Docker's containers failed, will try again: %s", error)
                 settled = False
             self._complain()
+            if settled:
+                again.reset()
             try:
-                async with asyncio.timeout(LOOK_SECONDS if settled else AGAIN_SECONDS):
+                async with asyncio.timeout(LOOK_SECONDS if settled else again.next_seconds()):
                     await self._news.wait()
+                again.reset()
             except TimeoutError:
                 pass
 
@@ -177,6 +184,8 @@ class Members:
                     ", ".join(sorted(bad)),
                 )
             self._labels[container_id] = labels
+        # Swarm's own load balancer of a network is a member without labels.
+        self._labels |= {name: {} for name in wanted if name.startswith(_BALANCER)}
 
     async def _publish(self, containers: dict[str, str]) -> bool:
         profiles = {
@@ -187,8 +196,10 @@ class Members:
         by_container: dict[str, list[Endpoint]] = defaultdict(list)
         unknown = False
         for endpoint in self._endpoints:
-            container_id = containers.get(endpoint.id)
-            if container_id is None or container_id not in self._labels:
+            container_id = containers.get(endpoint.id, "")
+            if container_id.startswith(_NOBODY):
+                continue  # it has not been joined; that is an event
+            if container_id not in self._labels:
                 unknown = True
                 continue
             by_container[container_id].append(endpoint)
@@ -220,7 +231,8 @@ class Members:
         by_container = Counter(
             containers[endpoint.id] for endpoint in self._endpoints if endpoint.id in containers
         )
-        several = {container_id for container_id, count in by_container.items() if count > 1}
+        several = {name for name, count in by_container.items() if count > 1}
+        several = {name for name in several if not name.startswith((_NOBODY, _BALANCER))}
         concerned = several | self._several | (self._routed.keys() & by_container.keys())
         self._routed = {known: self._routed[known] for known in concerned & self._routed.keys()}
         for container_id in sorted(concerned):
