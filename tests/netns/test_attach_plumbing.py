@@ -172,6 +172,30 @@ def test_a_link_to_an_older_instance_is_replaced(veths: Veths, workload: str) ->
     assert veths.problems(wanted(workload)) == []
 
 
+def test_a_pair_waits_for_who_takes_its_far_end(veths: Veths, workload: str) -> None:
+    gateways = parse_address("169.254.1.9"), parse_address("fe80::a9fe:109")
+    mac = "02:00:00:00:00:09"
+    pair = wanted("", device="pair", inside="tmp0", gateways=gateways, mac=mac)
+    assert veths.connect(pair) == mac
+    with Rtnl.open() as rtnl:
+        near, far = rtnl.link("cali0"), rtnl.link("tmp0")
+        assert (near.peer, near.up, near.mac) == (far.index, True, HOST_MAC)
+        assert not far.up, "nobody has it yet"
+        assert set(gateways) <= {found.address for found in rtnl.addresses(interface=near.index)}
+        descriptor = os.open(workload, os.O_RDONLY)
+        try:  # as Docker does
+            rtnl.change_link(far.index, LinkChange(namespace=descriptor, name="eth0"))
+        finally:
+            os.close(descriptor)
+    assert veths.connect(pair) == mac, "again, with the far end elsewhere"
+    with Rtnl.open() as rtnl:
+        assert rtnl.link("cali0").index == near.index
+        with pytest.raises(NotFound):
+            rtnl.link("tmp0")
+    assert veths.problems(pair) == []
+    assert veths.disconnect("cali0")
+
+
 def test_removing_twice(veths: Veths, workload: str) -> None:
     veths.connect(wanted(workload))
     assert veths.disconnect("cali0") is True

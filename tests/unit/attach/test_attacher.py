@@ -60,6 +60,23 @@ def test_add_makes_everything_and_says_what(bench: Bench) -> None:
     assert bench.check() == ()
 
 
+def test_a_held_workload_has_a_link_and_no_endpoint_until_policy_may_see_it(bench: Bench) -> None:
+    pair = {"device": "pair", "netns": "", "inside": "tmp0", "mac": "02:00:00:00:00:07"}
+    held = bench.add(**pair, held=True, network="net1")
+    assert held.revision == 0
+    assert held.interface in bench.plumbing["h1"].links
+    assert not [key for key in bench.entries() if key.startswith(ENDPOINTS)]
+    assert bench.waited == []
+    bench.restart()
+    opened = bench.add(**pair, network="net1", labels={"app": "web"})
+    assert (opened.interface, opened.addresses) == (held.interface, held.addresses)
+    assert stored_endpoint(bench)["metadata"]["labels"]["app"] == "web"
+    assert bench.waited == [opened.revision]
+    assert opened.network == "net1"
+    bench.remove()
+    assert bench.left_overs() == []
+
+
 def test_add_again_answers_the_same(bench: Bench) -> None:
     first = bench.add()
     revision = bench.store.revision

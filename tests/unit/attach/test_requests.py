@@ -78,6 +78,8 @@ def test_other_calls() -> None:
         ({"mac": "01:00:5e:00:00:01"}, "a unicast address"),
         ({"labels": {"a b": "c"}}, "labels"),
         ({"labels": {"a": 1}}, "$.labels"),
+        ({"gateways": ["10.0.0.1"]}, "link-local"),
+        ({"device": "pair"}, "empty for a pair"),
         ({"timeout_seconds": 0}, "timeout_seconds"),
         ({"timeout_seconds": 1e9}, "timeout_seconds"),
     ],
