@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 from itertools import pairwise
 
-from tortie.ctl.commands import BY_PATH, COMMANDS, COMMON, ELSEWHERE, GROUPS
+from tortie.ctl.commands import BY_PATH, COMMANDS, COMMON, ELSEWHERE
 from tortie.ctl.grammar import Command, Flag, Given
 from tortie.ctl.kinds import ALIASES, NAMESPACED, at, plural
+from tortie.ctl.main import VERBS
 from tortie.ctl.printing import FORMATS, FORMATS_WITH_VALUE
 
 TYPE_CHECKING = False
@@ -39,7 +40,7 @@ def candidates(before: Sequence[str], word: str) -> list[str]:
     command, rest = _command(before)
     if command is None:
         return [name for name in _next_words(before) if name.startswith(word)]
-    flags = [flag for flag in (*command.flags, *COMMON) if not flag.is_hidden]
+    flags = [flag for flag in _flags(command) if not flag.is_hidden]
     if rest and (flag := _waiting(flags, rest[-1])):
         return _values(flag, word)
     if word.startswith("--") and "=" in word:
@@ -47,26 +48,40 @@ def candidates(before: Sequence[str], word: str) -> list[str]:
         named = next((flag for flag in flags if f"--{flag.name}" == name), None)
         return [f"{name}={found}" for found in _values(named, value)] if named else []
     if word.startswith("-"):
-        return [f"--{flag.name}" for flag in flags if f"--{flag.name}".startswith(word)]
+        long = [f"--{flag.name}" for flag in flags if flag.name]
+        return [name for name in long if name.startswith(word)]
     words = _plain_words(flags, rest)
     return _words(command, words, word, _namespace(flags, rest))
 
 
 def _command(before: Sequence[str]) -> tuple[Command | None, list[str]]:
     for length in (3, 2, 1):
-        command = BY_PATH.get(" ".join(before[:length]))
+        command = BY_PATH.get(" ".join(before[:length])) or _of_program(before[:length])
         if command is not None and len(before) >= length:
             return command, list(before[length:])
     return None, []
 
 
-def _next_words(before: Sequence[str]) -> list[str]:
-    from tortie.ctl.main import VERBS
+def _of_program(words: Sequence[str]) -> Command | None:
+    """Of one with a parser of its own, which is imported only if it was named."""
+    if not words or words[0] not in VERBS:
+        return None
+    from tortie.ctl.programs import command_at
 
+    return command_at(words)
+
+
+def _flags(command: Command) -> tuple[Flag, ...]:
+    return (*command.flags, *COMMON) if command.path in BY_PATH else command.flags
+
+
+def _next_words(before: Sequence[str]) -> list[str]:
     prefix = "".join(f"{word} " for word in before)
-    if before and prefix.strip() not in GROUPS:
-        return []
     known = [*(c.path for c in COMMANDS if not c.is_hidden), *ELSEWHERE]
+    if before and before[0] in VERBS:
+        from tortie.ctl.programs import commands_of
+
+        known += [command.path for command in commands_of(before[0])]
     paths = [path for path in known if path.startswith(prefix)]
     names = [path.removeprefix(prefix).partition(" ")[0] for path in paths]
     return sorted({*names, *(() if before else (*VERBS, "help"))})
@@ -89,7 +104,8 @@ def _values(flag: Flag, word: str) -> list[str]:
     elif flag.choices:
         known = flag.choices
     else:
-        known = flag.value.split("|") if "|" in flag.value else ()
+        known = [value for value in flag.value.split("|") if not value.isupper()]
+        known = known if "|" in flag.value else ()
     return [value for value in known if value.startswith(word)]
 
 

@@ -58,10 +58,11 @@ class Flag:
     @property
     def spelled(self) -> str:
         """As help shows it: `-o, --output FORMAT`."""
-        shorts = "".join(f"-{letter}, " for letter in self.short[:1])
+        long = [f"--{self.name}"] if self.name else []
+        spelled = ", ".join([*(f"-{letter}" for letter in self.short[:1]), *long])
         if self.optional is not None:
-            return f"{shorts}--{self.name}[={self.value}]"
-        return f"{shorts}--{self.name}{' ' + self.value if self.value else ''}"
+            return f"{spelled}[={self.value}]"
+        return f"{spelled}{' ' + self.value if self.value else ''}"
 
 
 class Command:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tortie.ctl.commands import BY_PATH, COMMANDS, COMMON, GROUPS
 from tortie.ctl.grammar import Command, Flag, Given, mistake
+from tortie.ctl.programs import all_commands, command_at, flags_of
 from tortie.ctl.screen import Screen
 
 _SEE_DATASTORE = (
@@ -15,10 +15,13 @@ _SEE_DATASTORE = (
 
 
 def main(given: Given, screen: Screen) -> int:
-    path = " ".join(given.words)
-    if path and path not in BY_PATH:
-        raise mistake(f"there is no command {path!r}")
-    screen.out.write(command_page(BY_PATH[path]) if path else overview_page())
+    if not given.words:
+        screen.out.write(overview_page())
+        return 0
+    command = command_at(given.words)
+    if command is None:
+        raise mistake(f"there is no command {' '.join(given.words)!r}")
+    screen.out.write(command_page(command))
     return 0
 
 
@@ -38,9 +41,8 @@ def overview_page() -> str:
         "[\\-c CONFIG] VERB ...",
         ".SH COMMANDS",
     ]
-    for command in COMMANDS:
-        if not command.is_hidden:
-            lines += [".TP", f".B {_text(command.path)}", _text(command.summary)]
+    for command in all_commands():
+        lines += [".TP", f".B {_text(command.path)}", _text(command.summary)]
     lines += [".SH FILES", ".TP", ".B /etc/calico/calicoctl.cfg", "where the datastore is"]
     lines += [".SH EXIT STATUS", "0: done. 1: failed."]
     return "\n".join(lines) + "\n"
@@ -62,15 +64,15 @@ def command_page(command: Command) -> str:
         for note in command.notes:
             lines += [_text(note), ".PP"]
         lines.pop()
-    lines += [".SH OPTIONS", *_flags((*command.flags, *COMMON))]
+    if flags := flags_of(command):
+        lines += [".SH OPTIONS", *_flags(flags)]
     if command.examples:
         lines.append(".SH EXAMPLES")
         for line, meaning in command.examples:
             lines += [".TP", f".B tortie {_text(line)}", _text(meaning)]
     group = command.path.partition(" ")[0]
-    also = [c for c in COMMANDS if c is not command and not c.is_hidden]
-    also = [c for c in also if group in GROUPS and c.path.startswith(f"{group} ")]
-    names = ["tortie", *map(page_name, also)]
+    also = [c for c in all_commands() if c.path != command.path]
+    names = ["tortie", *(page_name(c) for c in also if c.path.startswith(f"{group} "))]
     lines += [".SH ENVIRONMENT", _SEE_DATASTORE, ".SH SEE ALSO"]
     lines.append(",\n".join(f".BR {_text(other)} (1)" for other in names).replace(",\n", " ,\n"))
     return "\n".join(lines) + "\n"
@@ -79,9 +81,8 @@ def command_page(command: Command) -> str:
 def _flags(flags: Iterable[Flag]) -> list[str]:
     lines: list[str] = []
     for flag in flags:
-        if not flag.is_hidden:
-            choices = f" ({', '.join(flag.choices)})" if flag.choices else ""
-            lines += [".TP", f".B {_text(flag.spelled)}", _text(flag.summary + choices)]
+        choices = f" ({', '.join(flag.choices)})" if flag.choices else ""
+        lines += [".TP", f".B {_text(flag.spelled)}", _text(flag.summary + choices)]
     return lines
 
 

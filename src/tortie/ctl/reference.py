@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tortie.ctl import manual
-from tortie.ctl.commands import COMMANDS, COMMON
 from tortie.ctl.fields import Described, describe
 from tortie.ctl.grammar import Command, Flag
 from tortie.ctl.help import overview
 from tortie.ctl.kinds import ALIASES, COLUMNS, NAMESPACED
 from tortie.ctl.main import VERBS
+from tortie.ctl.programs import all_commands, flags_of
 from tortie.datastore.etcd.messages import Access, Permission, range_end
 from tortie.datastore.roles import cluster_roles, host_roles
 from tortie.model.catalogue import TYPES
@@ -28,9 +28,8 @@ def pages() -> dict[str, str]:
     found = {"README.md": _index(), "commands.md": _commands(), "etcd-roles.md": _roles()}
     found |= {f"resources/{kind.lower()}.md": _kind(kind) for kind in sorted(TYPES)}
     found["man/tortie.1"] = manual.overview_page()
-    for command in COMMANDS:
-        if not command.is_hidden:
-            found[f"man/{manual.page_name(command)}.1"] = manual.command_page(command)
+    for command in all_commands():
+        found[f"man/{manual.page_name(command)}.1"] = manual.command_page(command)
     return found
 
 
@@ -53,16 +52,16 @@ as these pages:
 def _commands() -> str:
     programs = {name: verb.summary for name, verb in VERBS.items()}
     parts = [f"{GENERATED}\n# Commands\n\n```\n{overview(programs)}\n```\n"]
-    parts += [_command(command) for command in COMMANDS if not command.is_hidden]
+    parts += [_command(command) for command in all_commands()]
     return "\n".join(parts)
 
 
 def _command(command: Command) -> str:
     words = f" {command.words}" if command.words else ""
     lines = [f"## tortie {command.path}", "", f"`tortie {command.path}{words}`", ""]
-    lines += [f"{command.summary[0].upper()}{command.summary[1:]}.", ""]
-    lines += ["| Flag | What it does |", "|---|---|"]
-    lines += [_flag(flag) for flag in (*command.flags, *COMMON) if not flag.is_hidden]
+    lines.append(f"{command.summary[:1].upper()}{command.summary[1:]}.")
+    if flags := flags_of(command):
+        lines += ["", "| Flag | What it does |", "|---|---|", *map(_flag, flags)]
     for note in command.notes:
         lines += ["", note]
     if command.examples:

@@ -223,6 +223,12 @@ def test_diags_of_a_datastore_that_is_away(
         (["patch", "node", "n1", "-t"], "", ["strategic", "json", "merge"]),
         (["completion"], "z", ["zsh"]),
         (["nonsense"], "", []),
+        (["lab"], "w", ["workload"]),
+        (["lab", "workload"], "", ["add", "label", "list", "move", "rm"]),
+        (["lab", "up"], "--data", ["--datastore"]),
+        (["lab", "up", "--datastore"], "", ["embedded", "etcd"]),
+        (["policy", "impact", "-f"], "", [":files"]),
+        (["node"], "a", ["autodetect"]),
     ],
 )  # fmt: skip
 def test_candidates(tortie: Shell, before: list[str], word: str, some: list[str]) -> None:

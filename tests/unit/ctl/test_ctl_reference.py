@@ -1,13 +1,19 @@
 """The reference pages are what the parser and the structs say today."""
 
+import argparse
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from tortie.ctl.commands import COMMANDS
+from tortie.ctl.complete import candidates
 from tortie.ctl.fields import describe
+from tortie.ctl.main import VERBS, Verb
+from tortie.ctl.manual import page_name
+from tortie.ctl.programs import commands_of
 from tortie.ctl.reference import pages
 from tortie.model.catalogue import TYPES
 
@@ -53,3 +59,33 @@ def test_every_field_has_a_shape(kind: str) -> None:
             if field.resolved().fields is not described.fields:
                 waiting.append(field.resolved())
     assert seen > 5
+
+
+def test_programs_of_their_own_are_found_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every verb that reads its command line with argparse, a new one too."""
+    written = pages()
+    for verb in VERBS:
+        for command in commands_of(verb):
+            assert command.summary, command.path
+            assert f"man/{page_name(command)}.1" in written
+    made = types.ModuleType("tortie.ctl.made_up")
+
+    def main(argv: list[str]) -> int:
+        parser = argparse.ArgumentParser("tortie made-up")
+        verbs = parser.add_subparsers()
+        shine = verbs.add_parser("shine", help="as a lamp does")
+        shine.add_argument("--bright", action="store_true", help="%(default)s unless given")
+        verbs.add_parser("hidden")
+        parser.parse_args(argv)
+        raise AssertionError("it is not to run")
+
+    made.main = main  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, made.__name__, made)
+    monkeypatch.setitem(VERBS, "made-up", Verb(made.__name__, "a test", is_ours=False))
+    (command,) = commands_of("made-up")
+    assert (command.path, command.summary) == ("made-up shine", "as a lamp does")
+    assert [flag.spelled for flag in command.flags] == ["--bright"]
+    assert command.flags[0].summary == "False unless given"
+    assert candidates(["made-up"], "") == ["shine"]
+    assert candidates(["made-up", "shine"], "--b") == ["--bright"]
+    assert "as a lamp does" in pages()["commands.md"]
