@@ -131,10 +131,15 @@ def churn(size: Size) -> list[Result]:
         endpoint(chance.randrange(size.endpoints), size, app=chance.randrange(APPS))
         for _ in range(60_000)
     ]
+    before = cluster.counts()
     seconds = [cluster.change([update]) for update in updates]
+    touched = [now - then for now, then in zip(cluster.counts(), before, strict=True)]
     results = latencies("calc, an update of an endpoint, 60,000 at random", seconds, "p99 ≤ 20")
     rate = len(seconds) / sum(seconds)
-    return [*results, Result(f"calc, updates in a row, {size}", rate, "/s", "≥ 1,000")]
+    results.append(Result(f"calc, updates in a row, {size}", rate, "/s", "≥ 1,000"))
+    for what, count in zip(("evaluated", "endpoints", "told"), touched, strict=True):
+        results.append(Result(f"calc, an update of an endpoint: {what}", count / len(updates), ""))
+    return results
 
 
 Stored = tuple[str, bytes]

@@ -202,7 +202,7 @@ def _addresses(arguments: argparse.Namespace, state: State) -> tuple[Network, Ne
 
 def explanation_text(state: State, found: Explanation) -> str:
     words = [f"{half.way.lower()} {'ALLOW' if half.allowed else 'DENY'}" for half in found.halves]
-    detail = ", ".join(words) or "neither side is a workload, so no policy applies"
+    detail = ", ".join(words) or _why_nothing_is_asked(state, found.packet)
     lines = [f"VERDICT  {'ALLOW' if found.allowed else 'DENY'}   ({detail})"]
     for half in found.halves:
         lines.extend(_half_lines(half))
@@ -214,6 +214,14 @@ def explanation_text(state: State, found: Explanation) -> str:
             if half not in found.halves:
                 lines.extend(_half_lines(half))
     return "\n".join(lines)
+
+
+def _why_nothing_is_asked(state: State, packet: Packet) -> str:
+    if packet.source == packet.destination:
+        return "a workload's packets to itself do not leave it"
+    if oracle.workload_with(state, packet.destination):
+        return "a host always reaches its own workloads"
+    return "neither side is a workload, so no policy applies"
 
 
 def _half_lines(half: Half) -> Iterator[str]:

@@ -67,6 +67,8 @@ class Half(NamedTuple):
 def halves_of(state: State, packet: Packet) -> tuple[Half, ...]:
     """Egress of the source, ingress of the destination, and what their hosts say of them."""
     halves: list[Half] = []
+    if packet.source == packet.destination:
+        return ()  # to oneself: it does not get to the host
     source = host_with(state, packet.source)
     if source is not None and source.host == _host_of(state, packet.destination):
         return ()  # the host reaches its own workloads

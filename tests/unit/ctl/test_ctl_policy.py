@@ -214,7 +214,9 @@ def test_workloads_and_their_own_host(shop: Shell) -> None:
     dropped = shop("policy", "why", "web", "192.0.2.1", "tcp/443")
     assert (dropped.code, "defaultEndpointToHostAction): Deny" in dropped.out) == (1, True)
     apply(shop, policy())
+    assert "a host always reaches its own" in shop("policy", "why", "192.0.2.1", "db", "tcp/80").out
     assert shop("policy", "why", "192.0.2.1", "db", "tcp/80").code == 0
+    assert "do not leave it" in shop("policy", "why", "db", "db", "tcp/80").out
     assert shop("policy", "why", "192.0.2.2", "db", "tcp/80").code == 1
     spec = "spec: {defaultEndpointToHostAction: Accept}\n"
     apply(shop, HEAD + "kind: FelixConfiguration\nmetadata: {name: default}\n" + spec)
