@@ -5,15 +5,20 @@ A hundred thousand verdicts where `test_packets` has tens of thousands with real
 round of `make soak` takes as many others.
 """
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
-from tests.oracle.clusters import theme_of
+from tests.oracle.alterations import alter, deciding
+from tests.oracle.clusters import THEMES, theme_of
 from tests.oracle.comparison import CHANGES, Case, cases, explain
 from tests.oracle.mutants import MUTANTS, Mutant
 from tests.oracle.paper import PaperHosts, without_sysctls
+
+from tortie.dataplane.driver.nftables import INET
 
 PACKETS = 300
 SEEDS_PER_CHUNK = 10
@@ -80,3 +85,37 @@ def test_the_walk_notices_the_mutant(
                     record_property("noticed", f"{case.name}, {len(found)} packets")
                     return
     pytest.fail(f"{mutant.name}: no packet of {len(seeds)} histories noticed")
+
+
+ALTERED_SEEDS, ALTERATIONS = range(len(THEMES)), 6
+"""Alterations of each state."""
+NOTICED_AT_LEAST = 0.65
+"""The others change nothing for these packets: a rule behind which another says the same."""
+
+
+def test_random_mistakes_in_what_is_sent_show(
+    record_property: Callable[[str, object], None],
+) -> None:
+    """One rule that decided something is changed, and the same packets are walked again."""
+    random = Random(FIRST_SEED)
+    hosts = PaperHosts()
+    noticed, survived = 0, []
+    for case in (case for seed in ALTERED_SEEDS for case in cases(seed, MUTANT_PACKETS)):
+        hosts.enforce(case.state)
+        pairs = list(zip(case.packets, case.expected, strict=True))
+        for name, host in hosts.hosts.items():
+            rules = asyncio.run(host.nft.rules(INET))
+            walks = (hosts.walk(packet)[1] for packet in case.packets)
+            decided = [rule for walked in walks for rule in deciding(name, walked, rules)]
+            sound = host.rules
+            for rule in random.sample(decided, min(len(decided), ALTERATIONS // 2)):
+                host.rules, how = alter(random, host, rule)
+                if any(hosts.arrives(packet) != expected for packet, expected in pairs):
+                    noticed += 1
+                else:
+                    survived.append(how)
+            host.rules = sound
+    share = noticed / (noticed + len(survived))
+    record_property("noticed", f"{noticed} of {noticed + len(survived)}")
+    assert noticed > 100
+    assert share >= NOTICED_AT_LEAST, "\n".join(survived)
