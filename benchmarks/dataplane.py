@@ -88,7 +88,8 @@ def _ratios(found: dict[str, float], lists: int) -> Iterator[Result]:
 
 def _ours(lists: int) -> list[Result]:
     nft, rtnl, conntrack = Nft.open(), Rtnl.open(), Conntrack.open()
-    dataplane = Dataplane(Settings(host="bench"), nft, rtnl, conntrack)
+    settings = Settings(host="bench", log_denied=True)  # as an agent's are
+    dataplane = Dataplane(settings, nft, rtnl, conntrack)
     world = list(_world(lists))
     memory.begin_loading()  # as the agent does
     loop = asyncio.new_event_loop()
@@ -136,7 +137,8 @@ def _restart(
     """A dataplane that knows nothing meets tables that are as they should be."""
     before = asyncio.run(nft.generation())
     began, began_cpu = time.perf_counter(), time.process_time()
-    dataplane = Dataplane(Settings(host="bench"), nft, rtnl, conntrack)
+    settings = Settings(host="bench", log_denied=True)  # as an agent's are
+    dataplane = Dataplane(settings, nft, rtnl, conntrack)
     for update in world:
         dataplane.on_update(*update)
     asyncio.run(dataplane.apply())

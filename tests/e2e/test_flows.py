@@ -3,12 +3,14 @@
 import json
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -150,6 +152,59 @@ def test_what_is_dropped_without_asking_policy_says_why(live: LiveLab) -> None:
     (flow,) = eventually_flows(live, "--from", "red/w1", "--to", to, "--since", "30s")
     assert flow["decided"]["reason"] == "endpoint-to-host action"
     assert (flow["decided"]["tier"], flow["decided"]["policy"]) == ("", "")
+
+
+HOST_POLICY = """
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: h1-all, labels: {host: h1}}
+spec: {node: h1, interfaceName: "*"}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: host-guard}
+spec:
+  selector: host == 'h1'
+  types: [Ingress, Egress]
+  ingress:
+    - {action: Deny, protocol: TCP, destination: {ports: [4444]}}
+    - {action: Allow}
+  egress:
+    - {action: Allow, notProtocol: TCP}
+    - {action: Deny, protocol: TCP, destination: {ports: [4445]}}
+    - {action: Allow}
+"""
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_denial_of_a_host_endpoint_names_the_rule_that_why_names(
+    live: LiveLab, tmp_path: Path, family: int
+) -> None:
+    live.apply(HOST_POLICY, tmp_path)
+    hosts = {host.name: host.ipv4 if family == 4 else host.ipv6 for host in live.lab.hosts}
+    asked = (("h2", "h1", 4444, "ingress", 0), ("h1", "h2", 4445, "egress", 1))
+    for source, target, port, direction, rule in asked:
+        near, far = hosts[source], hosts[target]
+        assert near is not None
+        assert far is not None
+        live.in_host(source, partial(send_syn, far.address_text, port))
+        ends = (near.address_text, far.address_text)
+        options = ("--verdict", "deny", "--from", ends[0], "--to", ends[1], "--port", str(port))
+        (flow,) = eventually_flows(live, *options)
+        found = flow["decided"]
+        assert (flow["host"], flow["direction"]) == ("h1", direction)
+        assert (found["policy"], found["rule"]) == ("GlobalNetworkPolicy(host-guard)", rule)
+        wanted = said_by_why(live, *ends, f"tcp:{port}", 0)
+        assert wanted == {"way": direction} | {
+            key: found[key] for key in ("tier", "policy", "rule")
+        }
+
+
+def send_syn(to: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET) as sock:
+        sock.settimeout(0.3)
+        with pytest.raises(OSError):  # nothing comes back, or the host may not send
+            sock.connect((to, port))
 
 
 def test_what_is_allowed_and_what_is_staged(live: LiveLab, tmp_path: Path) -> None:

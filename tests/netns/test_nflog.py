@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tortie.agent import wiring
+from tortie.agent.config import Local, resolve
+from tortie.dataplane.rules import seen
 from tortie.kernel import headers
 from tortie.kernel.nflog import Nflog, Packet
 from tortie.kernel.nft import counters
@@ -71,6 +74,18 @@ def test_a_group_has_one_listener(log: Nflog) -> None:
         Nflog.open(GROUP)
     log.close()
     Nflog.open(GROUP).close()
+
+
+def test_an_agent_that_cannot_listen_enforces_nevertheless(log: Nflog) -> None:
+    config = resolve(Local({"flowlogslocalreporter": "Enabled"}, {}, "felix.cfg"))
+    with Nflog.open(seen.GROUP):
+        found = wiring.open_logging(config)
+    assert (found.logged, found.ended) == (None, None)
+    assert "another listener" in found.why
+    found = wiring.open_logging(config)
+    assert found.logged is not None
+    assert found.ended is not None
+    found.close()
 
 
 def test_what_has_no_room_is_counted(log: Nflog) -> None:
