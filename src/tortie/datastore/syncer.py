@@ -223,14 +223,17 @@ class Syncer:
         Each with what was delivered of the range of keys that it covers, by key: its revision,
         0 where that is not certain.
         """
-        revision = None
+        revision: int | None = None
+        store_id: str | None = None
         for prefix in self._prefixes:
             after, more = "", True
             while more:
                 page = await self._client.page(
                     prefix, after=after, revision=revision, keys_only=keys_only
                 )
-                revision, more = page.revision, page.more
+                if store_id not in (None, page.store_id):
+                    raise Compacted(page.revision)  # half of one store and half of another
+                revision, store_id, more = page.revision, page.store_id, page.more
                 first = f"{after}\0" if after else prefix
                 after = page.entries[-1].key if more else ""
                 last = after or prefix + _AFTER_ANY_KEY

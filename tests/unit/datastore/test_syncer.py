@@ -7,7 +7,8 @@ from typing import Literal
 
 import pytest
 
-from tortie.datastore.client import Batch, Put, Txn
+from tortie.datastore import memory
+from tortie.datastore.client import Batch, Delete, Page, Put, Txn
 from tortie.datastore.memory import MemoryClient, MemoryStore
 from tortie.datastore.syncer import Status, Syncer, Timing, Update
 from tortie.lib.errors import Denied, Unavailable
@@ -330,3 +331,87 @@ def test_no_permission_at_the_start_is_told_and_later_survived() -> None:
         await recorder.until(lambda: recorder.state["/a/1"] == b"new")
 
     run(test, client=client, before=THREE)
+
+
+MANY = [Put(f"/a/{number:02}", b"%d" % number) for number in range(10)]
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "PAGE_ENTRIES", 3)
+
+
+class Between(MemoryClient):
+    """Something happens before the pages of these numbers."""
+
+    def __init__(self, events: dict[int, Callable[[MemoryStore], None]]) -> None:
+        super().__init__()
+        self._events = events
+        self._pages = 0
+
+    async def page(
+        self, prefix: str, *, after: str = "", revision: int | None = None, keys_only: bool = False
+    ) -> Page:
+        self._pages += 1
+        self._events.get(self._pages, lambda _: None)(self.store)
+        return await super().page(prefix, after=after, revision=revision, keys_only=keys_only)
+
+
+def fail(store: MemoryStore) -> None:
+    raise Unavailable("down")
+
+
+def compact(store: MemoryStore) -> None:
+    store.transact(Txn(success=[Put("/a/05", b"new"), Delete("/a/00")]))
+    store.compact(store.revision)
+
+
+def replace_store(store: MemoryStore) -> None:
+    store.store_id = "another"
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("event", [fail, compact, replace_store])
+@pytest.mark.parametrize("page", [1, 2, 4])
+def test_what_happens_between_pages_costs_another_listing_and_no_deletion(
+    event: Callable[[MemoryStore], None], page: int
+) -> None:
+    async def test(client: MemoryClient, recorder: Recorder, syncer: Syncer) -> None:
+        await recorder.until_in_sync()
+        stored = {entry.key: entry.value for entry in client.store.entries("/a/")}
+        assert recorder.state == stored
+        gone = {update.key for update in recorder.updates if update.value is None}
+        assert gone == (MANY_KEYS - stored.keys()) & {one.key for one in recorder.updates[:3]}
+
+    run(test, before=MANY, client=Between({page: event}))
+
+
+MANY_KEYS = {put.key for put in MANY}
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_what_changes_between_pages_comes_by_the_watch() -> None:
+    def change(store: MemoryStore) -> None:
+        store.transact(Txn(success=[Put("/a/01", b"new"), Put("/a/99", b"new"), Delete("/a/08")]))
+
+    async def test(client: MemoryClient, recorder: Recorder, syncer: Syncer) -> None:
+        await recorder.until(lambda: recorder.state.get("/a/99") == b"new")
+        assert recorder.state == {entry.key: entry.value for entry in client.store.entries("/a/")}
+        assert syncer.statistics().listings == 1
+
+    run(test, before=MANY, client=Between({3: change}))
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_deletions_in_any_page_are_found_by_a_listing_in_pages() -> None:
+    async def test(client: MemoryClient, recorder: Recorder, syncer: Syncer) -> None:
+        await recorder.until_in_sync()
+        deletions = [Delete("/a/00"), Delete("/a/04"), Delete("/a/05"), Delete("/a/09")]
+        client.store.transact(Txn(success=[*deletions, Put("/a/99", b"new")]))
+        client.store.compact(client.store.revision)
+        client.disconnect()
+        await recorder.until_in_sync(2)
+        assert recorder.state == {entry.key: entry.value for entry in client.store.entries("/a/")}
+        assert syncer.statistics().listings == 2
+
+    run(test, before=MANY)
