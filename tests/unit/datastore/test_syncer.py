@@ -353,7 +353,8 @@ class Between(MemoryClient):
         self, prefix: str, *, after: str = "", revision: int | None = None, keys_only: bool = False
     ) -> Page:
         self._pages += 1
-        self._events.get(self._pages, lambda _: None)(self.store)
+        if (event := self._events.get(self._pages)) is not None:
+            event(self.store)
         return await super().page(prefix, after=after, revision=revision, keys_only=keys_only)
 
 
