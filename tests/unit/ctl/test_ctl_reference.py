@@ -88,4 +88,4 @@ def test_programs_of_their_own_are_found_by_themselves(monkeypatch: pytest.Monke
     assert command.flags[0].summary == "False unless given"
     assert candidates(["made-up"], "") == ["shine"]
     assert candidates(["made-up", "shine"], "--b") == ["--bright"]
-    assert "as a lamp does" in pages()["commands.md"]
+    assert "As a lamp does." in pages()["commands.md"]
