@@ -128,6 +128,27 @@ def test_invalid_objects_count_as_absent_and_disturb_nothing(live: LiveLab, tmp_
     assert [live.agent_pid(host.name) for host in live.lab.hosts] == agents
 
 
+def test_a_rule_that_says_more_than_we_know_allows_nothing(live: LiveLab) -> None:
+    """D15: what a newer version wrote is closed, not wider; beside it nothing changes."""
+
+    def guard(*ingress: object) -> dict[str, bytes | None]:
+        spec = {"tier": "default", "selector": "role == 'c'", "types": ["Ingress"]}
+        whole = {"metadata": {"name": "default.guard"}, "spec": {**spec, "ingress": ingress}}
+        text = json.dumps({"kind": "GlobalNetworkPolicy", **whole}).encode()
+        return {f"{RESOURCES}globalnetworkpolicies/default.guard": text}
+
+    allow, newer = {"action": "Allow"}, {"action": "Allow", "source": {"asns": [1]}}
+    live.write_raw(guard(allow))
+    assert live.reaches("w3", "w5")
+    live.write_raw(guard(newer))
+    assert not live.reaches("w3", "w5")
+    assert "fields that are not known: source.asns" in live.agent_log("h3")
+    live.write_raw(guard({**newer, "action": "Deny"}, allow))
+    assert not live.reaches("w3", "w5")
+    live.write_raw(guard(newer, allow))
+    assert live.reaches("w3", "w5")
+
+
 def test_the_agents_say_that_they_live(live: LiveLab) -> None:
     for host in live.lab.hosts:
         stored = live.entries(f"/calico/felix/v2/no-region/host/{host.name}/")

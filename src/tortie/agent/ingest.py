@@ -15,6 +15,7 @@ from tortie.lib.inbox import Inbox
 from tortie.model import codec
 from tortie.model.keys import IPAM, RESOURCES, AffinityKey, Key, ResourceKey, parse_key
 from tortie.model.metadata import Resource
+from tortie.model.unknown_rules import close_unknown
 from tortie.model.validation import check
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Ingest:
     def __init__(self, inbox: AgentInbox) -> None:
         self._inbox = inbox
         self._invalid: dict[Key, str] = {}
+        self._unknown: dict[Key, tuple[str, ...]] = {}
         self._allocation_changes = 0
         self.status = Status.CONNECTING
 
@@ -76,6 +78,7 @@ class Ingest:
                 value = None if update.value is None else self._decode(key, update.value)
                 if update.value is None:
                     self._invalid.pop(key, None)
+                    self._unknown.pop(key, None)
                 await self._inbox.put(key, Arrived(value, update.revision))
 
     def on_status(self, status: Status) -> None:
@@ -90,6 +93,8 @@ class Ingest:
             value = codec.decode(key, raw)
             if isinstance(value, Resource):
                 check(value, stored=True)
+                value, unknown = close_unknown(value, raw)
+                self._report_unknown(key, unknown)
         except InvalidInput as error:
             if self._invalid.get(key) != str(error):
                 log.error("stored object is not valid and counts as absent: %s: %s", key, error)
@@ -97,3 +102,11 @@ class Ingest:
             return None
         self._invalid.pop(key, None)
         return value
+
+    def _report_unknown(self, key: Key, unknown: tuple[str, ...]) -> None:
+        """Log, once for each change, what newer writers say that we do not understand."""
+        if unknown != self._unknown.get(key, ()):
+            self._unknown.pop(key, None)
+            if unknown:
+                log.warning("%s: %s", key, "; ".join(unknown))
+                self._unknown[key] = unknown

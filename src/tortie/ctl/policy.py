@@ -34,6 +34,7 @@ from tortie.model.codec import to_plain
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.keys import Key, ResourceKey
 from tortie.model.policy import unenforceable
+from tortie.model.unknown_rules import close_unknown
 
 EXIT_DENIED = 1
 EXIT_CHANGES = 1
@@ -80,7 +81,8 @@ async def read_state(resources: Resources) -> State:
     for kind in KINDS:
         for item in (await resources.list(kind)).items:
             metadata = item.resource.metadata
-            state[ResourceKey(kind, metadata.name, metadata.namespace)] = item.resource
+            resource, _ = close_unknown(item.resource, item.raw)  # as agents see it
+            state[ResourceKey(kind, metadata.name, metadata.namespace)] = resource
     return state
 
 
