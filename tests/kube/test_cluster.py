@@ -199,6 +199,36 @@ def test_a_finished_pod_gives_its_address_back_and_a_terminating_one_keeps_its_p
     kube.until(lambda: not kube.left_overs(namespace, "slow"))
 
 
+def test_a_port_of_the_host_leads_to_its_pod_and_policy_decides_about_it(
+    kube: KubeCluster,
+) -> None:
+    namespace = f"ports{next(numbers)}"
+    kube.plane.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    pod = kube.bare_pod(namespace, "web", ["/bin/httpd", "-f", "-p", "80", "-h", "/www"])
+    pod["spec"]["nodeName"] = "h1"
+    pod["spec"]["containers"][0]["ports"] = [{"containerPort": 80, "hostPort": 8081}]
+    kube.plane.create(pod)
+    kube.running(namespace, 1, name="web")
+    [host] = [host for host in kube.live.lab.hosts if host.name == "h1"]
+
+    def answers() -> bool:
+        ask = f"http://{host.ipv4.address_text}:8081/"
+        done = kube.live.command_in("h2", "curl", "--silent", "--max-time", "1", ask)
+        return done.stdout == "here\n"
+
+    kube.until(answers)
+    closed = {
+        **ONLY_CLIENTS,
+        "metadata": {"name": "closed", "namespace": namespace},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
+    }
+    kube.plane.create(closed)
+    kube.until(lambda: not answers())
+    kube.plane.delete(f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies/closed")
+    kube.until(answers)
+    kube.plane.delete(f"/api/v1/namespaces/{namespace}/pods/web?gracePeriodSeconds=0")
+
+
 @pytest.mark.timeout(180)
 def test_a_node_that_is_removed_goes_with_its_addresses_and_comes_back(kube: KubeCluster) -> None:
     namespace = f"moves{next(numbers)}"
