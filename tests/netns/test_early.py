@@ -99,8 +99,7 @@ def test_nothing_passes_until_the_dataplane_is_there(
     assert close(run_directory) is Outcome.CLOSED
     assert not hears(a, b, 80, family)
     assert not reaches_host(a, family)
-    with pytest.raises(PermissionError):  # dropped on its way out
-        pings(a.address(family))
+    assert not pings(a.address(family))
     # The agent has the keeper's socket; here the kernel's own word on it must do.
     with_socket = obtain(run_directory)
     host.nft.close()

@@ -44,7 +44,9 @@ def units(_: Host) -> Finding:
     for unit in UNITS:
         if unit.wanted_by and systemd.state(unit.wanted_by) in ("active", "activating"):
             state = systemd.state(unit.name)
-            if state not in ("active", "activating"):
+            # A unit whose condition is not met here never ran, and need not.
+            is_idle = state == "inactive" and not systemd.is_wanted(unit.name)
+            if state not in ("active", "activating") and not is_idle:
                 bad[unit.name] = state
     if bad:
         return problem(

@@ -99,7 +99,8 @@ def _start(different: list[installation.Change], screen: Screen) -> None:
         if before == "active" and not is_old:
             continue
         systemd.systemctl("restart" if before == "active" else "start", unit.name)
-        screen.print(f"{'restarted' if before == 'active' else 'started'} {unit.name}")
+        if systemd.is_wanted(unit.name):
+            screen.print(f"{'restarted' if before == 'active' else 'started'} {unit.name}")
     screen.print("`tortie doctor` says how it is")
 
 

@@ -39,6 +39,16 @@ def state(unit: str) -> str:
         return "unknown"
 
 
+def is_wanted(unit: str) -> bool:
+    """Whether its own conditions let the unit start here; True if it was never tried."""
+    asked = ("show", "-p", "ConditionResult", "-p", "ConditionTimestampMonotonic", unit)
+    try:
+        said = _run(asked).stdout.split()
+    except TortieError:
+        return True
+    return "ConditionResult=no" not in said or "ConditionTimestampMonotonic=0" in said
+
+
 def _run(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(  # noqa: S603 - our own words
