@@ -13,6 +13,8 @@ from tests.e2e.live import LiveLab, need_root
 
 from tortie.kernel import sysctl
 
+pytestmark = pytest.mark.timeout(180)  # daemons, on a machine that may be busy
+
 OPEN = """\
 apiVersion: projectcalico.org/v3
 kind: GlobalNetworkPolicy

@@ -2,10 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from tests.docker.conftest import Hosts
 from tests.docker.dockerd import eventually
 
 from tortie.lab.description import POOL, POOL6
+
+pytestmark = pytest.mark.timeout(180)  # daemons, on a machine that may be busy
 
 FIXED6 = POOL6.address(0x707).address_text
 

@@ -7,6 +7,8 @@ import pytest
 from tests.docker.conftest import Hosts
 from tests.docker.dockerd import Docker, eventually
 
+pytestmark = pytest.mark.timeout(180)  # daemons, on a machine that may be busy
+
 DENY_UNLABELLED = """\
 apiVersion: projectcalico.org/v3
 kind: GlobalNetworkPolicy

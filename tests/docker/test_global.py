@@ -13,6 +13,8 @@ from tests.e2e.live import LiveLab, need_root
 from tortie.lab import processes
 from tortie.lab.description import ETCD_ORDINAL, FABRIC
 
+pytestmark = pytest.mark.timeout(180)  # daemons, on a machine that may be busy
+
 PORT = 2479
 
 

@@ -7,10 +7,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import pytest
 from tests.docker.conftest import Hosts
 from tests.docker.dockerd import IMAGE, Docker, eventually
 
 from tortie.lab import cluster
+
+pytestmark = pytest.mark.timeout(180)  # daemons, on a machine that may be busy
 
 PAGE = Path(__file__).parents[2] / "docs" / "docker.md"
 BLOCK = re.compile(r"^```sh (every|h1|h2)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -10,6 +10,8 @@ from tests.docker.conftest import Hosts
 from tests.docker.dockerd import IMAGE, WEB, Docker, eventually
 from tests.e2e.live import LiveLab, inside, need_root
 
+pytestmark = pytest.mark.timeout(180)  # daemons, on a machine that may be busy
+
 PLUGIN = "tortie-swarm"
 ROLE = "org.projectcalico.label.role"
 
