@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 
 import pytest
 from tests.docker.conftest import Hosts
@@ -64,6 +65,37 @@ def test_dockerd_ends_and_comes_back_with_live_containers(
     h1.ok("rm", "-f", "always", "once")
     h2.ok("rm", "-f", "peer")
     assert eventually(lambda: not hosts.left_overs()), hosts.left_overs()
+
+
+def test_containers_live_on_without_dockerd(hosts: Hosts) -> None:
+    """With --live-restore dockerd's end is not that of its containers."""
+    h1, h2 = hosts.h1, hosts.h2
+    for docker in (h1, h2):
+        docker.network("net1")
+    before, h1.options = h1.options, (*h1.options, "--live-restore")
+    try:
+        h1.stop_daemon()
+        h1.start_daemon()
+        label = ("--label", "org.projectcalico.label.role=web")
+        web = h1.run("web", "net1", *label)["IPAddress"]
+        h2.run("peer", "net1")
+        assert eventually(lambda: h2.reaches("peer", web))
+        endpoints = hosts.endpoints()
+        h1.stop_daemon(signal.SIGKILL)
+        assert h2.reaches("peer", web), "nobody needs dockerd for packets"
+        h1.start_daemon()
+        assert h1.inspect("web")["State"]["Running"]
+        assert h1.on("web", "net1")["IPAddress"] == web
+        assert eventually(lambda: h2.reaches("peer", web))
+        time.sleep(20)  # longer than an endpoint lives that Docker does not list
+        assert hosts.endpoints() == endpoints
+        h1.ok("rm", "-f", "web")
+        h2.ok("rm", "-f", "peer")
+        assert eventually(lambda: not hosts.left_overs()), hosts.left_overs()
+    finally:
+        h1.options = before
+        h1.stop_daemon()
+        h1.start_daemon()
 
 
 def test_dockerd_starts_while_agent_and_datastore_are_still_to_come(hosts: Hosts) -> None:

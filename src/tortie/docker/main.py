@@ -69,7 +69,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     from tortie.lib.errors import Denied
 
     faulthandler.enable()
-    logs.configure(json=arguments.log_json)
+    is_debugging = os.environ.get("CALICO_DEBUG", "").lower() in ("true", "1")
+    logs.configure("Debug" if is_debugging else "Info", json=arguments.log_json)
     if os.geteuid() != 0:
         raise Denied("tortie docker serve needs root")
     with contextlib.suppress(asyncio.CancelledError):

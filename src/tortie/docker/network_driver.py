@@ -24,6 +24,9 @@ from tortie.lib.ip import parse_address
 
 log = logging.getLogger(__name__)
 
+ID_MAX_CHARACTERS = 64
+"""Docker's own have 64, swarm's 25."""
+
 _UNDERSTOOD = frozenset({messages.ENABLE_IPV6, messages.INTERNAL, "com.docker.network.enable_ipv4"})
 
 
@@ -196,6 +199,6 @@ def _refuse_published(options: Mapping[str, Any]) -> None:
 
 
 def _required(text: str, field: str) -> str:
-    if not text:
-        raise InvalidInput(f"{field} is missing")
+    if not (text.isascii() and text.isalnum() and len(text) <= ID_MAX_CHARACTERS):
+        raise InvalidInput(f"{field} is {text[:80]!r}; it must be an id of Docker's")
     return text
