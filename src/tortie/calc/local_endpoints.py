@@ -110,7 +110,13 @@ def _open(
         shared[key] = policies.lists(*key)
     ingress, egress = shared[key]
     return Endpoint(
-        workload.interface, workload.networks, workload.mac, ingress, egress, workload.floating
+        workload.interface,
+        workload.networks,
+        workload.mac,
+        ingress,
+        egress,
+        workload.floating,
+        workload.limits,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from tortie.calc.addresses import pack, unpack
+from tortie.calc.limits import limits_of
 from tortie.calc.policy_order import PolicyOrder, policy_order
 from tortie.calc.rule_scanner import (
     NAMESPACE_PREFIX,
@@ -25,7 +26,7 @@ from tortie.calc.rule_scanner import (
     parse_service_account_selector,
     scan_rules,
 )
-from tortie.desired.endpoint import FloatingAddress, Host, Pool
+from tortie.desired.endpoint import FloatingAddress, Host, Limits, Pool
 from tortie.desired.policy import Policy, PolicyId
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network, parse_address, parse_network
@@ -118,6 +119,7 @@ class Workload(msgspec.Struct, frozen=True):
     mac: str
     labelled: Labelled
     floating: tuple[FloatingAddress, ...] = ()
+    limits: Limits = Limits()
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -251,6 +253,7 @@ def parse_workload_endpoint(
         mac=spec.mac.lower(),
         labelled=Labelled(labels, spec.profiles, member),
         floating=floating,
+        limits=limits_of(spec.qos_controls),
     )
 
 

@@ -36,6 +36,7 @@ from tortie.dataplane.manager.endpoint import EndpointManager
 from tortie.dataplane.manager.floating import FloatingManager
 from tortie.dataplane.manager.host_endpoint import HostEndpointManager
 from tortie.dataplane.manager.ipset import IPSetManager
+from tortie.dataplane.manager.limit import LimitManager
 from tortie.dataplane.manager.masquerade import MasqueradeManager
 from tortie.dataplane.manager.policy import PolicyManager
 from tortie.dataplane.manager.refusal import Refusals
@@ -129,6 +130,7 @@ class Dataplane:
         self._policies = policies = PolicyManager(inet, settings)
         self._endpoints = EndpointManager(inet, arp, policies, self._neighbours, settings)
         self._floating = FloatingManager(inet, settings)
+        limits = LimitManager(inet, settings)
         self._host_endpoints = HostEndpointManager(inet, policies, settings)
         self._route_manager = RouteManager(self._routes, self._links, settings)
         masquerade = MasqueradeManager(inet, settings)
@@ -137,14 +139,14 @@ class Dataplane:
             self._links, self._endpoints, policies, ip_sets, self._host_endpoints, settings
         )
         self._connections = ConnectionManager(self._endpoints, policies, ip_sets)
-        self._refusals = Refusals(self._nft, policies, self._endpoints, ip_sets)
+        self._refusals = Refusals(self._nft, policies, self._endpoints, ip_sets, limits)
         self._managers: dict[Kind, tuple[Manager, ...]] = {
             Kind.POOL: (masquerade, ip_sets),
             Kind.HOST: (masquerade,),
             Kind.IP_SET: (ip_sets,),
             Kind.IP_SET_MEMBER: (ip_sets,),
             Kind.POLICY: (policies,),
-            Kind.ENDPOINT: (self._endpoints, self._floating),
+            Kind.ENDPOINT: (self._endpoints, self._floating, limits),
             Kind.HOST_ENDPOINT: (self._host_endpoints,),
             Kind.STAGED_POLICY: (self._seen,),
             Kind.STAGED_ENDPOINT: (self._seen,),

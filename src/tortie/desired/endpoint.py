@@ -26,6 +26,24 @@ class FloatingAddress(msgspec.Struct, frozen=True, order=True):
     """One of the endpoint's own, of the same family."""
 
 
+class PacketRate(msgspec.Struct, frozen=True, order=True):
+    packets: int
+    """Each second."""
+    burst: int
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What an endpoint may send (egress) and get (ingress); and how what it sends is marked."""
+
+    ingress_rate: PacketRate | None = None
+    egress_rate: PacketRate | None = None
+    ingress_connections: int = 0
+    """The most at a time; 0 means any number."""
+    egress_connections: int = 0
+    dscp: int | None = None
+    """0 to 63, of packets that leave the pools; None leaves them as they are."""
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """A workload endpoint on this host.
 
@@ -42,6 +60,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     egress: PolicyList = PolicyList()
     floating: tuple[FloatingAddress, ...] = ()
     """Several endpoints may claim one: the lowest `EndpointId` has it."""
+    limits: Limits = Limits()
 
 
 class Host(msgspec.Struct, frozen=True):

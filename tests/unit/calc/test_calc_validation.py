@@ -12,10 +12,10 @@ from tortie.calc.validation import (
     parse_node,
     parse_workload_endpoint,
 )
-from tortie.desired.endpoint import FloatingAddress, Host
+from tortie.desired.endpoint import FloatingAddress, Host, Limits, PacketRate
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import parse_network
-from tortie.model.endpoint import IPNAT, HostEndpoint, WorkloadEndpoint
+from tortie.model.endpoint import IPNAT, HostEndpoint, QoSControls, WorkloadEndpoint
 from tortie.model.keys import ResourceKey
 from tortie.model.network_set import GlobalNetworkSet, NetworkSet
 from tortie.model.node import Node, NodeAddress, NodeBGP, NodeSpec
@@ -72,6 +72,31 @@ def test_floating_addresses_are_honoured_where_they_are_on_or_openstacks() -> No
     assert parsed.destinations == (*parsed.networks, *external)
     openstack = replace(value, spec=replace(value.spec, orchestrator="openstack"))
     assert parse_workload_endpoint(key, openstack).floating == parsed.floating
+
+
+def test_limits_are_taken_with_their_defaults() -> None:
+    key, value = workload("shop/web", "h1", "10.0.0.1")
+    assert isinstance(key, ResourceKey)
+    assert isinstance(value, WorkloadEndpoint)
+    assert parse_workload_endpoint(key, value).limits == Limits()
+
+    def limits(**controls: object) -> Limits:
+        given = QoSControls(**controls)  # type: ignore[arg-type]
+        spec = replace(value.spec, qos_controls=given)
+        return parse_workload_endpoint(key, replace(value, spec=spec)).limits
+
+    assert limits(ingress_packet_rate=100, egress_packet_rate=7, egress_packet_burst=9) == Limits(
+        PacketRate(100, 5), PacketRate(7, 9)
+    )
+    assert limits(ingress_packet_burst=9) == Limits(), "a burst of no rate is none"
+    assert limits(ingress_max_connections=1, egress_max_connections=2) == Limits(
+        ingress_connections=1, egress_connections=2
+    )
+    for text, number in (("EF", 46), ("af41", 34), ("CS7", 56), ("DF", 0), (63, 63), (0, 0)):
+        assert limits(dscp=text).dscp == number
+    for wrong in ("AF44", "x", 64, -1):
+        with pytest.raises(InvalidInput):
+            limits(dscp=wrong)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 from tortie.dataplane.driver.nftables import ARP, INET, NftablesDriver
 from tortie.dataplane.manager.endpoint import EndpointManager
 from tortie.dataplane.manager.ipset import IPSetManager
+from tortie.dataplane.manager.limit import LimitManager
 from tortie.dataplane.manager.policy import PolicyManager
 from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Kind
@@ -51,9 +52,9 @@ _NOT_ALLOWED = (errno.EPERM, errno.EACCES)
 class Fault(NamedTuple):
     """An object that the kernel refused."""
 
-    kind: Literal["policy", "list", "endpoint", "set"]
+    kind: Literal["policy", "list", "endpoint", "set", "limit"]
     name: Hashable
-    """`PolicyId`; `PlacedList`; `EndpointId`; set id."""
+    """`PolicyId`; `PlacedList`; `EndpointId`; set id; the limit's set."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
@@ -66,7 +67,7 @@ _FAULT_KINDS: dict[Kind, Literal["policy", "endpoint", "set"]] = {
 }
 
 
-_DEPENDENCE = ("set", "policy", "list", "endpoint")
+_DEPENDENCE = ("set", "limit", "policy", "list", "endpoint")
 """What may name what comes before it."""
 
 
@@ -79,11 +80,13 @@ class Refusals:
         policies: PolicyManager,
         endpoints: EndpointManager,
         ip_sets: IPSetManager,
+        limits: LimitManager,
     ) -> None:
         self._driver = driver
         self._policies = policies
         self._endpoints = endpoints
         self._ip_sets = ip_sets
+        self._limits = limits
         self._refused: dict[Fault, KernelRefused] = {}
 
     async def apply(self) -> None:
@@ -171,6 +174,8 @@ class Refusals:
         set_id = self._ip_sets.id_of(name)
         if set_id is not None:
             return Fault("set", set_id)
+        if self._limits.owns(name):
+            return Fault("limit", name)
         policy = self._policies.policy_of_set(name, key)
         if policy is not None:
             return Fault("policy", policy)
@@ -244,5 +249,7 @@ class Refusals:
                 self._policies.close_list(fault.name, closed=closed)
             case "endpoint":
                 self._endpoints.close(fault.name, closed=closed)
+            case "limit":
+                self._limits.close(fault.name, closed=closed)
             case "set":
                 self._ip_sets.close(fault.name, closed=closed)

@@ -255,6 +255,11 @@ _LAYOUTS = (
         ),
     ),
     _Layout(
+        b"connlimit",
+        ex.ConnectionLimit,
+        (_Field(1, "count", _U32), _Field(2, "invert", _FLAG, optional=True)),
+    ),
+    _Layout(
         b"reject",
         ex.Reject,
         (

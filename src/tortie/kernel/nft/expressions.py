@@ -315,6 +315,19 @@ class Limit(msgspec.Struct, frozen=True):
         return f"[ limit{over} {self.rate} {unit} per {self.unit_seconds}s burst {self.burst} ]"
 
 
+class ConnectionLimit(msgspec.Struct, frozen=True):
+    """Go on while no more connections than `count` have come by (or, inverted, when more have).
+
+    Those that have ended count no more.
+    """
+
+    count: int
+    invert: bool = False
+
+    def __str__(self) -> str:
+        return f"[ connlimit {'over ' if self.invert else ''}{self.count} ]"
+
+
 class Reject(msgspec.Struct, frozen=True):
     """Drop and tell the sender. ICMPX picks the code of the packet's own family."""
 
@@ -432,6 +445,7 @@ Expression = (
     | Counter
     | Log
     | Limit
+    | ConnectionLimit
     | Reject
     | Nat
     | Masquerade

@@ -375,6 +375,8 @@ def _simple_statement(expression: Expression) -> str:
             size = " bytes" if expression.kind is nft.LimitKind.BYTES else ""
             rate = f"{expression.rate}{size}/{unit}"
             return f"limit rate {over}{rate} burst {expression.burst}{size or ' packets'}"
+        case ex.ConnectionLimit(count, invert):
+            return f"ct count {'over ' if invert else ''}{count}"
         case ex.Reject(kind, code):
             if kind is nft.RejectKind.TCP_RESET:
                 return "reject with tcp reset"
