@@ -83,9 +83,9 @@ def test_packets_that_a_workload_sends(
     assert arrived(c, a, a.address(family)) == 60, "nor is what it gets"
     assert arrived(a, THIS_HOST, host_address(family)) <= 10, "this host gets no more"
     limit(host, b, FEW)
-    time.sleep(0.6)
-    assert arrived(a, c, to) >= 4, "each has a limit of its own"
-    assert arrived(b, c, to) >= 4
+    time.sleep(1)
+    assert arrived(a, c, to) >= 2, "each has a limit of its own"
+    assert arrived(b, c, to) >= 2
     limit(host, a, Limits())
     assert arrived(a, c, to) == 60
 
