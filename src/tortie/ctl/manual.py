@@ -8,6 +8,12 @@ from tortie.ctl.grammar import Command, Flag, Given, mistake
 from tortie.ctl.programs import all_commands, command_at, flags_of
 from tortie.ctl.screen import Screen
 
+EXIT_STATUS = (
+    "0: done. 1: failed, for whatever reason, as with calicoctl. Where 1 is an answer (diff: there "
+    "are differences; policy why: the packet does not pass), 2 is failed. Programs that calicoctl "
+    "does not have (agent, cni, demo, docker, kube, lab, workload) tell more: 2 for wrong input, 3 "
+    "for what is not available or not permitted."
+)
 _SEE_DATASTORE = (
     "The datastore is named by DATASTORE_TYPE, ETCD_ENDPOINTS and so on in the environment, or in "
     "the file that \\-\\-config names."
@@ -44,7 +50,7 @@ def overview_page() -> str:
     for command in all_commands():
         lines += [".TP", f".B {_text(command.path)}", _text(command.summary)]
     lines += [".SH FILES", ".TP", ".B /etc/calico/calicoctl.cfg", "where the datastore is"]
-    lines += [".SH EXIT STATUS", "0: done. 1: failed."]
+    lines += [".SH EXIT STATUS", _text(EXIT_STATUS)]
     return "\n".join(lines) + "\n"
 
 

@@ -51,7 +51,10 @@ as these pages:
 
 def _commands() -> str:
     programs = {name: verb.summary for name, verb in VERBS.items()}
-    parts = [f"{GENERATED}\n# Commands\n\n```\n{overview(programs)}\n```\n"]
+    parts = [
+        f"{GENERATED}\n# Commands\n\n```\n{overview(programs)}\n```\n\n"
+        f"Exit status {manual.EXIT_STATUS}\n"
+    ]
     parts += [_command(command) for command in all_commands()]
     return "\n".join(parts)
 
