@@ -111,8 +111,8 @@ def show(
                 err(f"{host}: {error}" if host else str(error))
         if not agents:
             raise failure or Unavailable("there is no agent to ask")
-        _Printer(wanted, out, len(paths) > 1).show(agents, err)
-    return 1 if failure else 0
+        is_whole = _Printer(wanted, out, len(paths) > 1).show(agents, err)
+    return 0 if is_whole and failure is None else 1
 
 
 class _Printer:
@@ -122,7 +122,8 @@ class _Printer:
         self._several = several
         self._widths: list[int] = []
 
-    def show(self, agents: Sequence["_Agent"], err: Callable[[str], None]) -> None:
+    def show(self, agents: Sequence["_Agent"], err: Callable[[str], None]) -> bool:
+        """Whether every agent answered to the end."""
         wanted = self._wanted
         kept = [one for agent in agents for one in agent.kept() if wanted.takes(one)]
         for agent in agents:
@@ -132,8 +133,11 @@ class _Printer:
         if wanted.follow:
             with contextlib.suppress(KeyboardInterrupt):
                 self._follow(agents, err)
+                return False
+        return True
 
     def _follow(self, agents: Sequence["_Agent"], err: Callable[[str], None]) -> None:
+        """Until none of them is left."""
         open_agents = {agent.fileno(): agent for agent in agents}
         while open_agents:
             waiting = [number for number, agent in open_agents.items() if not agent.has_line]

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +149,28 @@ def test_one_agent_of_two_is_better_than_none(tmp_path: Path) -> None:
     assert err[0].startswith("h2: no agent answers")
     assert err[1:] == ["h1: packets are not logged: it is off"]
     assert not paths["h1"].exists()
+
+
+def test_following_ends_with_the_agent(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    path = tmp_path / "flows.sock"
+    err: list[str] = []
+    codes = []
+    asking = threading.Thread(
+        target=lambda: codes.append(
+            show({"": path}, make_wanted(follow=True), lambda _: None, err.append)
+        )
+    )
+
+    def act() -> None:
+        asking.start()
+        time.sleep(0.3)
+        assert asking.is_alive()
+
+    serve_while(path, Greeting(host="h1", sees="all"), act)
+    asking.join(5)
+    assert codes == [1]
+    assert err == ["h1: the agent has ended; ask again when it is back"]
 
 
 @pytest.mark.parametrize(
