@@ -1,6 +1,9 @@
 """The agent dies, stops and comes back, while traffic goes on."""
 
+import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +106,19 @@ def test_the_lab_starts_an_agent_anew(live: LiveLab, tmp_path: Path) -> None:
     live.stop_agent(HOST)
     live.lab_ok("restart", HOST)
     live.check("the new one enforces")
+
+
+def test_the_doctor_of_a_lab_host(live: LiveLab) -> None:
+    """There is no systemd here; all else is as on a real host."""
+    tortie = [sys.executable, "-m", "tortie"]
+    inside = [*tortie, "doctor", "-o", "json", "--environment-file", "/nonexistent"]
+    words = [*tortie, "lab", "exec", "--name", live.name, HOST, "--", *inside]
+    found = json.loads(subprocess.run(words, capture_output=True, text=True).stdout)
+    states = {one["name"]: one["state"] for one in found["checks"]}
+    assert found["problems"] == 0
+    assert states["units"] == "unknown"
+    for name in ("policy in force", "agent", "readiness", "node", "BGP sessions", "clocks"):
+        assert states[name] == "good", (name, found)
 
 
 def test_the_agent_has_given_up_what_it_does_not_need(live: LiveLab) -> None:

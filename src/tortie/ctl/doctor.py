@@ -17,8 +17,7 @@ from tortie.agent.config import FELIX_CFG
 from tortie.ctl import access, doctor_datastore, doctor_kernel, doctor_services
 from tortie.ctl.diagnosis import Finding, Host, State, unknown
 from tortie.ctl.grammar import Given
-from tortie.ctl.node import RUN_DIRECTORY
-from tortie.ctl.node_close import STATE_DIRECTORY
+from tortie.ctl.node_close import run_directory, state_directory
 from tortie.ctl.screen import Screen
 from tortie.ctl.units import ENVIRONMENT_FILE
 from tortie.lib.errors import InvalidInput, TortieError
@@ -98,8 +97,8 @@ def main(given: Given, screen: Screen) -> int:
 def host_of(given: Given) -> Host:
     return Host(
         os.environ,
-        run_directory=Path(given.text("run-directory", str(RUN_DIRECTORY))),
-        state_directory=Path(given.text("state-directory", str(STATE_DIRECTORY))),
+        run_directory=run_directory(given),
+        state_directory=state_directory(given),
         felix_config=Path(given.text("felix-config", str(FELIX_CFG))),
         config_file=access.config_file(given),
         environment_file=Path(given.text("environment-file", ENVIRONMENT_FILE)),

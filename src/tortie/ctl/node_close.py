@@ -45,9 +45,19 @@ def close(given: Given) -> tuple[str, Outcome]:
         AlreadyExists: an agent runs here.
     """
     local = read_local(os.environ, Path(given.text("felix-config", str(FELIX_CFG))))
-    prefix = interface_prefix(local, Path(given.text("state-directory", str(STATE_DIRECTORY))))
-    run = Path(given.text("run-directory", str(RUN_DIRECTORY)))
-    return prefix, asyncio.run(close_workloads(run, prefix))
+    prefix = interface_prefix(local, state_directory(given))
+    return prefix, asyncio.run(close_workloads(run_directory(given), prefix))
+
+
+def run_directory(given: Given) -> Path:
+    """The agent's; in a lab's host `tortie lab exec` says which that is."""
+    named = given.text("run-directory") or os.environ.get("TORTIE_RUN_DIRECTORY")
+    return Path(named or RUN_DIRECTORY)
+
+
+def state_directory(given: Given) -> Path:
+    named = given.text("state-directory") or os.environ.get("TORTIE_STATE_DIRECTORY")
+    return Path(named or STATE_DIRECTORY)
 
 
 def _forward() -> None:

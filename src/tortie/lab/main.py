@@ -179,7 +179,10 @@ def _exec(arguments: argparse.Namespace) -> int:
         raise InvalidInput("no command given; tortie lab exec WHERE -- CMD")
     settings = cluster.environment(lab)
     if any(host.name == arguments.where for host in lab.hosts):
-        settings["TORTIE_RUN_DIRECTORY"] = str(lab.host_directory(arguments.where))
+        directory = lab.host_directory(arguments.where)
+        settings["TORTIE_RUN_DIRECTORY"] = str(directory)
+        settings["TORTIE_STATE_DIRECTORY"] = str(directory / "state")
+        settings["FELIX_FELIXHOSTNAME"] = arguments.where
     return cluster.execute(_namespace_of(lab, arguments.where), command, settings)
 
 
