@@ -99,7 +99,7 @@ class Arena:
         )
         self.node = self._make_node()
         self._numbers = count(1)
-        self._witness = _open_log()
+        self._witness = open_log()
         _nft(_WITNESS)
         self.wire = self.wire_of(self.attacker)
         self._wires: dict[str, socket.socket] = {}
@@ -311,7 +311,7 @@ _NFULA_CFG_CMD, _NFULA_CFG_MODE, _NFULA_CFG_QTHRESH = 1, 2, 5
 _BIND, _COPY_PACKET = 1, 2
 
 
-def _open_log() -> NetlinkSocket:
+def open_log() -> NetlinkSocket:
     opened = NetlinkSocket.open(NETLINK_NETFILTER)
     header = struct.pack("!BBH", 0, 0, _LOG_GROUP)
     mode = struct.pack("!IBB", 0xFFFF, _COPY_PACKET, 0)

@@ -59,7 +59,7 @@ def _ports(ports: tuple[StoredPort, ...]) -> tuple[ProtoPort, ...]:
     )
 
 
-def _settings(found: HostSettings, *, seen: bool) -> Settings:
+def settings_for(found: HostSettings, *, seen: bool) -> Settings:
     action: dict[str, EndpointToHostAction] = {
         "Drop": "Drop",
         "Return": "Return",
@@ -91,7 +91,7 @@ def _links() -> FakeRtnl:
 
 def enforce(state: State, *, seen: bool) -> Ruleset:
     nft = WireNft()
-    settings = _settings(settings_of(state, HOST), seen=seen)
+    settings = settings_for(settings_of(state, HOST), seen=seen)
     dataplane = Dataplane(settings, nft, _links(), NoConnections())
     graph = Graph(HOST, dataplane.on_update)
     for key, value in state.items():
@@ -102,7 +102,7 @@ def enforce(state: State, *, seen: bool) -> Ruleset:
     return Ruleset.read(nft)
 
 
-def _is_possible(state: State, passage: Passage) -> bool:
+def is_possible(state: State, passage: Passage) -> bool:
     """Nothing with a loopback address comes in from outside, and nothing with an address that
     is not its own from a workload, whatever policy says."""
     packet, came_in = passage.packet, passage.came_in
@@ -163,7 +163,7 @@ def test_rules_for_host_endpoints_mean_what_the_reference_says(chunk: int) -> No
         state = host_world(seed)
         rules = enforce(state, seen=bool(seed % 2))
         for passage in passages(state, HOST, seed, PACKETS):
-            if not _is_possible(state, passage):
+            if not is_possible(state, passage):
                 continue
             decision = decide_passage(state, passage)
             found, walked = passes(rules, passage)
