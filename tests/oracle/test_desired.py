@@ -15,12 +15,12 @@ from tests.oracle.plain_verdict import DesiredHost
 from tortie.explain.oracle import decide
 from tortie.explain.staged import enforce_staged
 
-SEEDS_PER_CHUNK = 30
+SEEDS_PER_CHUNK = 15
 PACKETS = 75
 FIRST_SEED = 100_000 + 1_000 * int(os.environ.get("TORTIE_RANDOM", "0"))
 
 
-@pytest.mark.parametrize("chunk", range(10))
+@pytest.mark.parametrize("chunk", range(20))
 def test_desired_state_means_what_the_reference_says(chunk: int) -> None:
     hosts = [DesiredHost(name) for name in HOSTS]
     state: State = {}

@@ -21,12 +21,12 @@ from tortie.explain.passage import decide_passage, settings_of
 from tortie.model.keys import Key
 
 HOST = "h1"
-SEEDS_PER_CHUNK = 125
+SEEDS_PER_CHUNK = 50
 PACKETS = 100
 FIRST_SEED = 200_000 + 1_000 * int(os.environ.get("TORTIE_RANDOM", "0"))
 
 
-@pytest.mark.parametrize("chunk", range(4))
+@pytest.mark.parametrize("chunk", range(10))
 def test_desired_state_means_what_the_reference_says(chunk: int) -> None:
     host = DesiredHost(HOST)
     before: dict[Key, object] = {}
