@@ -132,6 +132,18 @@ def host_with(state: State, address: Network) -> HostAddress | None:
     return None
 
 
+def is_failsafe_answer(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> bool:
+    """Whether it may answer a failsafe connection: those doNotTrack policies must not stop."""
+    resource = state[endpoint]
+    assert isinstance(resource, HostEndpoint)
+    settings = settings_of(state, resource.spec.node)
+    if way == "Ingress":
+        ports, peer = settings.failsafe_outbound, packet.source
+    else:
+        ports, peer = settings.failsafe_inbound, packet.destination
+    return _is_among(ports, packet, packet.source_port, peer)
+
+
 def is_failsafe(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> bool:
     """Whether a host endpoint lets the packet by whatever its policies say."""
     resource = state[endpoint]

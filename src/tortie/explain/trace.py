@@ -15,6 +15,7 @@ from tortie.explain.passage import (
     host_endpoint_of,
     host_with,
     is_failsafe,
+    is_failsafe_answer,
     settings_of,
 )
 from tortie.lib.ip import Network
@@ -140,6 +141,8 @@ def _host_half(state: State, endpoint: ResourceKey, way: Way, packet: Packet) ->
         return _made(state, way, endpoint, [TierVerdict(FAILSAFE, (), "Allow", by_default=True)])
     tiers = []
     for place in places_of(state, endpoint, way):
+        if place == "untracked" and is_failsafe_answer(state, endpoint, way, packet):
+            continue
         for name, default, policies in oracle.tiers_of(state, endpoint, way, place):
             shown = name if place == "normal" else f"{name} ({place})"
             tiers.append(_tier(state, shown, default, policies, way, packet))

@@ -2,11 +2,13 @@
 
 import pytest
 from tests.oracle.clusters import make_packets, make_world, staged_world
+from tests.oracle.host_worlds import host_world, passages
 
 from tortie.ctl.policy import explanation_text, parse_packet
 from tortie.explain.matching import rule_matches
 from tortie.explain.mismatch import mismatches
 from tortie.explain.oracle import State, decide
+from tortie.explain.passage import decide_passage, host_endpoint_of, host_with
 from tortie.explain.staged import enforce_staged
 from tortie.explain.why import explain, find_endpoint, resolve
 from tortie.lib.errors import InvalidInput, NotFound
@@ -145,3 +147,25 @@ def test_what_is_staged_would_do_what_the_reference_says(seed: int) -> None:
         found = explain(state, packet)
         assert found.allowed == decide(state, packet).allowed
         assert found.staged_allowed == decide(then, packet).allowed
+
+
+def test_hosts_fare_as_the_reference_says() -> None:
+    """Where what the datastore tells of a host's interfaces is enough to find its host endpoint."""
+    asked = fates = 0
+    for seed in range(150):
+        state = host_world(seed)
+        for one in passages(state, "h1", seed, 100):
+            if one.translated or one.came_in is None or one.came_in.workload or one.goes_out:
+                continue
+            here = host_with(state, one.packet.destination)
+            if here is None or here.host != "h1":
+                continue
+            endpoint = host_endpoint_of(state, here.host, here.interface)
+            if endpoint is None or endpoint != host_endpoint_of(state, "h1", one.came_in):
+                continue
+            ingress = explain(state, one.packet).halves[-1]
+            assert ingress.allowed == decide_passage(state, one).allowed, (seed, one)
+            asked += 1
+            fates += ingress.allowed
+    assert asked > 150
+    assert 0.2 < fates / asked < 0.9
