@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tortie.agent import wiring
+from tortie.agent import observing
 from tortie.agent.config import Local, resolve
 from tortie.dataplane.rules import seen
 from tortie.kernel import headers
@@ -79,10 +79,10 @@ def test_a_group_has_one_listener(log: Nflog) -> None:
 def test_an_agent_that_cannot_listen_enforces_nevertheless(log: Nflog) -> None:
     config = resolve(Local({"flowlogslocalreporter": "Enabled"}, {}, "felix.cfg"))
     with Nflog.open(seen.GROUP):
-        found = wiring.open_logging(config)
+        found = observing.open_logging(config)
     assert (found.logged, found.ended) == (None, None)
     assert "another listener" in found.why
-    found = wiring.open_logging(config)
+    found = observing.open_logging(config)
     assert found.logged is not None
     assert found.ended is not None
     found.close()

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 
-from tortie.agent import remembered, wiring
+from tortie.agent import observing, remembered, wiring
 from tortie.agent.effective import Effective, StoredSettings
 from tortie.agent.flow_record import SOCKET_NAME
 from tortie.agent.flow_server import FlowServer
@@ -58,7 +58,7 @@ async def serve(
         # Former routes of ours stay until BIRD has them.
         moving = by_bgp and has_remote_routes(kernel.rtnl, config["DeviceRouteProtocol"])
         remote_routes = moving or routing is Routing.DIRECT
-        logging_ = wiring.open_logging(config)
+        logging_ = observing.open_logging(config)
         stack.callback(logging_.close)
         dataplane = wiring.build_dataplane(config, kernel, logging_, remote_routes=remote_routes)
         bird = wiring.build_bird(paths)
@@ -75,11 +75,11 @@ async def serve(
             wiring.fan_out((dataplane, *others)),
             floating_addresses=config["FloatingIPs"] == "Enabled",
         )
-        flow_log = wiring.build_flow_log(config, kernel, logging_, dataplane, graph)
+        flow_log = observing.build_flow_log(config, kernel.conntrack, logging_, dataplane, graph)
         flows = FlowServer(
             paths.run / SOCKET_NAME,
             flow_log,
-            lambda: wiring.greeting(config, logging_, flow_log, dataplane),
+            lambda: observing.greeting(config, logging_, flow_log, dataplane),
         )
         node_status = NodeStatusReporter(config.host, Resources(client), bird)
         settings = SettingsWatch(stored, running, bgp, node_status)
@@ -99,7 +99,7 @@ async def serve(
         parts = Parts(
             config.host, graph, dataplane, loop, inbox, ingest, syncer, progress, flow_log
         )
-        metrics = await wiring.serve_metrics(config, parts)
+        metrics = await observing.serve_metrics(config, parts)
         if metrics is not None:
             stack.push_async_callback(metrics.close)
         await flows.start()

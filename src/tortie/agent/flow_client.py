@@ -1,18 +1,18 @@
-"""Asks agents for flows; choosing among them, adding windows up, and showing them."""
+"""Asks agents for flows, chooses among them, and shows them."""
 
 import contextlib
 import re
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from tortie.agent.flow_record import Decided, Greeting, Question, Record
+from tortie.agent.flow_record import Greeting, Question, Record
+from tortie.agent.flow_view import STAGED_TITLE, TITLES, WIDE_TITLES, as_json, merged, remarks, row
 from tortie.lib.errors import Denied, InvalidInput, TortieError, Unavailable
 from tortie.lib.ip import Network, parse_network
 from tortie.lib.table import aligned
@@ -22,10 +22,6 @@ ANSWER_SECONDS = 30.0
 """For an agent that has something long to do just now."""
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-TITLES = ("LAST", "VERDICT", "POLICY OF", "FROM", "TO", "PORT", "DECIDED BY", "PACKETS", "BYTES")
-WIDE_TITLES = (*TITLES, "ANSWERED", "FIRST", "HOST")
-STAGED_TITLE = "STAGED WOULD"
 
 
 class Wanted(NamedTuple):
@@ -163,7 +159,7 @@ class _Printer:
             return
         wide = self._wanted.output == "wide" or self._several
         staged = any(record.staged for record in records)
-        rows = [_row(record, wide=wide, staged=staged) for record in records]
+        rows = [row(record, wide=wide, staged=staged) for record in records]
         if with_titles:
             titles = WIDE_TITLES if wide else TITLES
             rows.insert(0, (*titles, STAGED_TITLE) if staged else titles)
@@ -277,94 +273,6 @@ class _Agent:
         if isinstance(error, TimeoutError):
             return Unavailable(f"the agent at {self._path} does not answer; see its log")
         return Unavailable(f"the agent at {self._path}: {error}")
-
-
-def merged(records: Iterable[Record]) -> list[Record]:
-    """One for each flow, whatever windows it was in; oldest last packet first."""
-    found: dict[tuple[object, ...], Record] = {}
-    for record in records:
-        key = (
-            record.host, record.verdict, record.direction, record.source, record.destination,
-            record.family, record.protocol, record.port, record.decided, record.staged,
-        )  # fmt: skip
-        known = found.get(key)
-        if known is None:
-            found[key] = record
-            continue
-        known.packets += record.packets
-        known.bytes += record.bytes
-        known.answered_packets += record.answered_packets
-        known.answered_bytes += record.answered_bytes
-        known.start = min(known.start, record.start)
-        known.end = max(known.end, record.end)
-    return sorted(found.values(), key=lambda record: record.end)
-
-
-def remarks(greeting: Greeting) -> Iterator[str]:
-    """What to know about how complete the answer is."""
-    if greeting.sees == "nothing":
-        yield f"packets are not logged: {greeting.why}"
-    elif greeting.sees == "denied":
-        yield f"only what is denied is logged: {greeting.why}"
-    if greeting.lost:
-        yield f"{greeting.lost} logged packets were lost"
-    for what, count in sorted(greeting.beyond_limit.items()):
-        if count:
-            verdict, _, direction = what.partition("-")
-            yield (
-                f"{count} packets that were {verdict} ({direction}) are missing: the kernel logs "
-                "only so many a second"
-            )
-
-
-def as_json(record: Record) -> str:
-    plain = msgspec.to_builtins(record)
-    plain["start"], plain["end"] = _time(record.start), _time(record.end)
-    return msgspec.json.encode(plain).decode()
-
-
-def decided_text(found: Decided, direction: str) -> str:
-    """`default: NetworkPolicy(default/web) ingress[0]`, as `tortie policy why` names it."""
-    tier = f"{found.tier}: " if found.tier else ""
-    if found.policy and found.rule is not None:
-        return f"{tier}{found.policy} {direction}[{found.rule}]"
-    return f"{tier}{found.policy} {found.reason}" if found.policy else f"{tier}{found.reason}"
-
-
-def _row(record: Record, *, wide: bool, staged: bool) -> tuple[str, ...]:
-    port = record.protocol
-    if record.port or record.protocol in ("tcp", "udp", "sctp", "icmp", "icmpv6"):
-        port += f"/{record.port or ('*' if '*' in (record.source, record.destination) else 0)}"
-    row: tuple[str, ...] = (
-        _clock(record.end),
-        record.verdict,
-        "source" if record.direction == "egress" else "destination",
-        record.source,
-        record.destination,
-        port,
-        decided_text(record.decided, record.direction),
-        str(record.packets),
-        str(record.bytes),
-    )
-    if wide:
-        answered = f"{record.answered_packets} / {record.answered_bytes}"
-        row += (answered if record.answered_packets else "-", _clock(record.start), record.host)
-    if staged:
-        row += (_staged_text(record),)
-    return row
-
-
-def _staged_text(record: Record) -> str:
-    would = record.staged
-    return f"{would.verdict}: {decided_text(would, record.direction)}" if would else "-"
-
-
-def _clock(moment: float) -> str:
-    return datetime.fromtimestamp(moment).astimezone().strftime("%H:%M:%S")
-
-
-def _time(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def _seconds(text: str) -> float:

@@ -8,13 +8,10 @@ Source: Calico, reference "Monitoring Felix with Prometheus".
 """
 
 import asyncio
-import gc
-import os
-import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
+from tortie.agent import process_metrics
 from tortie.agent.flow_log import FlowLog
 from tortie.agent.http import Response
 from tortie.agent.ingest import AgentInbox, Ingest
@@ -90,9 +87,9 @@ class Metrics:
         yield from _rules(self._parts.dataplane.counts(by_handle))
         yield from self._endpoints()
         if self._interpreter:
-            yield from _python()
+            yield from process_metrics.interpreter()
         if self._process:
-            yield from _process()
+            yield from process_metrics.process()
 
     def _cluster(self) -> Iterator[Family]:
         parts = self._parts
@@ -271,7 +268,7 @@ class Metrics:
             "state",
             {"up": sum(up.values()), "down": len(up) - sum(up.values())},
         )
-        traffic = _traffic()
+        traffic = process_metrics.traffic()
         found = [
             (f"{one.namespace}/{workload_of_endpoint(one.name)}", interface, traffic[interface])
             for one, interface in dataplane.interfaces().items()
@@ -349,56 +346,3 @@ def _rule_labels(one: RuleCount) -> dict[str, str]:
 def _verdict_labels(name: str) -> dict[str, str]:
     verdict, _, direction = name.partition("-")
     return {"verdict": verdict, "direction": direction}
-
-
-def _traffic() -> dict[str, tuple[int, int, int, int]]:
-    """By link: bytes and packets that came by it, and that went by it."""
-    found = {}
-    for line in Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]:
-        name, _, numbers = line.partition(":")
-        values = numbers.split()
-        found[name.strip()] = (int(values[0]), int(values[1]), int(values[8]), int(values[9]))
-    return found
-
-
-def _python() -> Iterator[Family]:
-    version = sys.version_info
-    yield gauge(
-        "python_info",
-        "The interpreter.",
-        1,
-        implementation=sys.implementation.name,
-        version=f"{version.major}.{version.minor}.{version.micro}",
-    )
-    values = {str(number): one["collections"] for number, one in enumerate(gc.get_stats())}
-    yield labelled(
-        "python_gc_collections_total",
-        "counter",
-        "Searches for garbage, by generation.",
-        "generation",
-        values,
-    )
-
-
-def _process() -> Iterator[Family]:
-    """Source: proc(5), stat."""
-    _, _, rest = Path("/proc/self/stat").read_text().rpartition(")")
-    fields = rest.split()
-    ticks = os.sysconf("SC_CLK_TCK")
-    cpu_seconds = (int(fields[11]) + int(fields[12])) / ticks
-    yield counter("process_cpu_seconds_total", "Processor time, user and system.", cpu_seconds)
-    resident_bytes = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-    yield gauge("process_resident_memory_bytes", "Memory that is in use.", resident_bytes)
-    yield gauge("process_virtual_memory_bytes", "Memory that is mapped.", int(fields[20]))
-    yield gauge("process_threads", "Threads.", int(fields[17]))
-    started = _boot_seconds() + int(fields[19]) / ticks
-    yield gauge("process_start_time_seconds", "When it began, in Unix time.", started)
-    descriptors = len(os.listdir("/proc/self/fd"))
-    yield gauge("process_open_fds", "Open files and sockets.", descriptors)
-
-
-def _boot_seconds() -> float:
-    for line in Path("/proc/stat").read_text().splitlines():
-        if line.startswith("btime "):
-            return float(line.split()[1])
-    return 0.0

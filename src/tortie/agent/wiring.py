@@ -12,13 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from tortie.agent.config import Config
 from tortie.agent.endpoint_status import EndpointReporter
 from tortie.agent.firewall_watch import FirewallWatch
-from tortie.agent.flow_log import FlowLog
-from tortie.agent.flow_record import Greeting
-from tortie.agent.flows import FlowTable
-from tortie.agent.http import HttpServer
 from tortie.agent.ingest import AUDIT, AgentInbox
 from tortie.agent.loop import Consumer
-from tortie.agent.metrics import Metrics, Parts
+from tortie.agent.observing import Logging
 from tortie.agent.ownership import Ownership, obtain
 from tortie.agent.parameters import ProtoPort as ConfiguredPort
 from tortie.agent.status import Progress, StatusReporter
@@ -31,19 +27,15 @@ from tortie.attach.plumbing import Veths
 from tortie.attach.server import Server
 from tortie.bgp.bird import Bird
 from tortie.bgp.manager import SECRETS_DIRECTORY, BGPManager
-from tortie.calc.graph import Graph
 from tortie.calc.rule_scanner import parse_protocol
 from tortie.dataplane.dataplane import Dataplane
 from tortie.dataplane.driver.nftables import ARP, INET
-from tortie.dataplane.rules.seen import GROUP
 from tortie.dataplane.settings import LogLimit, ProtoPort, Settings
 from tortie.datastore.client import Client
 from tortie.desired.kinds import Emit, Kind
 from tortie.ipam.allocator import Allocator, Unchanged
-from tortie.kernel.conntrack import Conntrack, Ended
+from tortie.kernel.conntrack import Conntrack
 from tortie.kernel.netlink import NetlinkSocket, OutcomeUnknown
-from tortie.kernel.nflog import Nflog
-from tortie.kernel.nft import counters
 from tortie.kernel.nft.connection import Changes, Nft, supports_owner_tables
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.kernel.rtnl.monitor import (
@@ -56,11 +48,10 @@ from tortie.kernel.rtnl.monitor import (
     Monitor,
 )
 from tortie.lib import supervisor
-from tortie.lib.errors import TortieError
 from tortie.lib.health import Health
 
 if TYPE_CHECKING:
-    import ssl
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -127,64 +118,6 @@ def open_kernel(paths: Paths, inbox: AgentInbox) -> Kernel:
         Conntrack.open(),
         Monitor.open(on_link, groups=(Group.LINK, Group.IPV4_ADDRESS, Group.IPV6_ADDRESS)),
         None if owned else Changes(),
-    )
-
-
-class Logging(NamedTuple):
-    """How packets are seen."""
-
-    logged: Nflog | None
-    ended: Ended | None
-    """None where packets that are let through are not logged."""
-    why: str = ""
-    """Why not more is seen."""
-
-    def close(self) -> None:
-        for part in self:
-            if isinstance(part, Nflog | Ended):
-                part.close()
-
-
-def open_logging(config: Config) -> Logging:
-    """Whoever cannot see packets enforces nevertheless."""
-    if not config["FlowLogsDenied"]:
-        return Logging(None, None, "FlowLogsDenied is off")
-    try:
-        logged = Nflog.open(GROUP)
-    except TortieError as error:
-        log.warning("packets are not logged: %s", error)
-        return Logging(None, None, str(error))
-    if config["FlowLogsLocalReporter"] == "Disabled":
-        return Logging(logged, None, "FlowLogsLocalReporter is Disabled")
-    return Logging(logged, Ended())
-
-
-def build_flow_log(
-    config: Config, kernel: Kernel, logging_: Logging, dataplane: Dataplane, graph: Graph
-) -> FlowLog | None:
-    """None where nothing is logged."""
-    if logging_.logged is None:
-        return None
-    table = FlowTable(max(1.0, config["FlowLogsFlushInterval"]), graph.endpoint_at)
-    conntrack = kernel.conntrack
-    return FlowLog(dataplane, table, logging_.logged, logging_.ended, conntrack.flows)
-
-
-async def greeting(
-    config: Config, logging_: Logging, flow_log: FlowLog | None, dataplane: Dataplane
-) -> Greeting:
-    beyond: dict[str, int] = {}
-    if flow_log is not None:
-        with contextlib.suppress(TortieError):  # then how many is not known
-            by_handle = await asyncio.to_thread(counters.read, INET)
-            verdicts = dataplane.counts(by_handle).verdicts
-            beyond = {one.name: one.all.packets - one.logged.packets for one in verdicts}
-    return Greeting(
-        host=config.host,
-        sees="nothing" if flow_log is None else "all" if flow_log.sees_allowed else "denied",
-        why=logging_.why,
-        lost=flow_log.statistics().lost_count if flow_log else 0,
-        beyond_limit=beyond,
     )
 
 
@@ -307,47 +240,6 @@ def build_attach(
     # Removals that found no agent wait beside the journal.
     cni = CniService(attacher, client, paths.state / "cni")
     return Server(attacher, paths.run / "attach.sock", cni)
-
-
-async def serve_metrics(config: Config, parts: Parts) -> HttpServer | None:
-    """None where that is not wanted, or cannot be: nothing else depends on it."""
-    if not config["PrometheusMetricsEnabled"]:
-        return None
-    metrics = Metrics(
-        parts,
-        interpreter=config["PrometheusGoMetricsEnabled"],
-        process=config["PrometheusProcessMetricsEnabled"],
-    )
-    server = HttpServer(metrics.answer)
-    host, port = config["PrometheusMetricsHost"], config["PrometheusMetricsPort"]
-    try:
-        await server.start(host, port, metrics_tls(config))
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        log.error("no metrics at %s port %s: %s", host, port, error)
-        return None
-    return server
-
-
-def metrics_tls(config: Config) -> "ssl.SSLContext | None":
-    """None where no certificate is set.
-
-    Raises:
-        OSError, ValueError: a file is not there, or is not what it should be.
-    """
-    certificate, key = config["PrometheusMetricsCertFile"], config["PrometheusMetricsKeyFile"]
-    if not certificate and not key:
-        return None
-    import ssl
-
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
-    wanted = config["PrometheusMetricsClientAuth"]
-    if wanted != "NoClientCert":
-        context.load_verify_locations(config["PrometheusMetricsCAFile"])
-        # Any certificate at all, which Calico has too, would be nobody's: it must verify.
-        optional = wanted == "VerifyClientCertIfGiven"
-        context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
-    return context
 
 
 async def audit(inbox: AgentInbox) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tortie.agent import flow_client
-from tortie.agent.flow_client import make_wanted, merged, remarks, show
+from tortie.agent import flow_view
+from tortie.agent.flow_client import make_wanted, show
 from tortie.agent.flow_record import Decided, Greeting, Record
 from tortie.agent.flow_server import FlowServer
+from tortie.agent.flow_view import merged, remarks
 from tortie.lib.errors import InvalidInput, TortieError, Unavailable
 
 
@@ -99,7 +100,7 @@ def test_windows_of_one_flow_are_added_up() -> None:
     ],
 )
 def test_what_decided_in_words(decided: Decided, text: str) -> None:
-    assert flow_client.decided_text(decided, "ingress") == text
+    assert flow_view.decided_text(decided, "ingress") == text
 
 
 def test_what_is_missing_is_said() -> None:
@@ -145,7 +146,7 @@ def test_one_agent_of_two_is_better_than_none(tmp_path: Path) -> None:
 
     serve_while(paths["h1"], Greeting(host="h1", sees="nothing", why="it is off"), act)
     assert codes == [1]
-    assert out == ["   ".join(flow_client.WIDE_TITLES)]
+    assert out == ["   ".join(flow_view.WIDE_TITLES)]
     assert err[0].startswith("h2: no agent answers")
     assert err[1:] == ["h1: packets are not logged: it is off"]
     assert not paths["h1"].exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tortie.agent import wiring
+from tortie.agent import observing
 from tortie.agent.config import Config, Local, resolve
 from tortie.agent.http import HttpServer, Response
 
@@ -71,7 +71,7 @@ def test_metrics_are_off_and_on_loopback_unless_asked_for() -> None:
 
 
 def test_what_is_logged_follows_the_settings() -> None:
-    off = wiring.open_logging(config(FlowLogsDenied="false", FlowLogsLocalReporter="Enabled"))
+    off = observing.open_logging(config(FlowLogsDenied="false", FlowLogsLocalReporter="Enabled"))
     assert (off.logged, off.ended, off.why) == (None, None, "FlowLogsDenied is off")
     limited = config(LogActionRateLimit="10/minute", LogActionRateLimitBurst="7")
     assert limited["LogActionRateLimit"] == (10, 60)
@@ -94,7 +94,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def tls(certificate: tuple[Path, Path], **settings: str) -> ssl.SSLContext:
     found, key = map(str, certificate)
-    context = wiring.metrics_tls(
+    context = observing.metrics_tls(
         config(PrometheusMetricsCertFile=found, PrometheusMetricsKeyFile=key, **settings)
     )
     assert context is not None
@@ -133,7 +133,7 @@ def test_a_client_without_a_certificate_is_refused(certificate: tuple[Path, Path
 
 def test_what_cannot_be_is_said_and_keeps_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     wanted = config(PrometheusMetricsEnabled="true", PrometheusMetricsCertFile="/none")
-    assert asyncio.run(wiring.serve_metrics(wanted, None)) is None  # type: ignore[arg-type]
+    assert asyncio.run(observing.serve_metrics(wanted, None)) is None  # type: ignore[arg-type]
     assert "no metrics at localhost port 9091" in caplog.text
 
 
