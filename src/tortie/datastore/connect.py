@@ -223,8 +223,11 @@ def _spec(path: Path, text: str) -> dict[str, object]:
 
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"{path}: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        # Its own text may quote a line of the file, and there are passwords in it.
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise InvalidInput(f"{path}: {place}not YAML") from None
     if not isinstance(document, dict) or document.get("kind") != "CalicoAPIConfig":
         raise InvalidInput(f"{path}: kind must be CalicoAPIConfig")
     spec = document.get("spec") or {}

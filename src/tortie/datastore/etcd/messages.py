@@ -20,6 +20,7 @@ from tortie.datastore.client import (
     Txn,
 )
 from tortie.datastore.etcd.wire import bytes_field, fields, number_field, signed
+from tortie.lib.errors import Unavailable
 
 _COMPARE_RESULT = {"==": 0, ">": 1, "<": 2, "!=": 3}
 _COMPARE_TARGET = {
@@ -208,7 +209,11 @@ def decode_lease(data: bytes) -> LeaseResponse:
 
 
 def decode_token(data: bytes) -> str:
-    return next((content.decode() for number, _, content in fields(data) if number == 2), "")
+    token = next((content for number, _, content in fields(data) if number == 2), b"")
+    text = token.decode("ascii", errors="replace")
+    if not text.isprintable() or not text.isascii():
+        raise Unavailable("whatever answers is no etcd: its token is no text")
+    return text
 
 
 def decode_permission(data: bytes) -> Permission:
@@ -220,6 +225,8 @@ def decode_permission(data: bytes) -> Permission:
             key = content
         elif number == 3:
             end = content
+    if access not in (*Access,):
+        raise Unavailable(f"whatever answers is no etcd that we know: permission type {access}")
     return Permission(Access(access), key, end)
 
 
