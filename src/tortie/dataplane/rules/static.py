@@ -228,8 +228,9 @@ def _link_local_neighbour(settings: Settings) -> NamedChain:
     limited = (Meta(MetaKey.IIFNAME), Lookup(names.LINK_LOCAL_LIMITS))
     return chain(
         _LINK_LOCAL_NEIGHBOUR,
-        (*match.interface_and_source(6, names.LINK_LOCAL), ACCEPT),
-        (match.source(6), _is(bytes(16)), ACCEPT),
+        # The family is known here; nft(8) asks for it, to print what can be read again.
+        (*match.family(6), *match.interface_and_source(6, names.LINK_LOCAL), ACCEPT),
+        (*match.family(6), match.source(6), _is(bytes(16)), ACCEPT),
         (*limited, ACCEPT),
         _from_drop(seen.NOT_ITS_SOURCE, settings),
     )
