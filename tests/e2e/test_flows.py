@@ -105,6 +105,20 @@ def said_by_why(live: LiveLab, source: str, target: str, port: str, family: int)
     }
 
 
+def staged_by_why(live: LiveLab, family: int) -> dict[str, Any]:
+    """What `tortie policy why` says staged policies would make of it, on its way in."""
+    words = ["policy", "why", "blue/w2", "red/w1", "tcp/80", "-o", "json"]
+    said = json.loads(live.tortie(*words, *(["-6"] if family == 6 else [])).out)
+    half = next(one for one in said["staged"]["halves"] if one["way"] == "Ingress")
+    policy = half["tiers"][-1]["policies"][-1]
+    return {
+        "verdict": half["verdict"],
+        "tier": half["tiers"][-1]["tier"],
+        "policy": policy["policy"],
+        "rule": policy["rules"][-1]["rule"],
+    }
+
+
 def configure(live: LiveLab, **settings: Any) -> None:
     """Change settings, and wait until every agent runs with them."""
     patch = json.dumps({"spec": settings})
@@ -236,6 +250,7 @@ def test_what_is_allowed_and_what_is_staged(live: LiveLab, tmp_path: Path) -> No
                 assert flow["staged"]["verdict"] == "Deny"
                 assert flow["staged"]["policy"] == "StagedNetworkPolicy(red/guard)"
                 assert flow["staged"]["rule"] == 1
+                assert staged_by_why(live, flow["family"]).items() <= flow["staged"].items()
         shown = live.lab_ok("flows", *options)
         assert "Deny: default: StagedNetworkPolicy(red/guard) ingress[1]" in shown
     finally:

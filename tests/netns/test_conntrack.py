@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from tortie.kernel import conntrack, netns
-from tortie.kernel.conntrack import Conntrack, Flow, FlowTuple
+from tortie.kernel import conntrack, netns, sysctl
+from tortie.kernel.conntrack import Conntrack, Ended, Flow, FlowTuple
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network, parse_address, parse_network
 
@@ -270,3 +270,28 @@ def test_an_empty_table_is_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(table._sock, "dump", no_dump)
         assert table.flows_involving({parse_address("10.7.0.1")}) == []
         assert table.delete_involving({parse_address("10.7.0.1")}) == 0
+
+
+@pytest.mark.parametrize(("source", "destination"), [("10.7.0.1", "10.7.0.2"),
+                                                     ("fd07::1", "fd07::2")])  # fmt: skip
+def test_what_a_flow_has_carried_is_told_when_it_ends(
+    pair: Pair, table: Conntrack, source: str, destination: str
+) -> None:
+    udp(pair, source, destination, 5000)  # before accounting is on
+    netns.run_in(pair.near, lambda: sysctl.set_global("netfilter/nf_conntrack_acct", 1))
+    counted = udp(pair, source, destination, 5001)
+    header_bytes = 48 if ":" in source else 28
+    ended = netns.run_in(pair.near, Ended)
+    try:
+        (running,) = (flow for flow in table.flows() if flow.original.destination_port == 5001)
+        assert running.sent == running.answered == (1, header_bytes + 1)
+        assert ended.read() == []
+        table.delete_involving([parse_address(source)])
+        found = {flow.original.source_port: flow for flow in ended.read()}
+        assert len(found) == 2
+        assert found.pop(counted).sent == (1, header_bytes + 1)
+        (uncounted,) = found.values()
+        assert (uncounted.sent, uncounted.answered) == ((0, 0), (0, 0))
+        assert ended.overflow_count == 0
+    finally:
+        ended.close()

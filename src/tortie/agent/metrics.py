@@ -215,10 +215,11 @@ class Metrics:
         for name, value, text in sizes:
             yield gauge(name, text, value, ip_version="inet", table="tortie")
         yield counter("felix_nft_calls", "Transactions with nftables.", nft.commits)
+        yield counter("felix_nft_errors", "Transactions that it did not take.", nft.failures)
+        yield counter("felix_nft_list_calls", "Readings of what is there.", nft.resyncs)
         yield gauge("felix_ipsets_calico", "Sets and maps of ours.", nft.sets, ip_version="inet")
         yield gauge("felix_ipsets_total", "Sets and maps of ours.", nft.sets)
         yield gauge("tortie_nft_elements", "Elements of sets and maps.", nft.elements)
-        yield counter("tortie_nft_resyncs_total", "Readings of what is in nftables.", nft.resyncs)
         yield counter(
             "tortie_nft_repairs_total",
             "Readings that found changes by others, and repaired them.",

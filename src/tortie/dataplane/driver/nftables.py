@@ -27,7 +27,7 @@ from tortie.kernel.nft.connection import Backend, WrittenRule
 from tortie.kernel.nft.constants import Family, TableFlag
 from tortie.kernel.nft.objects import Rule, Table, TableName
 from tortie.kernel.nft.transaction import Transaction
-from tortie.lib.errors import KernelRefused, NotFound
+from tortie.lib.errors import KernelRefused, NotFound, TortieError
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ class NftablesStatistics(NamedTuple):
     """Resyncs after the first that found a difference that nobody had asked for."""
     rules: int
     """That are there."""
+    failures: int
+    """Transactions that the kernel did not take; what was at fault is closed or tried again."""
 
 
 class NftablesDriver:
@@ -76,7 +78,7 @@ class NftablesDriver:
         """The kernel's state is not known: read it back before writing."""
         self._generation: int | None = None
         """What the kernel's generation is if only we have written since it was read."""
-        self._commits = self._resyncs = self._repairs = 0
+        self._commits = self._resyncs = self._repairs = self._failures = 0
 
     async def apply(self) -> bool:
         """Write every difference, all or nothing. Returns whether there was any.
@@ -116,8 +118,9 @@ class NftablesDriver:
             return False
         try:
             written = await self._backend.commit(transaction)
-        except OutcomeUnknown:
-            self._stale = True
+        except TortieError as error:
+            self._failures += 1
+            self._stale = self._stale or isinstance(error, OutcomeUnknown)
             raise
         self._confirm(written)
         return True
@@ -153,6 +156,7 @@ class NftablesDriver:
             self._resyncs,
             self._repairs,
             rules=sum(state.rule_count for state in self._tables.values()),
+            failures=self._failures,
         )
 
     def _confirm(self, written: list[WrittenRule]) -> None:
