@@ -222,6 +222,7 @@ class Dataplane:
             self._read_back()
         if self._addresses_stale and self._host_endpoints.needs_addresses:
             self._read_addresses()
+        self._host_endpoints.resolve()
         self._guards.open_former()
         await self._refusals.apply()
         self._report(self._guards.apply())
@@ -277,13 +278,15 @@ class Dataplane:
 
         What is `refused` does not count: it is closed, and waits for nothing.
         """
-        return not self._stale and self._nft.in_sync and not self._pending_count()
+        settled = not self._stale and self._host_endpoints.in_sync
+        return settled and self._nft.in_sync and not self._pending_count()
 
     @property
     def has_work(self) -> bool:
         """Would an `apply` now do anything? Most events of links are about nothing of ours."""
         addresses = self._addresses_stale and self._host_endpoints.needs_addresses
-        return addresses or not self.in_sync or bool(self._endpoints.departed)
+        departed = self._endpoints.departed or self._floating.departed
+        return addresses or not self.in_sync or bool(departed)
 
     @property
     def refused(self) -> dict[str, str]:

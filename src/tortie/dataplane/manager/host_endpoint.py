@@ -1,8 +1,7 @@
 """Host endpoints to map elements: each interface gets the lists of the one it belongs to.
 
 Which one that is may change with the interfaces' addresses, too; so after a
-change all is worked out anew, and what differs is written. A host has few links
-that are not workloads'.
+change all is worked out anew, once for each apply, and what differs is written.
 
 An interface that an endpoint names has its elements before there is such a link,
 so that it is closed when it comes. What the tables need for host endpoints is
@@ -20,15 +19,13 @@ from tortie.dataplane.manager.policy import PlacedList, PolicyManager
 from tortie.dataplane.rules import host_endpoint as rules
 from tortie.dataplane.rules import names
 from tortie.dataplane.settings import Settings
-from tortie.desired.host_endpoint import ALL_INTERFACES, HostEndpoint, host_endpoint_for
+from tortie.desired.host_endpoint import HostEndpoint
 from tortie.desired.kinds import Kind
 from tortie.kernel.nft import keys
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network
 
 log = logging.getLogger(__name__)
-
-_Lists = dict[PlacedList, None]
 
 
 class HostEndpointManager:
@@ -41,8 +38,12 @@ class HostEndpointManager:
         self._content = rules.host_table(settings)
         self._endpoints: dict[str, HostEndpoint] = {}
         self._addresses: Mapping[str, frozenset[Network]] = {}
-        self._written: dict[str, _Lists] = {}
+        self._names: dict[str, str] = {}
+        """Of endpoints, by interface."""
+        self._written: dict[str, HostEndpoint] = {}
         """By interface."""
+        self._stale = False
+        """Something was noted since `resolve`."""
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
         """`HOST_ENDPOINT`."""
@@ -55,7 +56,7 @@ class HostEndpointManager:
             self._endpoints.pop(cast(str, name), None)
         else:
             self._endpoints[cast(str, name)] = endpoint
-        self._write()
+        self._stale = True
 
     @property
     def needs_addresses(self) -> bool:
@@ -66,11 +67,22 @@ class HostEndpointManager:
         """All that this host's own interfaces have, by interface; only while they are needed."""
         if addresses != self._addresses:
             self._addresses = addresses
-            self._write()
+            self._stale = True
 
     def interfaces(self) -> dict[str, str]:
         """Name of the host endpoint by interface; `*` is those that are not named."""
-        return dict(self._belonging())
+        return self._names
+
+    @property
+    def in_sync(self) -> bool:
+        return not self._stale
+
+    def resolve(self) -> None:
+        """Have the tables want what was noted; before they are written."""
+        if self._stale:
+            self._stale = False
+            self._names = dict(self._belonging())
+            self._write({one: self._endpoints[name] for one, name in self._names.items()})
 
     def _can_be(self, interface: str) -> bool:
         """Workloads' interfaces are no host endpoint's, whatever it says."""
@@ -83,46 +95,49 @@ class HostEndpointManager:
         return not interface.startswith(self._workloads)
 
     def _belonging(self) -> Iterator[tuple[str, str]]:
-        named = {one.interface for one in self._endpoints.values() if one.interface}
-        for interface in sorted(named | self._addresses.keys()):
+        """Who has which interface, as `desired.host_endpoint.host_endpoint_for` says, for all."""
+        by_interface: dict[str, str] = {}
+        by_address: dict[Network, str] = {}
+        for name in sorted(self._endpoints, reverse=True):  # so that the lowest is what stays
+            endpoint = self._endpoints[name]
+            if endpoint.interface:
+                by_interface[endpoint.interface] = name
+            else:
+                by_address.update(dict.fromkeys(endpoint.addresses, name))
+        for interface in by_interface.keys() | self._addresses.keys():
+            fitting = [by_interface[interface]] if interface in by_interface else []
             addresses = self._addresses.get(interface, frozenset())
-            found = host_endpoint_for(interface, addresses, self._endpoints)
-            is_its_own = found and self._endpoints[found].interface != ALL_INTERFACES
-            if found and (is_its_own or interface == ALL_INTERFACES):
-                yield interface, found
+            fitting += [by_address[one] for one in addresses if one in by_address]
+            if fitting:
+                yield interface, min(fitting)
 
-    def _write(self) -> None:
-        wanted = {
-            interface: {
-                PlacedList(policies, direction, place): None
-                for (place, direction), policies in rules.lists_of(self._endpoints[name])
-            }
-            for interface, name in self._belonging()
-        }
-        if wanted and not self._written:
-            self._table.want_content(self._content)
+    def _write(self, wanted: dict[str, HostEndpoint]) -> None:
         old, self._written = self._written, wanted
+        if wanted and not old:
+            self._table.want_content(self._content)
+        changed = [one for one in old.keys() | wanted.keys() if old.get(one) != wanted.get(one)]
         # The new lists first: a policy that both name then stays as it is.
-        for interface, found in wanted.items():
-            for one in found:
-                if one not in old.get(interface, ()):
-                    self._policies.use(one, interface)
-                    self._want_element(interface, one, names.list_data(names.list_id(one.policies)))
-        for interface, found in old.items():
-            for one in found:
-                if one not in wanted.get(interface, ()):
-                    self._policies.release(one, interface)
-                    self._drop_element(interface, one)
+        for interface in changed:
+            for one in _lists(wanted.get(interface)) - _lists(old.get(interface)):
+                self._policies.use(one, interface)
+                self._want_element(interface, one, names.list_data(names.list_id(one.policies)))
+        for interface in changed:
+            now = _lists(wanted.get(interface))
+            places = {(one.direction, one.place) for one in now}
+            for one in _lists(old.get(interface)) - now:
+                self._policies.release(one, interface)
+                if (one.direction, one.place) not in places:
+                    self._want_element(interface, one, None)
         if old and not wanted:
             self._table.drop_content(self._content)
-
-    def _drop_element(self, interface: str, gone: PlacedList) -> None:
-        """Unless another list has taken the place."""
-        place = (gone.direction, gone.place)
-        there = self._written.get(interface, ())
-        if not any((one.direction, one.place) == place for one in there):
-            self._want_element(interface, gone, None)
 
     def _want_element(self, interface: str, one: PlacedList, data: bytes | None) -> None:
         lists = names.lists_map(one.direction, one.place)
         self._table.want_element(lists, keys.ifname(interface), data)
+
+
+def _lists(endpoint: HostEndpoint | None) -> set[PlacedList]:
+    if endpoint is None:
+        return set()
+    found = rules.lists_of(endpoint)
+    return {PlacedList(policies, direction, place) for (place, direction), policies in found}
