@@ -260,7 +260,8 @@ class Conntrack:
 
 
 class Ended:
-    """Hears of flows that end, with what they have carried. Never blocks."""
+    """Hears of flows that end, with what they have carried; of those alone that began since
+    somebody listens (net.netfilter.nf_conntrack_events is 2). Never blocks."""
 
     QUEUE_BYTES = 1 << 20
     """Some thousand flows: who hears of more between two reads has to do without them."""
