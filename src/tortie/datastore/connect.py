@@ -219,15 +219,16 @@ def _from_file(config_file: Path | None) -> dict[str, str]:
 
 
 def _spec(path: Path, text: str) -> dict[str, object]:
-    import yaml  # slow to import, and most have no such file
+    # Slow to import, and most have no such file. Depth and size are bounded there.
+    from tortie.model.positions import TextSyntax, read_documents
 
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        # Its own text may quote a line of the file, and there are passwords in it.
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise InvalidInput(f"{path}: {place}not YAML") from None
+        documents = read_documents(text)
+    except TextSyntax as error:
+        # Its own text may quote from the file, and there are passwords in it.
+        line, column = error.place
+        raise InvalidInput(f"{path}: line {line}, column {column}: not YAML") from None
+    document = documents[0].value if len(documents) == 1 else None
     if not isinstance(document, dict) or document.get("kind") != "CalicoAPIConfig":
         raise InvalidInput(f"{path}: kind must be CalicoAPIConfig")
     spec = document.get("spec") or {}
