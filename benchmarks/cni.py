@@ -26,9 +26,11 @@ from tortie.attach.cni.conflist import default_conflist
 from tortie.cni import install
 from tortie.datastore.client import Client
 from tortie.ipam.allocator import Allocator
+from tortie.ipam.stored import Stored
 from tortie.kernel import netns
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.lab.description import Lab
+from tortie.model.keys import HandleKey
 
 T = TypeVar("T")
 
@@ -267,12 +269,15 @@ def _allocations() -> Iterator[Result]:
 
 
 async def _allocate(client: Client, hosts: Sequence[str], count: int, at_once: int) -> None:
-    allocators = [Allocator(client, host) for host in hosts]
+    # They keep their views, as agents do, and know that a handle is new, as the attacher does.
+    allocators = [Allocator(client, host, unchanged=lambda: 0) for host in hosts]
     limit = asyncio.Semaphore(at_once)
     tag = random.randrange(1 << 32)
 
     async def one(number: int) -> None:
         async with limit:
-            await allocators[number % len(allocators)].assign({4}, f"b{tag}.{number}", {})
+            handle = f"b{tag}.{number}"
+            new = Stored(HandleKey(handle), None, None)
+            await allocators[number % len(allocators)].assign({4}, handle, {}, handle=new)
 
     await asyncio.gather(*map(one, range(count)))
