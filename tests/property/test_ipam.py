@@ -22,12 +22,13 @@ from tortie.ipam.audit import Leak, allocations, hosts_gone, leaked
 from tortie.ipam.inventory import Inventory, inventory
 from tortie.ipam.ownership import Collector, release_leak
 from tortie.lib.errors import TortieError, Unavailable
-from tortie.lib.ip import Network, parse_address
+from tortie.lib.ip import Network, parse_address, parse_network
 from tortie.model.codec import encode
 from tortie.model.ipam import BlockAffinity, IPAMConfig
 from tortie.model.keys import AffinityKey, IPAMConfigKey, ResourceKey
 from tortie.model.metadata import Metadata
 from tortie.model.node import IPPool, IPPoolSpec, Node
+from tortie.model.reservation import IPReservation, IPReservationSpec
 
 HOSTS = ("alpha", "beta", "gamma")
 HANDLES = tuple(f"lab.{name}" for name in "abcdefgh")
@@ -55,8 +56,15 @@ faults = st.tuples(
 class Host:
     """One allocator with its own connection, restarted after each crash."""
 
-    def __init__(self, store: MemoryStore, name: str, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: MemoryStore,
+        name: str,
+        clock: Callable[[], int],
+        unchanged: Callable[[], object],
+    ) -> None:
         self._store, self._name, self._clock = store, name, clock
+        self._unchanged = unchanged
         self.plan: tuple[str, int, str] = ("none", 0, "before")
         self.jitter: random.Random | None = None
         self.restart()
@@ -65,7 +73,9 @@ class Host:
         self.calls = 0
         client = MemoryClient(self._store, self._fault)
         # Views are kept, as by an agent; what they rest on is compared.
-        self.allocator = Allocator(client, self._name, now_ns=self._clock, unchanged=lambda: 0)
+        self.allocator = Allocator(
+            client, self._name, now_ns=self._clock, unchanged=self._unchanged
+        )
         self.collector = Collector(client, self.allocator)
 
     async def _fault(self, moment: Literal["before", "after"], call: str) -> None:
@@ -90,7 +100,11 @@ class Ipam(RuleBasedStateMachine):
         super().__init__()
         self.store = MemoryStore(clock=lambda: 0.0)
         self.now_ns = 1_787_412_000_000_000_000
-        self.hosts = {name: Host(self.store, name, lambda: self.now_ns) for name in HOSTS}
+        self.reserved = ""
+        self.hosts = {
+            name: Host(self.store, name, lambda: self.now_ns, lambda: self.reserved)
+            for name in HOSTS
+        }
         self.entries: dict[str, bytes] = {}
         self.acknowledged: dict[str, set[str]] = {}
         self.callers: dict[str, set[str]] = {}
@@ -151,8 +165,21 @@ class Ipam(RuleBasedStateMachine):
     @rule(host=hosts, handle=handles, wanted=families, plan=faults)
     def assign(self, host: str, handle: str, wanted: set[int], plan: tuple[str, int, str]) -> None:
         self._called(host, handle)
+        before = allocated(self._dump())
         call = self.hosts[host].allocator.assign(wanted, handle, {"namespace": "lab"})
         self._acknowledge(handle, self._run(host, plan, call), wanted)
+        if self.reserved:
+            kept = parse_network(self.reserved)
+            new = allocated(self._dump()).keys() - before.keys()
+            assert not [a for a in new if kept.contains(parse_address(a))], "I8: reserved"
+
+    @rule(place=st.sampled_from(["", "10.9.0.0/30", "10.9.0.6/31", "10.9.0.8/29", "fd09::/125"]))
+    def reserve(self, place: str) -> None:
+        """Others see it at once: as an agent does, whose watch has told."""
+        key = ResourceKey("IPReservation", "kept")
+        spec = IPReservationSpec(reserved_cidrs=(place,) if place else ())
+        self._put(key, encode(key, IPReservation(metadata=Metadata(name=key.name), spec=spec)))
+        self.reserved = place
 
     @rule(host=hosts, handle=handles, address=addresses, plan=faults)
     def assign_named(
