@@ -329,6 +329,8 @@ class Allocator:
             source.write(change, after)
             choice.took(source, after)
         change.write(held.handle, replace(held.handle.value or Handle(), block=counts))
+        # What it has is of one host: else no agent could say that all of it has leaked.
+        self._rehome(held, mine, wanted.attribute, choice, change)
         return sorted([*mine, *taken])
 
     def _rehome(

@@ -360,3 +360,16 @@ def test_a_kept_view_saves_every_read() -> None:
     calls.clear()
     bench.run(allocator.assign({4}, "w1", {}, handle=Stored(HandleKey("w1"), None, None)))
     assert calls == ["transact"]
+
+
+def test_a_handle_that_moves_and_grows_is_of_one_host() -> None:
+    """Else neither of two agents could prove that it has leaked."""
+    bench = Bench()
+    node(bench, "h1", "h2")
+    [four] = bench.assign("a", "h1")
+    both = bench.assign("a", "h2", families={4, 6})
+    assert four in both
+    state = bench.run(read_inventory(MemoryClient(bench.store)))
+    assert {one.node for one in auditing.allocations(state)} == {"h2"}
+    leaks = auditing.leaked(state, auditing.not_attached("h2", ()))
+    assert [leak.handle_id for leak in leaks] == ["a"]
