@@ -17,16 +17,19 @@ from tortie.ctl.command import (
     with_resources,
 )
 from tortie.ctl.kinds import kind_named
+from tortie.ctl.policy_text import (
+    change_row,
+    explanation_text,
+    plain_change,
+    plain_explanation,
+)
 from tortie.ctl.printing import listed, structured
 from tortie.datastore.resources import Resources, key_of
 from tortie.explain import matching, oracle, trace, why
-from tortie.explain.impact import Change, impact
-from tortie.explain.mismatch import PROTOCOL_NAMES, protocol_name, short_name
+from tortie.explain.impact import host_endpoints_touched, impact
+from tortie.explain.mismatch import protocol_name, short_name
 from tortie.explain.oracle import Packet, State, Way
-from tortie.explain.packet_space import AddressClass, merged_texts
 from tortie.explain.staged import enforce_staged
-from tortie.explain.trace import Half, TierVerdict
-from tortie.explain.why import Explanation
 from tortie.lib.errors import InvalidInput, NotFound, TortieError
 from tortie.lib.ip import Network
 from tortie.lib.table import aligned
@@ -181,7 +184,10 @@ def _why(arguments: argparse.Namespace, state: State, out: TextIO) -> int:
     packet = parse_packet(source, destination, arguments.port, arguments.source_port)
     found = why.explain(state, packet)
     if arguments.output == "json":
-        print(msgspec.json.format(msgspec.json.encode(_plain(found)), indent=2).decode(), file=out)
+        print(
+            msgspec.json.format(msgspec.json.encode(plain_explanation(found)), indent=2).decode(),
+            file=out,
+        )
     else:
         print(explanation_text(state, found), file=out)
     return 0 if found.allowed else EXIT_DENIED
@@ -200,118 +206,6 @@ def _addresses(arguments: argparse.Namespace, state: State) -> tuple[Network, Ne
             f"{arguments.source} and {arguments.destination} have no family of addresses in common"
         )
     return source, destination
-
-
-def explanation_text(state: State, found: Explanation) -> str:
-    words = [f"{half.way.lower()} {'ALLOW' if half.allowed else 'DENY'}" for half in found.halves]
-    detail = ", ".join(words) or _why_nothing_is_asked(state, found.packet)
-    lines = [f"VERDICT  {'ALLOW' if found.allowed else 'DENY'}   ({detail})"]
-    for half in found.halves:
-        lines.extend(_half_lines(half))
-    lines.extend(f"  fix: {fix}" for fix in found.fixes)
-    if found.staged is not None:
-        then = "ALLOW" if found.staged_allowed else "DENY"
-        lines.append(f"STAGED   {then}   (if all that is staged were enforced)")
-        for half in found.staged:
-            if half not in found.halves:
-                lines.extend(_half_lines(half))
-    return "\n".join(lines)
-
-
-def _why_nothing_is_asked(state: State, packet: Packet) -> str:
-    if packet.source == packet.destination:
-        return "a workload's packets to itself do not leave it"
-    if oracle.workload_with(state, packet.destination):
-        return "a host always reaches its own workloads"
-    return "neither side is a workload, so no policy applies"
-
-
-def _half_lines(half: Half) -> Iterator[str]:
-    yield f"  {half.way.lower()} {half.endpoint}"
-    for tier in half.tiers:
-        yield from _tier_lines(tier)
-
-
-def _tier_lines(tier: TierVerdict) -> list[str]:
-    if tier.name == trace.FAILSAFE:
-        return ["    failsafe port: Allow"]
-    if tier.name == trace.ENDPOINT_TO_HOST:
-        return [f"    from a workload to its own host (defaultEndpointToHostAction): {tier.action}"]
-    title = f"tier {tier.name}" if tier.name else "profiles"
-    lines = []
-    for policy in tier.policies:
-        lines.append(f"    {title}: {policy.name}")
-        for rule in policy.rules:
-            if rule.matches:
-                lines.append(f"      rule {rule.position}: {rule.action}")
-            else:
-                reasons = "; ".join(f"{each.field}: {each.reason}" for each in rule.because)
-                lines.append(f"      rule {rule.position}: {rule.action}, no match: {reasons}")
-        if not policy.rules:
-            missing = "is missing, and denies" if policy.action == "Deny" else "has no rules"
-            lines.append(f"      {missing}")
-    if tier.by_default:
-        end = "end of tier" if tier.name else "nothing decided"
-        lines.append(f"    {title}: {end}: {tier.action}")
-    return lines
-
-
-def _plain(found: Explanation) -> dict[str, object]:
-    """For JSON: addresses as text, tuples with names."""
-    packet = found.packet
-    return {
-        "verdict": "Allow" if found.allowed else "Deny",
-        "packet": {
-            "source": packet.source.address_text,
-            "destination": packet.destination.address_text,
-            "protocol": PROTOCOL_NAMES.get(packet.protocol, packet.protocol),
-            "sourcePort": packet.source_port,
-            "destinationPort": packet.destination_port,
-            "icmpType": packet.icmp_type,
-            "icmpCode": packet.icmp_code,
-        },
-        "halves": [_plain_half(half) for half in found.halves],
-        "fixes": list(found.fixes),
-        "staged": None
-        if found.staged is None
-        else {
-            "verdict": "Allow" if found.staged_allowed else "Deny",
-            "halves": [_plain_half(half) for half in found.staged],
-        },
-    }
-
-
-def _plain_half(half: Half) -> dict[str, object]:
-    return {
-        "way": half.way,
-        "endpoint": half.endpoint,
-        "verdict": "Allow" if half.allowed else "Deny",
-        "tiers": [_plain_tier(tier) for tier in half.tiers],
-    }
-
-
-def _plain_tier(tier: TierVerdict) -> dict[str, object]:
-    return {
-        "tier": tier.name,
-        "action": tier.action,
-        "byDefault": tier.by_default,
-        "policies": [
-            {
-                "policy": policy.name,
-                "action": policy.action,
-                "rules": [
-                    {
-                        "rule": rule.position,
-                        "action": rule.action,
-                        "matches": rule.matches,
-                        "because": [each._asdict() for each in rule.because],
-                    }
-                    for rule in policy.rules
-                ],
-            }
-            for policy in tier.policies
-        ],
-    }
 
 
 def _list(arguments: argparse.Namespace, state: State, out: TextIO) -> int:
@@ -390,14 +284,17 @@ def _impact(arguments: argparse.Namespace, before: State, out: TextIO) -> int:
         after = enforce_staged(after).state
     changes = impact(before, after)
     if arguments.output == "json":
-        plain = [_plain_change(change) for change in changes]
+        plain = [plain_change(change) for change in changes]
         print(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode(), file=out)
     elif changes:
         rows: list[tuple[str, ...]] = [("FROM", "TO", "PROTOCOL AND PORTS", "NOW", "THEN", "PAIRS")]
-        rows += [_change_row(change) for change in changes]
+        rows += [change_row(change) for change in changes]
         print(aligned(rows), file=out)
     else:
         print("no packet is treated differently", file=out)
+    if hosts := host_endpoints_touched(before, after):
+        names = ", ".join(hosts)
+        print(f"note: host endpoints are not looked at, and it concerns {names}", file=sys.stderr)
     return EXIT_CHANGES if changes else 0
 
 
@@ -423,35 +320,3 @@ def _changed(arguments: argparse.Namespace, before: State) -> State:
         metadata = msgspec.structs.replace(endpoint.metadata, labels=labels)
         after[key] = msgspec.structs.replace(endpoint, metadata=metadata)
     return after
-
-
-def _class_text(found: AddressClass) -> str:
-    name = f"{found.name} (IPv6)" if found.members and found.family == 6 else found.name
-    return name if found.members < 2 else f"{name} and {found.members - 1} like it"
-
-
-def _services_text(change: Change) -> str:
-    most = 5
-    texts = merged_texts(change.services)
-    left = len(texts) - most
-    return ", ".join(texts[:most]) + (f" and {left} more" if left > 0 else "")
-
-
-def _change_row(change: Change) -> tuple[str, ...]:
-    now, then = ("deny", "allow") if change.allowed else ("allow", "deny")
-    names = (_class_text(change.source), _class_text(change.destination))
-    return (*names, _services_text(change), now, then, str(change.pairs))
-
-
-def _plain_change(change: Change) -> dict[str, object]:
-    return {
-        "from": change.source.name,
-        "fromCount": change.source.members,
-        "to": change.destination.name,
-        "toCount": change.destination.members,
-        "family": change.source.family,
-        "services": merged_texts(change.services),
-        "now": "Deny" if change.allowed else "Allow",
-        "then": "Allow" if change.allowed else "Deny",
-        "pairs": change.pairs,
-    }

@@ -81,6 +81,28 @@ def impact(before: State, after: State) -> list[Change]:
     return changes
 
 
+def host_endpoints_touched(before: State, after: State) -> list[str]:
+    """The host endpoints for which something may change too; `impact` is about workloads."""
+    changed = [key for key in _changed_keys(before, after) if isinstance(key, ResourceKey)]
+    found = set()
+    for state in (before, after):
+        for key, resource in state.items():
+            if not isinstance(key, ResourceKey) or not isinstance(resource, HostEndpoint):
+                continue
+            if any(_concerns(state, other, key, resource) for other in changed):
+                found.add(key.name)
+    return sorted(found)
+
+
+def _concerns(state: State, changed: ResourceKey, key: ResourceKey, endpoint: HostEndpoint) -> bool:
+    if changed == key or (changed.kind == "Profile" and changed.name in endpoint.spec.profiles):
+        return True
+    policy = state.get(changed)
+    if not isinstance(policy, NetworkPolicy | GlobalNetworkPolicy):
+        return False
+    return oracle.selects(state, changed, policy, key)
+
+
 def _compare(
     before: "_Evaluator",
     after: "_Evaluator",

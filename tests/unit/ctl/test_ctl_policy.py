@@ -209,6 +209,19 @@ def test_hosts_by_their_host_endpoints(shop: Shell) -> None:
     ]
 
 
+def test_impact_says_that_host_endpoints_are_left_out(
+    shop: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    apply(shop, *HOST)
+    outcome = shop("policy", "impact", "--delete", "globalnetworkpolicy/to-host")
+    assert (outcome.code, outcome.out) == (0, "no packet is treated differently\n")
+    told = outcome.err + capsys.readouterr().err
+    assert told == "note: host endpoints are not looked at, and it concerns h2-all\n"
+    apply(shop, policy())
+    shop("policy", "impact", "--delete", "networkpolicy/shop/db")
+    assert "host endpoints" not in capsys.readouterr().err
+
+
 def test_workloads_and_their_own_host(shop: Shell) -> None:
     apply(shop, *HOST, HOST[0].replace("h2", "h1").replace("192.0.2.2", "192.0.2.1"))
     dropped = shop("policy", "why", "web", "192.0.2.1", "tcp/443")

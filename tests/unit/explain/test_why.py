@@ -4,7 +4,8 @@ import pytest
 from tests.oracle.clusters import make_packets, make_world, staged_world
 from tests.oracle.host_worlds import host_world, passages
 
-from tortie.ctl.policy import explanation_text, parse_packet
+from tortie.ctl.policy import parse_packet
+from tortie.ctl.policy_text import explanation_text
 from tortie.explain.matching import rule_matches
 from tortie.explain.mismatch import mismatches
 from tortie.explain.oracle import State, decide
