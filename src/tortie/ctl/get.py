@@ -43,6 +43,8 @@ def main(given: Given, screen: Screen) -> int:
         found += [item for items in answer.items for item in items if keep(item)]
         for problem in answer.unreadable:
             screen.warn(f"left out, because it is not valid: {problem}")
+        for remark in answer.remarks:
+            screen.warn(f"warning: {remark}; the last one counts")
         for key in answer.missing:
             view.errors.append(f"resource does not exist: {key} with error: <nil>")
     if found or not view.errors:

@@ -42,9 +42,10 @@ class Item(dict):  # type: ignore[type-arg]  # typing is what this module does w
         path: of its key; empty for what is built in.
         raw: as stored.
         revision: of its last write.
+        repeated: names that an object in it has twice; the last one counts.
     """
 
-    __slots__ = ("path", "raw", "revision")
+    __slots__ = ("path", "raw", "repeated", "revision")
 
     def __init__(
         self, value: dict[str, Any], path: str = "", raw: bytes = b"", revision: int = 0
@@ -53,6 +54,7 @@ class Item(dict):  # type: ignore[type-arg]  # typing is what this module does w
         self.path = path
         self.raw = raw
         self.revision = revision
+        self.repeated: list[str] = []
 
 
 class Found:
@@ -62,6 +64,7 @@ class Found:
         items: by selection, by namespace and name.
         missing: keys as messages show them.
         unreadable: one text for each that is no JSON object.
+        remarks: one text for each that is odd, and shown.
         revision: as of which all this is; 0 if that is not known.
     """
 
@@ -69,6 +72,7 @@ class Found:
         self.items: list[list[Item]] = []
         self.missing: list[str] = []
         self.unreadable: list[str] = []
+        self.remarks: list[str] = []
         self.revision = 0
 
 
@@ -90,6 +94,7 @@ def read(
                 found.unreadable.append(f"{path}: is not a JSON object")
             else:
                 items.append(item)
+                found.remarks += [f"{path}: {name!r} is there twice" for name in item.repeated]
         if selected.kind == "Profile":
             items.append(default_allow())
         found.items.append(_wanted(selected, namespace, items, found.missing))
@@ -125,8 +130,17 @@ def _order(item: dict[str, Any]) -> tuple[float, str, str]:
 
 def as_read(kind: str, path: str, raw: bytes, revision: int) -> Item | None:
     """What users see of what is stored; None if that is no JSON object."""
+    repeated: list[str] = []
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            repeated.extend(name for name in found if names.count(name) > 1)
+        return found
+
     try:
-        item = json.loads(raw)
+        item = json.loads(raw, object_pairs_hook=once)
     except (ValueError, RecursionError):
         return None
     if not isinstance(item, dict) or not isinstance(item.setdefault("metadata", {}), dict):
@@ -136,7 +150,9 @@ def as_read(kind: str, path: str, raw: bytes, revision: int) -> Item | None:
     if kind in ("NetworkPolicy", "GlobalNetworkPolicy"):
         metadata["name"] = _policy_name(item, path.rpartition("/")[2])
     metadata["resourceVersion"] = str(revision)
-    return Item(item, path, raw, revision)
+    found = Item(item, path, raw, revision)
+    found.repeated = repeated
+    return found
 
 
 def _policy_name(item: dict[str, Any], key_name: str) -> str:

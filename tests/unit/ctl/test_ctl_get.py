@@ -1,5 +1,6 @@
 """What `tortie get` costs, watching, damaged objects, colour and progress."""
 
+import asyncio
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from tortie.ctl import plain
 from tortie.ctl.kinds import plural
 from tortie.ctl.screen import Screen
 from tortie.ctl.selection import Selection
+from tortie.datastore.embedded import EmbeddedClient
 
 HEAD = "apiVersion: projectcalico.org/v3\n"
 NODE = HEAD + "kind: Node\nmetadata: {name: n1}\nspec: {bgp: {ipv4Address: 192.0.2.1/24}}\n"
@@ -111,10 +113,6 @@ def test_watching(tortie: Shell) -> None:
 
 
 def test_damaged_objects_are_told(tortie: Shell) -> None:
-    import asyncio
-
-    from tortie.datastore.embedded import EmbeddedClient
-
     async def damage() -> None:
         client = EmbeddedClient(Path(os.environ["TORTIE_EMBEDDED_PATH"]))
         await client.put(f"{plain.RESOURCES}nodes/bad", b"no json \x1b[31m")
@@ -132,6 +130,25 @@ def test_damaged_objects_are_told(tortie: Shell) -> None:
     assert "is named" in shown
     assert "\x1b" not in shown
     assert "\x1b" not in tortie("get", "node", "x\x1b[31m").err
+
+
+def test_what_is_there_twice_is_told(tortie: Shell) -> None:
+    """Another writer stored it; readers take the last one, as Go does."""
+
+    async def damage() -> None:
+        client = EmbeddedClient(Path(os.environ["TORTIE_EMBEDDED_PATH"]))
+        value = b'{"metadata":{"name":"t"},"spec":{"order":1,"order":2}}'
+        await client.put(f"{plain.RESOURCES}tiers/t", value)
+        await client.close()
+
+    asyncio.run(damage())
+    outcome = tortie("get", "tiers")
+    assert outcome.out == "NAME   ORDER\nt      2\n"
+    assert outcome.err == (
+        "warning: /calico/resources/v3/projectcalico.org/tiers/t: 'order' is there twice; "
+        "the last one counts\n"
+    )
+    assert "order: 2\n" in tortie("get", "tiers", "-o", "yaml").out
 
 
 class _Terminal(io.StringIO):
