@@ -144,7 +144,7 @@ def test_a_pool_that_nobody_can_read_goes_too() -> None:
     assert not _under(_run(act), "/ippools/")
 
 
-def test_a_node_goes_with_all_that_is_on_it() -> None:
+def test_l18_a_node_goes_with_all_that_is_on_it() -> None:
     async def act(resources: Resources, client: MemoryClient) -> None:
         for host in ("n", "n-2"):
             await _endpoint(resources, host, "w", await _assign(client, host, f"w-{host}"))
