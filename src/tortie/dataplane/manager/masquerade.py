@@ -5,7 +5,7 @@ from typing import cast
 
 from tortie.dataplane.driver.cover import Cover
 from tortie.dataplane.driver.table import TableState
-from tortie.dataplane.rules import names
+from tortie.dataplane.rules import names, nat
 from tortie.dataplane.rules.content import NO_DATA, network_key
 from tortie.dataplane.settings import Settings
 from tortie.desired.endpoint import Host, Pool
@@ -17,6 +17,9 @@ class MasqueradeManager:
     def __init__(self, table: TableState, settings: Settings) -> None:
         self._table = table
         self._with_hosts = settings.nat_exclusions == "IPPoolsAndHostIPs"
+        self._chain, self._content = nat.masquerade_chain(settings)
+        self._masquerading: set[Network] = set()
+        """Pools; without any there is no chain either."""
         self._covers: dict[str, Cover] = {}
         self._hosts: dict[str, frozenset[Network]] = {}
 
@@ -28,6 +31,8 @@ class MasqueradeManager:
             self._put(names.POOLS[network.family], network, pool is not None)
             masquerade = pool is not None and pool.masquerade
             self._put(names.MASQUERADE[network.family], network, masquerade)
+            (self._masquerading.add if masquerade else self._masquerading.discard)(network)
+            self._table.want_chain(self._chain, self._content if self._masquerading else None)
         elif self._with_hosts:
             self._on_host(cast(str, name), cast("Host | None", value))
 

@@ -10,7 +10,7 @@ Order of a packet's way, with what each chain may decide:
     input-from        -1   from a workload to this host: its egress list
     input-to           0   from a workload: the endpoint-to-host action
     output             0   to a workload: all but router advertisements
-    postrouting      100   masquerading
+    postrouting      100   masquerading, while a pool wants it (see `nat`)
 
 Two base chains on one hook are how an `accept` ends one half only. All policies
 of base chains are `accept`: traffic that is not of workloads is not ours. A
@@ -20,12 +20,11 @@ Host endpoints and floating addresses have base chains beside these, while there
 are any: see `host_endpoint` and `nat`.
 """
 
-from tortie.dataplane.rules import match, names, nat, seen
+from tortie.dataplane.rules import match, names, seen
 from tortie.dataplane.rules.chain import (
     FILTER_PRIORITY,
     ICMPV6,
     RAW_PRIORITY,
-    SOURCE_NAT_PRIORITY,
     NamedChain,
     chain,
     half,
@@ -121,7 +120,6 @@ def inet_table(settings: Settings) -> Content:
         _workload_input(settings),
         _workload_to_host(settings),
         _output(settings),
-        _postrouting(settings),
         *seen.chains(settings),
     )
     return Content(chains=dict(chains), sets={one.name: one for one in _sets(settings)})
@@ -342,14 +340,6 @@ def _output(settings: Settings) -> NamedChain:
         *_seen(settings),
         (*to_workload, *_icmpv6(ROUTER_ADVERTISEMENT), *match.counted(DROP)),
         base=Base("filter", Hook.OUTPUT, FILTER_PRIORITY),
-    )
-
-
-def _postrouting(settings: Settings) -> NamedChain:
-    return chain(
-        "postrouting",
-        *(rule for family in (4, 6) for rule in nat.masquerading(family, settings)),
-        base=Base("nat", Hook.POSTROUTING, SOURCE_NAT_PRIORITY),
     )
 
 
