@@ -58,6 +58,15 @@ class Segment(NamedTuple):
 
 Machines = Mapping[str, Machine]
 
+TEST_SECONDS = 300
+"""The first test pays for three machines and the whole quickstart."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
+
 
 @pytest.fixture(scope="session")
 def segment() -> Iterator[Segment]:

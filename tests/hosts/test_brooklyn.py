@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def test_its_commands_make_a_host_a_node_and_undo_it(cluster: Machines, spare: M
     def run(command: str) -> str:
         return spare.ok("bash", "-c", exports + entity["brooklyn.config"][f"{command}.command"])
 
+    try:
+        _play(cluster, spare, run, entity)
+    finally:
+        # The others would wait for its sessions.
+        cluster["h1"].run("tortie", "delete", "node", spare.name)
+
+
+def _play(
+    cluster: Machines, spare: Machine, run: Callable[[str], str], entity: dict[str, Any]
+) -> None:
     for command in COMMANDS[:4]:
         run(command)
     for command in COMMANDS[:4]:

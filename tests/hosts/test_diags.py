@@ -10,8 +10,6 @@ import pytest
 from tests.hosts.conftest import Machines
 from tests.hosts.machine import Machine
 
-pytestmark = pytest.mark.timeout(180)
-
 HOST = "h3"
 PEER = """
 apiVersion: projectcalico.org/v3

@@ -6,8 +6,6 @@ import pytest
 from tests.hosts.conftest import Machines
 from tests.hosts.quickstart import PAGE, packages, steps
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def test_the_page(cluster: Machines) -> None:
     """It was played to its end; and it says what it seems to say."""

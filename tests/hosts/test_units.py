@@ -17,8 +17,6 @@ from tortie.kernel import netns
 from tortie.kernel.capabilities import Capability, of_process
 from tortie.lib.errors import TortieError
 
-pytestmark = pytest.mark.timeout(240)
-
 WEB = "192.168.7.7"
 
 POLICY = f"""
