@@ -12,8 +12,9 @@ from tests.netns.dataplane_host import Host, Workload, workloads
 from tests.netns.outside import HOST, THIS_HOST, End, Machine, machines, udp
 
 from tortie.dataplane.settings import Settings
-from tortie.desired.endpoint import Limits, PacketRate, Pool
+from tortie.desired.endpoint import Bandwidth, Limits, PacketRate, Pool
 from tortie.desired.kinds import Kind
+from tortie.desired.policy import PolicyList
 from tortie.kernel.nft.constants import MetaKey
 from tortie.kernel.nft.expressions import Meta
 from tortie.kernel.nft.operations import AddSet, Operation
@@ -259,3 +260,145 @@ def test_a_limit_that_the_kernel_does_not_take_is_reported_and_left_out() -> Non
         assert 1 <= arrived(a, b, b.ipv4) <= 10, "the other limit is in force"
         assert udp(b, a, a.ipv4, WEB)
     host.close()
+
+
+# Bandwidth.
+
+SLOW = Bandwidth(rate=400_000, burst=80_000)
+"""50 KB a second, 10 KB at once."""
+
+
+def kilobytes(sender: End, target: End, to: Network, sent: int = 100) -> int:
+    """How much of as much comes through in less than a second, in datagrams of 1,000 bytes."""
+    with (
+        closing(target.socket(to.family, socket.SOCK_DGRAM)) as there,
+        closing(sender.socket(to.family, socket.SOCK_DGRAM)) as here,
+    ):
+        there.settimeout(0.5)
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        there.bind((to.address_text, WEB))
+        for _ in range(sent):
+            here.sendto(bytes(1000), (to.address_text, WEB))
+        count = 0
+        give_up = time.monotonic() + 1
+        try:
+            while time.monotonic() < give_up:
+                there.recv(2000)
+                count += 1
+        except TimeoutError:
+            pass
+        return count
+
+
+ONCE = 2 * 10 + 5
+"""What the bucket holds, what waits, and some more."""
+
+
+@both_families
+def test_bandwidth_of_what_a_workload_gets(
+    host: Host, three: tuple[Workload, Workload, Workload], family: int
+) -> None:
+    a, b, c = three
+    host.apply()
+    assert kilobytes(a, c, c.address(family)) == 100
+    limit(host, c, Limits(ingress_bandwidth=SLOW))
+    assert 5 <= kilobytes(a, c, c.address(family)) <= ONCE
+    assert kilobytes(c, a, a.address(family)) == 100, "what it sends is not slowed down"
+    assert kilobytes(a, b, b.address(family)) == 100
+    limit(host, c, Limits())
+    assert kilobytes(a, c, c.address(family)) == 100
+    assert shaped() == ""
+
+
+@both_families
+def test_bandwidth_of_what_a_workload_sends(
+    host: Host, three: tuple[Workload, Workload, Workload], family: int
+) -> None:
+    a, b, c = three
+    limit(host, a, Limits(egress_bandwidth=SLOW))
+    assert 5 <= kilobytes(a, c, c.address(family)) <= ONCE
+    assert kilobytes(b, c, c.address(family)) == 100
+    assert kilobytes(c, a, a.address(family)) == 100
+    # The detour changes nothing of who it is: source checks and policy are as they were.
+    host.endpoint(c, ingress=PolicyList())
+    host.apply()
+    assert kilobytes(a, c, c.address(family)) == 0
+    limit(host, a, Limits())
+    host.endpoint(c)
+    host.apply()
+    assert kilobytes(a, c, c.address(family)) == 100
+    assert shaped() == ""
+    assert links_beside() == []
+
+
+def shaped() -> str:
+    """Buckets, as tc(8) lists them."""
+    listed = subprocess.run(["tc", "qdisc"], capture_output=True, text=True, check=True).stdout
+    return "\n".join(line for line in listed.splitlines() if " tbf " in line)
+
+
+def links_beside() -> list[str]:
+    shown = ["ip", "-br", "link", "show", "type", "ifb"]
+    listed = subprocess.run(shown, capture_output=True, text=True, check=True).stdout
+    return listed.splitlines()
+
+
+BOTH = Limits(
+    ingress_bandwidth=Bandwidth(10**6, 10**5, 2 * 10**6, 0),
+    egress_bandwidth=Bandwidth(10**10, 1 << 32),
+)
+
+
+def test_a_restart_keeps_bandwidth_and_takes_away_what_nobody_wants(
+    host: Host, three: tuple[Workload, Workload, Workload]
+) -> None:
+    a, b, _ = three
+    limit(host, a, BOTH)
+    limit(host, b, BOTH)
+    before = shaped()
+    assert before.count("tbf") == 4
+    old = dict(host.dataplane._endpoints.endpoints)
+    host.restart()
+    host.allow_all_profile()
+    for workload in three:
+        host.endpoint(workload)
+    host.update(Kind.ENDPOINT, a.id, old[a.id])
+    host.apply()
+    assert host.dataplane.in_sync
+    assert set(shaped().splitlines()) < set(before.splitlines())
+    assert shaped().count("tbf") == 2
+    assert len(links_beside()) == 1
+    assert kilobytes(b, a, a.ipv4, 20) >= 5
+    assert kilobytes(b, three[2], three[2].ipv4) == 100, "it is not diverted any more"
+
+
+def test_bandwidth_comes_again_with_its_link_and_after_others(
+    host: Host, three: tuple[Workload, Workload, Workload]
+) -> None:
+    a, _, c = three
+    limit(host, a, Limits(ingress_bandwidth=SLOW, egress_bandwidth=SLOW))
+    subprocess.run(["tc", "qdisc", "del", "dev", a.interface, "root"], check=True)
+    assert kilobytes(c, a, a.ipv4) == 100
+    host.resync()
+    assert kilobytes(c, a, a.ipv4) <= ONCE
+    (beside,) = links_beside()
+    subprocess.run(["ip", "link", "del", beside.split()[0]], check=True)
+    host.read_link_events()
+    host.resync()
+    assert 5 <= kilobytes(a, c, c.ipv4) <= ONCE
+    host.remove(a)
+    host.apply()
+    assert links_beside() == []
+    assert shaped() == ""
+
+
+def test_a_bandwidth_that_cannot_be_keeps_nothing_else_waiting(
+    host: Host, three: tuple[Workload, Workload, Workload]
+) -> None:
+    a, _, c = three
+    wrong = Bandwidth(rate=10**6, burst=10**5, peak_rate=1000, peak_burst=1)
+    limit(host, a, Limits(ingress_bandwidth=wrong, egress_rate=PacketRate(10, 5)))
+    assert host.dataplane.statistics().pending == 1
+    assert 1 <= arrived(a, c, c.ipv4) <= 10
+    limit(host, a, Limits())
+    assert host.dataplane.in_sync

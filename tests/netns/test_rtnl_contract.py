@@ -15,6 +15,7 @@ from tortie.kernel.rtnl.fake import FakeRtnl
 from tortie.kernel.rtnl.link import LinkChange, VethPeer
 from tortie.kernel.rtnl.neighbour import Neighbour
 from tortie.kernel.rtnl.route import Route
+from tortie.kernel.rtnl.shaper import Bucket, Shape
 from tortie.lib.errors import AlreadyExists, InvalidInput, KernelRefused, NotFound
 from tortie.lib.ip import parse_address, parse_network
 
@@ -461,3 +462,33 @@ def test_guards_are_made_again_and_one_missing_link_stops_nobody(backend: Backen
         assert done is None
     backend.unguard_links()
     backend.unguard_links()
+
+
+def test_buckets_are_set_again_read_back_and_taken_away(backend: Backend) -> None:
+    index = up_veth(backend)
+    for bucket in (Bucket(10**6, 20_000, 45_000), Bucket(10**10, 10**6, 10**8, 2 * 10**10, 2000)):
+        gone, done = backend.shape_links([(9999, bucket), (index, bucket)])
+        assert isinstance(gone, NotFound)
+        assert done is None
+        assert backend.shapes() == [Shape(index, bucket.rate, bucket.limit)]
+    for _ in range(2):
+        backend.unshape_links([9999, index])
+        assert backend.shapes() == []
+
+
+def test_diversions_are_made_again_and_taken_away(backend: Backend) -> None:
+    index = up_veth(backend)
+    beside = backend.create_ifb("beside", mtu=1400)
+    assert (beside.kind, beside.mtu, beside.up) == ("ifb", 1400, False)
+    with pytest.raises(AlreadyExists):
+        backend.create_ifb("beside", mtu=1400)
+    backend.change_link(beside.index, LinkChange(up=True))
+    for _ in range(2):
+        gone, done = backend.divert_links([(9999, beside.index), (index, beside.index)])
+        assert isinstance(gone, NotFound)
+        assert done is None
+    for _ in range(2):
+        backend.undivert_links([9999, index])
+    backend.delete_links([beside.index])
+    with pytest.raises(NotFound):
+        backend.link("beside")

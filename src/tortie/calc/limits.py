@@ -1,14 +1,16 @@
-"""What an endpoint's QoS controls mean, as far as the kernel is told by rules.
+"""What an endpoint's QoS controls mean.
 
 Source: Calico, libcalico-go/lib/apis/internalapi/workloadendpoint.go (defaults); RFC 2474, 2597,
 3246, 5865 and 8622 (names of code points).
 """
 
-from tortie.desired.endpoint import Limits, PacketRate
+from tortie.desired.endpoint import Bandwidth, Limits, PacketRate
 from tortie.lib.errors import InvalidInput
 from tortie.model.endpoint import QoSControls
 
 DEFAULT_PACKET_BURST = 5
+DEFAULT_BURST = 1 << 32
+"""Bits."""
 
 CODE_POINTS = {
     "DF": 0,
@@ -33,11 +35,27 @@ def limits_of(controls: QoSControls | None) -> Limits:
         controls.ingress_max_connections,
         controls.egress_max_connections,
         _code_point(controls.dscp),
+        _bandwidth(
+            controls.ingress_bandwidth,
+            controls.ingress_burst,
+            controls.ingress_peakrate,
+            controls.ingress_minburst,
+        ),
+        _bandwidth(
+            controls.egress_bandwidth,
+            controls.egress_burst,
+            controls.egress_peakrate,
+            controls.egress_minburst,
+        ),
     )
 
 
 def _rate(packets: int, burst: int) -> PacketRate | None:
     return PacketRate(packets, burst or DEFAULT_PACKET_BURST) if packets else None
+
+
+def _bandwidth(rate: int, burst: int, peak_rate: int, peak_burst: int) -> Bandwidth | None:
+    return Bandwidth(rate, burst or DEFAULT_BURST, peak_rate, peak_burst) if rate else None
 
 
 def _code_point(value: int | str | None) -> int | None:

@@ -7,7 +7,7 @@ Order of an apply, which is what safety rests on:
    can empty the tables, links get their guards next.
 2. Connections of addresses that left an endpoint are cut. Its interface is
    closed by then, so no new one can appear behind our back.
-3. Sysctls and neighbours: forwarding is on only where the rules are.
+3. Sysctls, neighbours and bandwidth: forwarding is on only where the rules are.
 4. Routes: an address becomes reachable, here or elsewhere, when all else is done.
 5. Connections that policy let in before, and would not let in now, are cut.
    Listing connections costs the kernel 10 ms however few there are, so this
@@ -29,6 +29,7 @@ from tortie.dataplane.driver.link import Links
 from tortie.dataplane.driver.neighbour import NeighbourDriver
 from tortie.dataplane.driver.nftables import NftablesDriver, NftablesStatistics
 from tortie.dataplane.driver.route import RouteDriver
+from tortie.dataplane.driver.shaper import ShaperDriver
 from tortie.dataplane.driver.sysctl import SysctlDriver, global_key
 from tortie.dataplane.manager.connection import ConnectionManager
 from tortie.dataplane.manager.counts import Counts, counts
@@ -130,7 +131,8 @@ class Dataplane:
         self._policies = policies = PolicyManager(inet, settings)
         self._endpoints = EndpointManager(inet, arp, policies, self._neighbours, settings)
         self._floating = FloatingManager(inet, settings)
-        limits = LimitManager(inet, settings)
+        self._shapers = ShaperDriver(rtnl, self._links)
+        limits = LimitManager(inet, self._shapers, settings)
         self._host_endpoints = HostEndpointManager(inet, policies, settings)
         self._route_manager = RouteManager(self._routes, self._links, settings)
         masquerade = MasqueradeManager(inet, settings)
@@ -230,6 +232,7 @@ class Dataplane:
         self._report(self._sysctls.apply())
         try:
             self._report(self._neighbours.apply())
+            self._report(self._shapers.apply())
             self._routes.apply()  # has logged what was refused
         except KernelBusy:
             self._stale = True
@@ -326,7 +329,13 @@ class Dataplane:
         )
 
     def _pending_count(self) -> int:
-        drivers = (self._guards, self._sysctls, self._neighbours, self._routes)
+        drivers = (
+            self._guards,
+            self._sysctls,
+            self._neighbours,
+            self._routes,
+            self._shapers,
+        )
         return sum(driver.pending_count for driver in drivers)
 
     def _read_back(self) -> None:
@@ -334,6 +343,7 @@ class Dataplane:
         self._on_links(self._links.observe_all(self._rtnl.links()))
         self._neighbours.resync()
         self._routes.resync()
+        self._shapers.resync()
         self._stale = False
         self._addresses_stale = True
 
@@ -351,6 +361,7 @@ class Dataplane:
             self._guards.on_link(name)
             self._route_manager.on_link(name)
             self._neighbours.on_link(name)
+            self._shapers.on_link(name)
             if not self._links.is_workload(name):
                 self._addresses_stale = True
 

@@ -32,6 +32,17 @@ class PacketRate(msgspec.Struct, frozen=True, order=True):
     burst: int
 
 
+class Bandwidth(msgspec.Struct, frozen=True):
+    rate: int
+    """Bits per second."""
+    burst: int
+    """Bits."""
+    peak_rate: int = 0
+    """Bits per second; 0: a burst goes as fast as it can."""
+    peak_burst: int = 0
+    """Bytes, at least a packet of the link's size."""
+
+
 class Limits(msgspec.Struct, frozen=True):
     """What an endpoint may send (egress) and get (ingress); and how what it sends is marked."""
 
@@ -42,6 +53,8 @@ class Limits(msgspec.Struct, frozen=True):
     egress_connections: int = 0
     dscp: int | None = None
     """0 to 63, of packets that leave the pools; None leaves them as they are."""
+    ingress_bandwidth: Bandwidth | None = None
+    egress_bandwidth: Bandwidth | None = None
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from tortie.calc.validation import (
     parse_node,
     parse_workload_endpoint,
 )
-from tortie.desired.endpoint import FloatingAddress, Host, Limits, PacketRate
+from tortie.desired.endpoint import Bandwidth, FloatingAddress, Host, Limits, PacketRate
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import parse_network
 from tortie.model.endpoint import IPNAT, HostEndpoint, QoSControls, WorkloadEndpoint
@@ -91,6 +91,16 @@ def test_limits_are_taken_with_their_defaults() -> None:
     assert limits(ingress_packet_burst=9) == Limits(), "a burst of no rate is none"
     assert limits(ingress_max_connections=1, egress_max_connections=2) == Limits(
         ingress_connections=1, egress_connections=2
+    )
+    assert limits(
+        ingress_bandwidth=10**6,
+        egress_bandwidth=10**7,
+        egress_burst=8000,
+        egress_peakrate=2 * 10**7,
+        egress_minburst=1500,
+    ) == Limits(
+        ingress_bandwidth=Bandwidth(10**6, 1 << 32),
+        egress_bandwidth=Bandwidth(10**7, 8000, 2 * 10**7, 1500),
     )
     for text, number in (("EF", 46), ("af41", 34), ("CS7", 56), ("DF", 0), (63, 63), (0, 0)):
         assert limits(dscp=text).dscp == number

@@ -1,4 +1,4 @@
-"""Limits of endpoints to sets of their interfaces.
+"""Limits of endpoints to sets of their interfaces, and bandwidth to their links.
 
 A value's set and rule are there while an endpoint has it. A limit that the kernel
 does not take is left out and reported (see `manager.refusal`).
@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Hashable
 from typing import cast
 
+from tortie.dataplane.driver.shaper import ShaperDriver
 from tortie.dataplane.driver.table import TableState
 from tortie.dataplane.rules.content import NO_DATA, Content
 from tortie.dataplane.rules.limit import Value, limits_table, values_of
@@ -25,8 +26,13 @@ _NOTHING: _Had = "", frozenset()
 class LimitManager:
     """Loop task only."""
 
-    def __init__(self, table: TableState, settings: Settings) -> None:
+    def __init__(self, table: TableState, shaper: ShaperDriver, settings: Settings) -> None:
         self._table = table
+        self._shaper = shaper
+        self._shaped: dict[str, EndpointId] = {}
+        """By interface: whose bandwidth it has."""
+        self._interface_of: dict[EndpointId, str] = {}
+        """Of those with a bandwidth."""
         self._settings = settings
         self._had: dict[EndpointId, _Had] = {}
         self._interfaces: defaultdict[Value, dict[str, EndpointId]] = defaultdict(dict)
@@ -41,6 +47,7 @@ class LimitManager:
         endpoint = cast("Endpoint | None", value)
         limits = endpoint.limits if endpoint and endpoint.interface else Limits()
         interface = endpoint.interface if endpoint else ""
+        self._shape(endpoint_id, interface, limits)
         now = interface, frozenset(values_of(limits))
         before = self._had.pop(endpoint_id, _NOTHING)
         if now[1]:
@@ -57,6 +64,22 @@ class LimitManager:
         self._write_content()
         for one in now[1]:
             self._want(one, interface, present=True)
+
+    def _shape(self, endpoint_id: EndpointId, interface: str, limits: Limits) -> None:
+        former = self._interface_of.get(endpoint_id, "")
+        if former != interface and self._shaped.get(former) == endpoint_id:
+            del self._shaped[former]
+            self._shaper.want(former, Limits())
+        has_bandwidth = limits.ingress_bandwidth or limits.egress_bandwidth
+        if interface and (has_bandwidth or self._shaped.get(interface) == endpoint_id):
+            self._shaped[interface] = endpoint_id
+            self._shaper.want(interface, limits)
+        if has_bandwidth:
+            self._interface_of[endpoint_id] = interface
+        else:
+            self._interface_of.pop(endpoint_id, None)
+            if self._shaped.get(interface) == endpoint_id:
+                del self._shaped[interface]
 
     def close(self, set_name: Hashable, *, closed: bool) -> None:
         """Do without a limit, or have it again."""

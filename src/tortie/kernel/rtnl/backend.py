@@ -16,6 +16,7 @@ from tortie.kernel.rtnl.address import Address
 from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer
 from tortie.kernel.rtnl.neighbour import Neighbour
 from tortie.kernel.rtnl.route import Route
+from tortie.kernel.rtnl.shaper import Bucket, Shape
 from tortie.lib.errors import TortieError
 
 Outcomes = list[TortieError | None]
@@ -89,6 +90,43 @@ class Backend(Protocol):
 
     def unguard_links(self) -> None:
         """Every link lets its packets out again, as far as we kept them in."""
+        ...
+
+    def create_ifb(self, name: str, *, mtu: int) -> Link:
+        """A link for `divert_links`; down.
+
+        Raises:
+            AlreadyExists: the name is taken.
+            KernelRefused: there are no such links.
+        """
+        ...
+
+    def shape_links(self, wanted: Sequence[tuple[int, Bucket]]) -> Outcomes:
+        """Have what leaves these links go no faster than their buckets allow.
+
+        Outcomes: NotFound for a link that is gone, KernelRefused for a bucket
+        that cannot be.
+        """
+        ...
+
+    def unshape_links(self, indexes: Sequence[int]) -> None:
+        """Links that have no bucket of ours, or are gone, are fine."""
+        ...
+
+    def divert_links(self, wanted: Sequence[tuple[int, int]]) -> Outcomes:
+        """Have what comes in by the first of each pair go through the second, an ifb.
+
+        Outcomes: NotFound for a link that is gone, KernelRefused where the
+        kernel has no such filters.
+        """
+        ...
+
+    def undivert_links(self, indexes: Sequence[int]) -> None:
+        """Links that are not diverted, or are gone, are fine."""
+        ...
+
+    def shapes(self) -> list[Shape]:
+        """Every bucket of ours."""
         ...
 
     def addresses(self, family: int | None = None, *, interface: int = 0) -> list[Address]:

@@ -32,13 +32,14 @@ from tortie.kernel.netlink import (
     message,
     messages,
 )
-from tortie.kernel.rtnl import address, guard, link, neighbour, route, rule
+from tortie.kernel.rtnl import address, guard, link, neighbour, route, rule, shaper
 from tortie.kernel.rtnl.address import Address
 from tortie.kernel.rtnl.backend import Outcomes
 from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer
 from tortie.kernel.rtnl.neighbour import Neighbour
 from tortie.kernel.rtnl.route import Route
 from tortie.kernel.rtnl.rule import Rule
+from tortie.kernel.rtnl.shaper import Bucket, Shape
 from tortie.lib.errors import (
     AlreadyExists,
     InvalidInput,
@@ -198,6 +199,28 @@ class Rtnl:
     def unguard_links(self) -> None:
         found = map(guard.hook_of, self._sock.dump(guard.dump_hooks()))
         self.run([guard.delete_filter(index) for index in _present(found)])
+
+    def create_ifb(self, name: str, *, mtu: int) -> Link:
+        self._do(link.create_ifb(name, mtu=mtu))
+        return self.link(name)
+
+    def shape_links(self, wanted: Sequence[tuple[int, Bucket]]) -> Outcomes:
+        return self.run([shaper.set_bucket(index, bucket) for index, bucket in wanted])
+
+    def unshape_links(self, indexes: Sequence[int]) -> None:
+        self.run([shaper.remove_bucket(index) for index in indexes])
+
+    def divert_links(self, wanted: Sequence[tuple[int, int]]) -> Outcomes:
+        indexes = [index for index, _ in wanted]
+        self.run([guard.add_hook(index) for index in indexes])  # there may be one
+        self.undivert_links(indexes)
+        return self.run([shaper.divert(index, through) for index, through in wanted])
+
+    def undivert_links(self, indexes: Sequence[int]) -> None:
+        self.run([shaper.end_diversion(index) for index in indexes])
+
+    def shapes(self) -> list[Shape]:
+        return list(_present(map(shaper.shape_of, self._sock.dump(guard.dump_hooks()))))
 
     # Addresses.
 

@@ -18,6 +18,7 @@ from tortie.kernel.rtnl.backend import Outcomes
 from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer
 from tortie.kernel.rtnl.neighbour import Neighbour, NeighbourKey
 from tortie.kernel.rtnl.route import WITHOUT_HOP, Route, RouteKey
+from tortie.kernel.rtnl.shaper import Bucket, Shape
 from tortie.kernel.sysctl import check_interface_name
 from tortie.lib.errors import AlreadyExists, KernelRefused, NotFound, TortieError
 
@@ -46,10 +47,52 @@ class FakeRtnl:
         self._next_index = 2
         self.guarded: dict[int, int] = {}
         """Mark bit without which nothing leaves, by link."""
+        self.buckets: dict[int, Bucket] = {}
+        self.diverted: dict[int, int] = {}
+        """Through which link what comes in goes, by link."""
         self.assigned: list[Address] = []
         """What `addresses` tells; nothing here changes it."""
         self.failures: dict[RouteKey | NeighbourKey, TortieError] = {}
         """What to answer instead of doing it, by key: for tests of error paths."""
+
+    # Shapes.
+
+    def create_ifb(self, name: str, *, mtu: int) -> Link:
+        if self._find(check_interface_name(name)) is not None:
+            raise AlreadyExists(f"create ifb {name}: File exists")
+        made = Link(index=self._next_index, name=name, kind="ifb", mtu=mtu, mac=bytes(6))
+        self._next_index += 1
+        self._links[made.index] = made
+        return made
+
+    def shape_links(self, wanted: Sequence[tuple[int, Bucket]]) -> Outcomes:
+        return [_outcome(self._shape, one) for one in wanted]
+
+    def unshape_links(self, indexes: Sequence[int]) -> None:
+        for index in indexes:
+            self.buckets.pop(index, None)
+
+    def divert_links(self, wanted: Sequence[tuple[int, int]]) -> Outcomes:
+        return [_outcome(self._divert, one) for one in wanted]
+
+    def undivert_links(self, indexes: Sequence[int]) -> None:
+        for index in indexes:
+            self.diverted.pop(index, None)
+
+    def shapes(self) -> list[Shape]:
+        return [Shape(index, one.rate, one.limit) for index, one in self.buckets.items()]
+
+    def _shape(self, one: tuple[int, Bucket]) -> None:
+        index, bucket = one
+        if index not in self._links:
+            raise NotFound(f"shape link {index}: No such device")
+        self.buckets[index] = bucket
+
+    def _divert(self, one: tuple[int, int]) -> None:
+        index, through = one
+        if index not in self._links or through not in self._links:
+            raise NotFound(f"divert what comes in by link {index}: No such device")
+        self.diverted[index] = through
 
     # Addresses.
 

@@ -179,6 +179,13 @@ def create_bridge(
     return Request(f"create bridge {name}", kinds.NEW_LINK, kinds.ADD, body)
 
 
+def create_ifb(name: str, *, mtu: int) -> Request:
+    """A link that gives back what is sent to it, as if it came in where it was before; down."""
+    settings = _settings(name=name, mac=None, mtu=mtu, group=None)
+    body = _header() + settings + nested(_LINKINFO, attribute_string(_INFO_KIND, "ifb"))
+    return Request(f"create ifb {name}", kinds.NEW_LINK, kinds.ADD, body)
+
+
 def change(index: int, wanted: LinkChange) -> Request:
     flags = _IFF_UP if wanted.up else 0
     mask = 0 if wanted.up is None else _IFF_UP
