@@ -89,6 +89,9 @@ class Allocator:
     Calls of one allocator wait for one another, so a host does not lose
     compares to itself; other processes on the host may have their own.
     Assignments that queue meanwhile are served together, in one transaction.
+
+    Args:
+        virtual: `host` is none, but something like the load balancer.
     """
 
     def __init__(
@@ -98,9 +101,12 @@ class Allocator:
         *,
         now_ns: Callable[[], int] = time.time_ns,
         unchanged: Unchanged = lambda: None,
+        virtual: bool = False,
     ) -> None:
         self._client = client
         self._host = host
+        self._virtual = virtual
+        self._node = {} if virtual else {"node": host}
         self._now_ns = now_ns
         self._unchanged = unchanged
         self._turn = asyncio.Lock()
@@ -147,7 +153,7 @@ class Allocator:
         wanted = Request(
             families=frozenset(families) | {address.family for address in requested},
             addresses=tuple(dict.fromkeys(requested)),
-            attribute=Attribute(handle_id=handle_id, secondary={**attributes, "node": self._host}),
+            attribute=Attribute(handle_id=handle_id, secondary={**attributes, **self._node}),
             pools=frozenset(pools),
             use=use,
         )
@@ -241,7 +247,7 @@ class Allocator:
         if view is not None and view.token == token and now - view.read_at < VIEW_SECONDS:
             view.choice.renew(self._now_ns())
             return view, False
-        choice = await Choice.read(self._client, self._host, self._now_ns())
+        choice = await Choice.read(self._client, self._host, self._now_ns(), virtual=self._virtual)
         return _View(choice, token, now), True
 
     async def _held_by(self, handle_ids: Sequence[str]) -> list[Held]:
@@ -347,7 +353,7 @@ class Allocator:
             if found.value is None:
                 continue
             here = [address for address, where in mine.items() if where is found]
-            if any(node_of(found.value, address) != self._host for address in here):
+            if any(node_of(found.value, address) != self._node.get("node") for address in here):
                 known = choice.known(found)
                 if known.value is None:
                     continue

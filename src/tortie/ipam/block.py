@@ -32,7 +32,7 @@ MAX_ADDRESSES = 4096
 """An IPv4 /20 and an IPv6 /116, the largest blocks that a pool may ask for."""
 
 
-def new_block(cidr: Network, host: str, now_ns: int) -> Block:
+def new_block(cidr: Network, host: str, now_ns: int, *, virtual: bool = False) -> Block:
     """An empty block that `host` owns.
 
     Args:
@@ -41,7 +41,7 @@ def new_block(cidr: Network, host: str, now_ns: int) -> Block:
     """
     return Block(
         cidr=str(cidr),
-        affinity=host_affinity(host),
+        affinity=host_affinity(host, virtual=virtual),
         affinity_claim_time=rfc3339(now_ns),
         allocations=(None,) * cidr.size,
         unallocated=tuple(range(cidr.size)),
@@ -49,11 +49,11 @@ def new_block(cidr: Network, host: str, now_ns: int) -> Block:
     )
 
 
-def claimed(block: Block, host: str, now_ns: int) -> Block:
+def claimed(block: Block, host: str, now_ns: int, *, virtual: bool = False) -> Block:
     """The same block, another host's from now on."""
     return replace(
         block,
-        affinity=host_affinity(host),
+        affinity=host_affinity(host, virtual=virtual),
         affinity_claim_time=rfc3339(now_ns),
         sequence_number=block.sequence_number + 1,
     )
@@ -66,8 +66,12 @@ def claim_time_ns(block: Block) -> int | None:
     return int(_parse_time(block.affinity_claim_time).timestamp()) * 1_000_000_000
 
 
-def host_affinity(host: str) -> str:
-    return f"host:{host}"
+def host_affinity(host: str, *, virtual: bool = False) -> str:
+    """
+    Args:
+        virtual: it is no host, but something like the load balancer.
+    """
+    return f"{'virtual' if virtual else 'host'}:{host}"
 
 
 def rfc3339(now_ns: int) -> str:

@@ -127,9 +127,12 @@ class Choice:
     one decides on top of that. Before another transaction, `settle` and `renew` it.
     """
 
-    def __init__(self, client: Client, host: str, now_ns: int, seen: _Seen) -> None:
+    def __init__(
+        self, client: Client, host: str, now_ns: int, seen: _Seen, *, virtual: bool = False
+    ) -> None:
         self._client = client
         self._host = host
+        self._virtual = virtual
         self._now_ns = now_ns
         self._seen = seen
         self._config = seen.config.value or IPAMConfig()
@@ -148,7 +151,9 @@ class Choice:
         self._namespaces: dict[str, dict[str, str]] = {}
 
     @classmethod
-    async def read(cls, client: Client, host: str, now_ns: int) -> "Choice":
+    async def read(
+        cls, client: Client, host: str, now_ns: int, *, virtual: bool = False
+    ) -> "Choice":
         config_key, node_key, mark_key = (
             IPAMConfigKey(),
             ResourceKey("Node", host),
@@ -159,7 +164,7 @@ class Choice:
             list_resources(client, IPPool, "IPPool"),
             list_resources(client, IPReservation, "IPReservation"),
             read(client, [config_key, node_key, mark_key]),
-            list_affinities(client, host),
+            list_affinities(client, host, virtual=virtual),
         )
         seen = _Seen(
             stored(config_key, IPAMConfig, config),
@@ -169,7 +174,7 @@ class Choice:
             stored(mark_key, IPAMHost, mark),
             reserved_networks(reservations),
         )
-        return cls(client, host, now_ns, seen)
+        return cls(client, host, now_ns, seen, virtual=virtual)
 
     @property
     def config(self) -> Stored[IPAMConfig]:
@@ -349,7 +354,7 @@ class Choice:
             if owner:
                 key = AffinityKey(owner, cidr)
                 [displaced] = await read_kind(self._client, [key], BlockAffinity)
-            ours = blocks.claimed(block, self._host, self._now_ns)
+            ours = blocks.claimed(block, self._host, self._now_ns, virtual=self._virtual)
             source = self._source(found, ours, self._affinity(cidr), claim=True)
             return source._replace(displaced=displaced)
         return None
@@ -431,7 +436,7 @@ class Choice:
         return self._source(found, block, None)
 
     def _new(self, cidr: Network) -> Source:
-        block = blocks.new_block(cidr, self._host, self._now_ns)
+        block = blocks.new_block(cidr, self._host, self._now_ns, virtual=self._virtual)
         absent: Stored[Block] = self.known(Stored(BlockKey(cidr), None, None))
         return self._source(absent, block, self._affinity(cidr), claim=True)
 
@@ -449,7 +454,7 @@ class Choice:
         return Source(found, block, (), 0, stored_pool, mine, self._mark if claim else None)
 
     def _affinity(self, cidr: Network) -> Stored[BlockAffinity]:
-        key = AffinityKey(self._host, cidr)
+        key = AffinityKey(self._host, cidr, self._virtual)
         return next((a for a in self._affinities if a.key == key), Stored(key, None, None))
 
     def _usable(self, found: Stored[Block]) -> Block | None:
@@ -460,7 +465,7 @@ class Choice:
         return blocks.collect_cooled(block, self._now_ns, self._config.ip_cooldown_seconds)
 
     def _is_ours(self, block: Block) -> bool:
-        return block.affinity == blocks.host_affinity(self._host)
+        return block.affinity == blocks.host_affinity(self._host, virtual=self._virtual)
 
     def _may_claim(self, family: int) -> bool:
         owned = sum(_is_confirmed(a) and _cidr(a).family == family for a in self._affinities)

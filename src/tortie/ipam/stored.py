@@ -79,9 +79,11 @@ async def list_blocks(client: Client, family: int) -> list[Network]:
     return [key.cidr for key in keys if isinstance(key, BlockKey)]
 
 
-async def list_affinities(client: Client, host: str) -> list[tuple[AffinityKey, Entry]]:
+async def list_affinities(
+    client: Client, host: str, *, virtual: bool = False
+) -> list[tuple[AffinityKey, Entry]]:
     """Of one host, both families, ordered by key."""
-    prefix = AffinityKey(host, Network(4, 0, 32)).path.partition("/ipv4/")[0] + "/"
+    prefix = AffinityKey(host, Network(4, 0, 32), virtual).path.partition("/ipv4/")[0] + "/"
     listing = await client.list(prefix)
     pairs = ((parse_key(entry.key), entry) for entry in listing.entries)
     return [(key, entry) for key, entry in pairs if isinstance(key, AffinityKey)]

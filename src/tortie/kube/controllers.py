@@ -16,9 +16,11 @@ from typing import NamedTuple
 
 from tortie.datastore.resources import Resources, key_of
 from tortie.datastore.syncer import Status, Syncer, Update
+from tortie.ipam.choice import PoolExhausted
 from tortie.kube import kinds
 from tortie.kube.api import Api, Kind, Name
 from tortie.kube.leaks import LeakCollector, Pods
+from tortie.kube.load_balancer import LoadBalancer
 from tortie.kube.mirror import Mirror
 from tortie.kube.nodes import NodeController, is_automatic
 from tortie.kube.pods import PodMirror
@@ -41,11 +43,13 @@ log = logging.getLogger(__name__)
 class Item(NamedTuple):
     """Something to bring up to date."""
 
-    owner: "Mirror | NodeController | Reports"
-    key: "ResourceKey | str | tuple[Kind, Name]"
+    owner: "Mirror | NodeController | LoadBalancer | Reports"
+    key: "ResourceKey | Name | str | tuple[Kind, Name]"
 
     def __str__(self) -> str:
-        return " ".join(map(str, self.key)) if isinstance(self.key, tuple) else str(self.key)
+        if isinstance(self.key, tuple) and not isinstance(self.key, Name):
+            return " ".join(map(str, self.key))
+        return str(self.key)
 
 
 class Controllers:
@@ -61,9 +65,12 @@ class Controllers:
         """Kind of the API → who takes what is made of it."""
         self._by_resource: dict[str, list[Mirror]] = {}
         self._nodes: NodeController | None = None
+        self._balancer: LoadBalancer | None = None
         self._pods = Pods()
         self._refused: dict[ResourceKey, str] = {}
         """What is wanted and cannot be stored, and why."""
+        self._unbalanced: dict[Name, str] = {}
+        """Services without an address, and why."""
         self.ready = asyncio.Event()
         """Both sides have been read completely."""
         self._build()
@@ -95,7 +102,11 @@ class Controllers:
         await self._queue.drained()
 
     async def _resync(self) -> None:
+        await self.ready.wait()
         while True:
+            if self._balancer is not None:
+                with contextlib.suppress(TortieError):  # what is left is found the next time
+                    await self._balancer.collect()
             await asyncio.sleep(self._settings.resync_seconds)
             self._look_at_all()
 
@@ -105,6 +116,8 @@ class Controllers:
                 mirror.look_at_all()
         if self._nodes is not None:
             self._nodes.look_at_all()
+        if self._balancer is not None:
+            self._balancer.look_at_all()
 
     # --- what the API says (reflector.Sink) ---
 
@@ -114,12 +127,15 @@ class Controllers:
                 self._nodes.seen(name, object_)
             elif kind == kinds.PODS:
                 self._pods.seen(name, text(mapping(object_, "spec"), "nodeName"))
+            elif kind == kinds.SERVICES and self._balancer is not None:
+                self._balancer.seen(name, object_)
             if (mirror := self._mirrors.get(kind)) is not None:
                 made = kinds.convert(kind, object_)
                 mirror.want((kind, name), made.resource)
                 refused = made.resource and self._refused.get(key_of(made.resource))
-                problems = (*made.problems, refused) if refused else made.problems
-                self._report(kind, name, object_, problems)
+                unbalanced = self._unbalanced.get(name) if kind == kinds.SERVICES else None
+                more = tuple(problem for problem in (refused, unbalanced) if problem)
+                self._report(kind, name, object_, (*made.problems, *more))
         except InvalidInput as error:
             # What was made of it before stands no more: it counts as absent.
             if (mirror := self._mirrors.get(kind)) is not None:
@@ -132,6 +148,8 @@ class Controllers:
             self._nodes.gone(name)
         elif kind == kinds.PODS:
             self._pods.gone(name)
+        elif kind == kinds.SERVICES and self._balancer is not None:
+            self._balancer.gone(name)
         if (mirror := self._mirrors.get(kind)) is not None:
             mirror.want((kind, name), None)
 
@@ -141,6 +159,8 @@ class Controllers:
             self._nodes.listed()
         elif kind == kinds.PODS:
             self._pods.listed()
+        elif kind == kinds.SERVICES and self._balancer is not None:
+            self._balancer.listed()
         if (mirror := self._mirrors.get(kind)) is not None:
             mirror.listed(kind)
         self._check_ready()
@@ -167,9 +187,8 @@ class Controllers:
             self._check_ready()
 
     def _check_ready(self) -> None:
-        parts: list[Mirror | NodeController] = [*self._all_mirrors()]
-        if self._nodes is not None:
-            parts.append(self._nodes)
+        parts: list[Mirror | NodeController | LoadBalancer] = [*self._all_mirrors()]
+        parts += [part for part in (self._nodes, self._balancer) if part is not None]
         if all(part.is_ready for part in parts):
             self.ready.set()
 
@@ -182,6 +201,9 @@ class Controllers:
             assert isinstance(kind, Kind)
             assert isinstance(name, Name)
             await quietly(item.owner, kind, name)
+        elif isinstance(item.owner, LoadBalancer):
+            assert isinstance(item.key, Name)
+            await self._balance(item.owner, item.key)
         elif isinstance(item.owner, NodeController):
             assert isinstance(item.key, str)
             await item.owner.reconcile(item.key)
@@ -202,11 +224,25 @@ class Controllers:
     async def _set_refused(self, mirror: Mirror, key: ResourceKey, problem: str) -> None:
         if self._refused.pop(key, "") != problem:
             for kind, name in mirror.origins_of(key):
-                with contextlib.suppress(TortieError):
-                    object_ = await self._api.get(kind, name)
-                    self._report(kind, name, object_, (problem,) if problem else ())
+                await self._say(kind, name, (problem,) if problem else ())
         if problem:
             self._refused[key] = problem
+
+    async def _balance(self, balancer: LoadBalancer, name: Name) -> None:
+        try:
+            await balancer.reconcile(name)
+        except (InvalidInput, PoolExhausted) as error:
+            if self._unbalanced.get(name) != str(error):
+                self._unbalanced[name] = str(error)
+                await self._say(kinds.SERVICES, name, (str(error),))
+            raise
+        if self._unbalanced.pop(name, None) is not None:
+            await self._say(kinds.SERVICES, name, ())
+
+    async def _say(self, kind: Kind, name: Name, problems: tuple[str, ...]) -> None:
+        """Report on an object as it is now."""
+        with contextlib.suppress(TortieError):
+            self._report(kind, name, await self._api.get(kind, name), problems)
 
     def _report(self, kind: Kind, name: Name, object_: Object, problems: tuple[str, ...]) -> None:
         if self._reports.note(kind, name, object_, problems):
@@ -252,6 +288,14 @@ class Controllers:
                 templates=templates,
             )
 
+        if "loadbalancer" in enabled:
+            self._balancer = LoadBalancer(
+                self._api,
+                self._resources,
+                lambda name: self._queue.add(Item(self._load_balancer, name)),
+                everything=self._settings.assigns_all_services,
+            )
+
     def _mirror(
         self, kind: str, sources: Sequence[Kind], owns: Callable[[ResourceKey], bool]
     ) -> None:
@@ -266,6 +310,11 @@ class Controllers:
         self._queue.add(Item(mirror, key))
 
     @property
+    def _load_balancer(self) -> LoadBalancer:
+        assert self._balancer is not None
+        return self._balancer
+
+    @property
     def _node_controller(self) -> NodeController:
         assert self._nodes is not None
         return self._nodes
@@ -276,6 +325,7 @@ class Controllers:
     @property
     def _api_kinds(self) -> list[Kind]:
         more = [kinds.NODES, kinds.PODS] if self._nodes is not None else []
+        more += [kinds.SERVICES] if self._balancer is not None else []
         return [*dict.fromkeys([*self._mirrors, *more])]
 
     @property
