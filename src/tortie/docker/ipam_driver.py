@@ -28,14 +28,11 @@ from tortie.docker.messages import (
 )
 from tortie.docker.pools import Pools
 from tortie.docker.records import Records
-from tortie.ipam import block as blocks
 from tortie.ipam.allocator import Allocator
 from tortie.ipam.audit import FOREIGN
-from tortie.ipam.stored import list_blocks, read_kind
-from tortie.lib.errors import AlreadyExists, Conflict, InvalidInput
+from tortie.lib.errors import AlreadyExists, InvalidInput
 from tortie.lib.ip import Network, parse_address, parse_network
-from tortie.model.ipam import Attribute, Block
-from tortie.model.keys import BlockKey
+from tortie.model.ipam import Attribute
 
 log = logging.getLogger(__name__)
 
@@ -138,17 +135,15 @@ class IPAMDriver:
         """Free what this host's Docker holds, or swarm's manager; False if that is not so."""
         if self._records.give_back(address.address_text):
             return False
-        owner = await self._holder(address)
-        if owner is None or not self._is_ours(owner):
+        owner = await self._pools.holder(address)
+        if owner is None or owner.handle_id is None or not self._is_ours(owner):
             return False
-        try:
-            return await self._allocator.release_address(address, handle_id=owner.handle_id)
-        except Conflict:
-            return False  # freed, and given to somebody else, a moment ago
+        # By its handle, which nobody else ever has: never what was freed a moment ago.
+        return bool(await self._allocator.release(owner.handle_id))
 
     async def _take(self, address: Network, by_manager: bool) -> None:
         """An address by name; one that swarm's manager chose is there already."""
-        owner = await self._holder(address)
+        owner = await self._pools.holder(address)
         if owner is not None and is_docker(owner) and SWARM in (owner.secondary or {}):
             if not by_manager:
                 self._records.borrow(address.address_text)
@@ -172,13 +167,6 @@ class IPAMDriver:
         return is_docker(owner) and (
             SWARM in secondary or secondary.get("node", self._host) == self._host
         )
-
-    async def _holder(self, address: Network) -> Attribute | None:
-        for cidr in await list_blocks(self._client, address.family):
-            if cidr.contains(address):
-                [found] = await read_kind(self._client, [BlockKey(cidr)], Block)
-                return blocks.holder(found.value, address) if found.value else None
-        return None
 
     async def _pools_of(self, pool_id: str) -> tuple[str, ...]:
         """

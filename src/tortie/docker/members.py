@@ -73,6 +73,8 @@ class Members:
         """Process and endpoints of containers, as their return routes are."""
         self._missing: dict[str, float] = {}
         """Endpoints that Docker did not list, and since when."""
+        self._trouble = ""
+        """Why the last look failed; empty if it did not."""
         self._told: set[str] = set()
         """Endpoints that the log has complained about."""
 
@@ -108,10 +110,12 @@ class Members:
             self._news.clear()
             try:
                 settled = await self.look()
+                self._trouble = ""
             except Unavailable as error:
-                log.debug("Docker's state is not known: %s", error)
+                self._trouble = str(error)
                 settled = not any(True for _ in self._endpoints)
             except TortieError as error:
+                self._trouble = str(error)
                 log.warning("looking at Docker's containers failed, will try again: %s", error)
                 settled = False
             self._complain()
@@ -287,8 +291,8 @@ class Members:
             if late and endpoint.id not in self._told:
                 self._told.add(endpoint.id)
                 log.warning(
-                    "endpoint %s of network %s stays closed: Docker at %s has not told whose it is",
+                    "endpoint %s of network %s stays closed, for nobody knows whose it is: %s",
                     endpoint.id[:12],
                     endpoint.network_id[:12],
-                    self._settings.docker,
+                    self._trouble or f"Docker at {self._settings.docker} has not told",
                 )

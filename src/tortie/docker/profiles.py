@@ -103,6 +103,6 @@ class Profiles:
     async def has_policies(self) -> bool:
         """May there be one that selects an endpoint by labels that we do not know yet?"""
         for plural in _POLICIES:
-            if (await self._client.list(f"{RESOURCES}{plural}/", keys_only=True)).entries:
+            if (await self._client.page(f"{RESOURCES}{plural}/", keys_only=True)).entries:
                 return True
         return False
