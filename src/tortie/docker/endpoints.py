@@ -92,14 +92,14 @@ class Endpoints:
         return self._endpoints.get(endpoint_id)
 
     async def load(self) -> None:
-        """What a process before us made.
+        """What a process before us made, or a call that nobody waited for any more.
 
         Raises:
             Unavailable: the agent does not run.
         """
         listed = await self._ask(lambda agent: agent.list())
         for found in listed:
-            if found["key"]["orchestrator"] != ORCHESTRATOR:
+            if found["key"]["orchestrator"] != ORCHESTRATOR or not found["network"]:
                 continue
             addresses = tuple(map(parse_network, found["addresses"]))
             endpoint_id = found["key"]["endpoint"]
@@ -119,11 +119,14 @@ class Endpoints:
             network = self._records.ensure(endpoint.network_id)
             plain = await self._plain(network)
             endpoint.is_held = plain is None
+            before = self._endpoints.get(endpoint.id)  # where Docker asks again
             self._endpoints[endpoint.id] = endpoint
             try:
                 await self._add(endpoint, network, plain or Identity((), {}))
             except BaseException:
                 self._endpoints.pop(endpoint.id, None)
+                if before is not None:
+                    self._endpoints[endpoint.id] = before
                 raise
 
     async def publish(self, endpoint: Endpoint, identity: Identity) -> bool:

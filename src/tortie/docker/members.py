@@ -106,9 +106,12 @@ class Members:
 
     async def _look_again_and_again(self) -> None:
         again = Backoff(*AGAIN_SECONDS)
+        quiet = False
         while True:
             self._news.clear()
             try:
+                if quiet:
+                    await self._endpoints.load()
                 settled = await self.look()
                 self._trouble = ""
             except Unavailable as error:
@@ -124,9 +127,10 @@ class Members:
             try:
                 async with asyncio.timeout(LOOK_SECONDS if settled else again.next_seconds()):
                     await self._news.wait()
+                quiet = False
                 again.reset()
             except TimeoutError:
-                pass
+                quiet = settled
 
     async def look(self) -> bool:
         """Compare once; False if there is more to do soon.
