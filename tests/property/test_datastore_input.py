@@ -39,7 +39,7 @@ _values = _words | st.integers() | st.none() | st.lists(_words, max_size=2)
 _specs = st.dictionaries(st.sampled_from(_FIELDS), _values, max_size=5) | _values
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(spec={"etcdEndpoints": "http://[::1", "etcdPassword": "a"})
 @example(spec={"etcdKey": "a", "etcdCert": "a", "etcdEndpoints": "https://a"})
 @given(spec=_specs)
@@ -61,7 +61,7 @@ def test_any_configuration_file(spec: Any, tmp_path: Path) -> None:
     assert shown.isprintable()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(raw=b"2001-13-99")
 @example(raw=b"!!int a")
 @example(raw=b"[" * 5000)
@@ -95,6 +95,7 @@ _ANSWER = (
 )
 
 
+@settings(deadline=2000)
 @given(
     st.binary(max_size=80)
     | st.tuples(st.integers(0, len(_ANSWER)), st.binary(max_size=4)).map(
@@ -122,6 +123,7 @@ _pieces = st.lists(
 ).map(b"".join)
 
 
+@settings(deadline=2000)
 @example(data=b"\x12\x03\x08\xff\xff")
 @example(data=b"\x12\x02a\n")
 @example(data=b"\x08\x09")
@@ -149,6 +151,7 @@ _anything = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=2000)
 @given(spec=_anything, kind=st.sampled_from(CLUSTER_KINDS))
 def test_any_object_of_kubernetes(spec: Any, kind: str) -> None:
     named = {"kind": kind, "metadata": {"name": "a", "namespace": "b"}, "spec": spec}

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tortie.model.positions import Place, TextSyntax, read_documents
@@ -177,6 +177,7 @@ _texts = st.text(st.characters(exclude_categories=["Cs"])) | st.text(
 )
 
 
+@settings(deadline=2000)
 @example({"k" * 200: ["a", {"b" * 1100: {"c": 1.5e-7}}], "é😀\x85\x7f": "a\nb: #"})
 @given(st.dictionaries(_texts, _values | _texts, min_size=1))
 def test_what_we_write_reads_back(value: Any) -> None:
