@@ -1,21 +1,25 @@
 """Finding etcd by name and showing who we are, as an operator's configuration says it."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
-from tests.datastore.credentials import make_authority, make_certificate
+from tests.datastore.credentials import etcdctl, make_authority, make_certificate
 from tests.datastore.etcd_server import EtcdServer
 
+from tortie.ctl.main import main
 from tortie.datastore.etcd.discovery import Service, in_order, parse
 from tortie.lib.errors import Unavailable
 
 NAMESERVER = "127.53.21.7"
 CLUSTER = "calico.test"
+TIER = "apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {name: sec}\nspec: {}\n"
 
 
 @pytest.fixture
@@ -137,6 +141,38 @@ def test_discovery_and_inline_certificates(
     assert code == 1
     assert "etcdCert and etcdKey are no PEM" in text
     assert pem["etcdKey"][200:220] not in text
+
+
+def test_a_certificate_says_who_one_is(secured: EtcdServer, tmp_path: Path) -> None:
+    """No password anywhere: the common name is the user that `datastore roles --users` made."""
+    authority = tmp_path / "authority.pem"
+    for name in ("root", "tortie-read-only"):
+        make_certificate(tmp_path, authority, name)
+
+    def tortie(user: str, *words: str) -> tuple[int, str]:
+        environment = {
+            "DATASTORE_TYPE": "etcdv3",
+            "ETCD_ENDPOINTS": secured.endpoint,
+            "ETCD_CA_CERT_FILE": str(authority),
+            "ETCD_CERT_FILE": str(tmp_path / f"{user}.pem"),
+            "ETCD_KEY_FILE": str(tmp_path / f"{user}.key"),
+        }
+        out = io.StringIO()
+        with patch.dict(os.environ, environment):
+            return main(words, out, out), out.getvalue()
+
+    assert tortie("client", "datastore", "roles", "--users", "--apply")[0] == 0
+    tls = [f"--cacert={authority}", f"--cert={tmp_path}/root.pem", f"--key={tmp_path}/root.key"]
+    for words in ("user add root --no-password", "user grant-role root root", "auth enable"):
+        etcdctl(secured, *tls, *words.split())
+    resource = tmp_path / "tier.yaml"
+    resource.write_text(TIER)
+    assert tortie("root", "apply", "-f", str(resource))[0] == 0
+    code, text = tortie("tortie-read-only", "get", "tiers", "-o", "name")
+    assert (code, "tier/sec" in text) == (0, True), text
+    code, text = tortie("tortie-read-only", "delete", "tier", "sec")
+    assert (code, "permission denied" in text) == (1, True), text
+    assert tortie("client", "get", "tiers")[0] == 1, "whom nobody knows"
 
 
 def test_discovery_without_tls(tmp_path: Path, nameserver: Nameserver) -> None:
