@@ -164,6 +164,26 @@ class KubeCluster:
     def controllers_log(self) -> str:
         return (self.directory / "controllers.log").read_text()[-4000:]
 
+    def start_proxies(self) -> list[int]:
+        """kube-proxy in iptables mode on each host; their process ids."""
+        kubeconfig = str(self.plane.kubeconfig())
+        return [
+            processes.start(
+                self.live.lab.host_namespace(host.name),
+                [
+                    str(self.plane.programs / "kube-proxy"),
+                    *["--kubeconfig", kubeconfig, "--proxy-mode", "iptables"],
+                    *["--hostname-override", host.name, "--cluster-cidr", "10.65.0.0/16"],
+                    # The machine's own settings are none of its business.
+                    *["--conntrack-max-per-core", "0", "--conntrack-min", "0"],
+                    *["--conntrack-tcp-timeout-established", "0"],
+                    *["--conntrack-tcp-timeout-close-wait", "0"],
+                ],
+                self.directory / f"proxy-{host.name}.log",
+            )
+            for host in self.live.lab.hosts
+        ]
+
     # What there is.
 
     def is_ready(self, node: str) -> bool:

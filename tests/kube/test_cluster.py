@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from tests.kube.cluster import KubeCluster, address_of, deployment, is_running
 
+from tortie.lab import processes
+
 Pod = Mapping[str, Any]
 
 numbers = itertools.count()
@@ -227,6 +229,33 @@ def test_a_port_of_the_host_leads_to_its_pod_and_policy_decides_about_it(
     kube.plane.delete(f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies/closed")
     kube.until(answers)
     kube.plane.delete(f"/api/v1/namespaces/{namespace}/pods/web?gracePeriodSeconds=0")
+
+
+def test_behind_a_service_policy_decides_about_the_pod(
+    kube: KubeCluster, shop: tuple[Sequence[Pod], ...]
+) -> None:
+    """kube-proxy in iptables mode translates before our rules see the packet."""
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 8080, "targetPort": "web"}]},
+    }
+    address = kube.plane.create(service)["spec"]["clusterIP"]
+    [client, *_] = kube.running("shop", 2, app="client")
+    [stranger, *_] = kube.running("shop", 2, app="stranger")
+    proxies = kube.start_proxies()
+    try:
+        for pod in (client, stranger):
+            kube.until(partial(kube.reaches, pod, address, 8080))
+        kube.plane.apply(ONLY_CLIENTS)
+        kube.until(lambda: not kube.reaches(stranger, address, 8080))
+        kube.until(partial(kube.reaches, client, address, 8080))
+        kube.plane.delete(PATH)
+        kube.until(partial(kube.reaches, stranger, address, 8080))
+    finally:
+        kube.plane.delete("/api/v1/namespaces/shop/services/web")
+        processes.stop(proxies)
 
 
 @pytest.mark.timeout(180)
