@@ -231,6 +231,27 @@ def test_a_port_of_the_host_leads_to_its_pod_and_policy_decides_about_it(
     kube.plane.delete(f"/api/v1/namespaces/{namespace}/pods/web?gracePeriodSeconds=0")
 
 
+def test_a_node_reaches_its_own_pods_whatever_policy_says_and_no_others(
+    kube: KubeCluster, shop: tuple[Sequence[Pod], ...]
+) -> None:
+    """Kubelets probe their pods; policy cannot, and must not, keep them from it."""
+    everything = {**ONLY_CLIENTS, "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}}
+    [server] = [pod for pod in shop[0] if pod["spec"]["nodeName"] == "h1"]
+    ask = f"http://{address_of(server)}/"
+
+    def answers(host: str) -> bool:
+        done = kube.live.command_in(host, "curl", "--silent", "--max-time", "1", ask)
+        return done.stdout == "here\n"
+
+    kube.until(partial(answers, "h2"))
+    kube.plane.create(everything)
+    kube.until(lambda: not answers("h2"))
+    assert answers("h1")
+    assert not answers("h2")
+    kube.plane.delete(PATH)
+    kube.until(partial(answers, "h2"))
+
+
 def test_behind_a_service_policy_decides_about_the_pod(
     kube: KubeCluster, shop: tuple[Sequence[Pod], ...]
 ) -> None:
