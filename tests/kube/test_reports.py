@@ -108,7 +108,7 @@ def condition(plane: ControlPlane, object_: dict[str, Any]) -> dict[str, Any] | 
 
 
 def test_policies_of_the_whole_cluster_are_followed_once_their_kind_is_defined(
-    control_plane: ControlPlane,
+    control_plane: ControlPlane, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
         resources = Resources(MemoryClient())
@@ -144,5 +144,7 @@ def test_policies_of_the_whole_cluster_are_followed_once_their_kind_is_defined(
             repaired = {"spec": cluster_policy("bad", "Allow")["spec"]}
             await on_thread(control_plane.patch, path_of(bad), repaired)
             await until(lambda: said(bad, "True"))
+            # Both have priority 7, and Kubernetes does not say which is asked first.
+            assert "have the same order 7 in tier kube-admin" in caplog.text
 
     asyncio.run(run())

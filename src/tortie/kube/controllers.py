@@ -32,10 +32,12 @@ from tortie.lib.errors import InvalidInput, TortieError
 from tortie.model import codec
 from tortie.model.keys import PLURALS, RESOURCES, ResourceKey, parse_key
 from tortie.model.kubernetes.cluster_policy import NAME_PREFIXES as CLUSTER_POLICY_PREFIXES
+from tortie.model.kubernetes.cluster_policy import equal_orders
 from tortie.model.kubernetes.fields import Object, mapping, text
 from tortie.model.kubernetes.network_policy import NAME_PREFIX
 from tortie.model.metadata import Resource
 from tortie.model.node import Node
+from tortie.model.policy import GlobalNetworkPolicy
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class Controllers:
         self._pods = Pods()
         self._refused: dict[ResourceKey, str] = {}
         """What is wanted and cannot be stored, and why."""
+        self._equal_orders: set[str] = set()
         self._unbalanced: dict[Name, str] = {}
         """Services without an address, and why."""
         self.ready = asyncio.Event()
@@ -132,6 +135,8 @@ class Controllers:
             if (mirror := self._mirrors.get(kind)) is not None:
                 made = kinds.convert(kind, object_)
                 mirror.want((kind, name), made.resource)
+                if kind in kinds.CLUSTER_POLICIES:
+                    self._warn_of_equal_orders(mirror)
                 refused = made.resource and self._refused.get(key_of(made.resource))
                 unbalanced = self._unbalanced.get(name) if kind == kinds.SERVICES else None
                 more = tuple(problem for problem in (refused, unbalanced) if problem)
@@ -164,6 +169,14 @@ class Controllers:
         if (mirror := self._mirrors.get(kind)) is not None:
             mirror.listed(kind)
         self._check_ready()
+
+    def _warn_of_equal_orders(self, mirror: Mirror) -> None:
+        """Kubernetes leaves open which of them is asked first."""
+        policies = [one for one in mirror.wanted() if isinstance(one, GlobalNetworkPolicy)]
+        found = set(equal_orders(policies))
+        for text_ in sorted(found - self._equal_orders):
+            log.warning("%s", text_)
+        self._equal_orders = found
 
     # --- what is stored (syncer.Sink) ---
 

@@ -104,9 +104,8 @@ class Mirror:
     def is_ready(self) -> bool:
         return self._is_store_read and not self._unlisted
 
-    @property
-    def count(self) -> int:
-        return len(self._wanted)
+    def wanted(self) -> list[Resource]:
+        return [wanted.resource for wanted in self._wanted.values()]
 
     def origins_of(self, key: ResourceKey) -> list[Origin]:
         """Whose doing it is; for reports, not for speed."""
