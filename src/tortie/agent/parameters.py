@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from tortie.lib.duration import parse_duration
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network, parse_network
 
@@ -52,11 +53,10 @@ def _seconds(text: str) -> float:
     """`30`, `1.5`, and Go's durations as FelixConfiguration has them: `90s`, `1m30s`, `100ms`."""
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return float(text)
-    parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|m|s)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ValueError("must be a duration such as 30s")
-    scale = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-    return sum(float(number) * scale[unit] for number, unit in parts)
+    try:
+        return parse_duration(text)
+    except InvalidInput:
+        raise ValueError("must be a duration such as 30s") from None
 
 
 def _number(low: int, high: int) -> Callable[[str], int]:

@@ -8,13 +8,13 @@ asked for it, so that it goes on when a mesh is moved to route reflectors.
 Source: Calico, confd/pkg/backends/calico/bgp_processor.go and client.go.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
 from tortie.bgp.filters import filter_symbol
 from tortie.bgp.snapshot import DEFAULT_AS_NUMBER, DEFAULT_LISTEN_PORT, NextHop, Peer, PeerKind
+from tortie.lib.duration import parse_duration
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network, parse_address
 from tortie.model.bgp_configuration import BGPConfigurationSpec, SecretKeySelector
@@ -27,7 +27,6 @@ RESTART_MAX_SECONDS = 4095
 KEEPALIVE_MAX_SECONDS = 21845
 """A third of the longest hold time, 16 bits (RFC 4271, section 4.2)."""
 
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PRECEDENCE = {PeerKind.NODE: 0, PeerKind.WORKLOAD: 1, PeerKind.GLOBAL: 2, PeerKind.MESH: 3}
 
 
@@ -100,10 +99,7 @@ def whole_seconds(text: str | None, most: int) -> int | None:
     """
     if not text:
         return None
-    parts = re.findall(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)", text)
-    if "".join(number + unit for number, unit in parts) != text:
-        raise InvalidInput(f"{text!r} is not a duration")
-    return max(1, min(most, round(sum(float(number) * _UNITS[unit] for number, unit in parts))))
+    return max(1, min(most, round(parse_duration(text))))
 
 
 def sessions(source: PeerSource, password: Password) -> Sessions:

@@ -16,15 +16,14 @@ from tortie.ctl.kinds import at
 from tortie.ctl.plain import read
 from tortie.ctl.screen import Screen
 from tortie.ctl.selection import Selection
+from tortie.lib.duration import parse_duration
 from tortie.lib.errors import InvalidInput, TortieError
 
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)")
 _COMMIT = re.compile("[0-9a-f]{40,64}")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def main(given: Given, screen: Screen) -> int:
-    poll = duration(given.text("poll", "0"))
+    poll = _poll_seconds(given.text("poll", "0"))
     screen.print(f"Client Version:    {client_version()}")
     screen.print(f"Git commit:        {client_commit()}")
     if given.has("client"):
@@ -45,18 +44,11 @@ def main(given: Given, screen: Screen) -> int:
         time.sleep(poll)
 
 
-def duration(text: str) -> float:
-    """Seconds of `90s`, `1m30s`, `0`.
-
-    Raises:
-        InvalidInput: it is none.
-    """
-    if text == "0":
-        return 0.0
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise InvalidInput(f"Invalid poll duration specified: {text}")
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+def _poll_seconds(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except InvalidInput:
+        raise InvalidInput(f"Invalid poll duration specified: {text}") from None
 
 
 def _show(cluster: Any, before: tuple[str, str], screen: Screen) -> tuple[str, str]:
