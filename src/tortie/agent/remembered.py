@@ -5,12 +5,12 @@ FelixConfiguration; `tortie node close` at boot and `tortie node uninstall` must
 know them without it.
 """
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from tortie.agent.config import Config, Local, resolve
+from tortie.lib.files import replace_file
 
 FILE = "host.json"
 
@@ -22,14 +22,16 @@ class Remembered(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def remember(config: Config, state_directory: Path) -> None:
-    """Write what this agent runs with, if that is news."""
+    """Write what this agent runs with, if that is news.
+
+    Raises:
+        Unavailable: it cannot be written.
+    """
     now = Remembered(config["InterfacePrefix"], config["DeviceRouteProtocol"])
     if recall(state_directory) == now:
         return
     state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    candidate = state_directory / f"{FILE}.new"
-    candidate.write_bytes(msgspec.json.encode(now))
-    os.replace(candidate, state_directory / FILE)
+    replace_file(state_directory / FILE, msgspec.json.encode(now), 0o644)
 
 
 def recall(state_directory: Path) -> Remembered | None:

@@ -33,6 +33,7 @@ from tortie.datastore.resources import Resources
 from tortie.lib import supervisor
 from tortie.lib.backoff import Backoff
 from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
+from tortie.lib.files import replace_file
 from tortie.lib.ip import Network, parse_address, parse_network
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Metadata
@@ -202,12 +203,7 @@ def default_pool(own: Sequence[Network]) -> str:
 
 def _write_name(startup: Startup, screen: Screen) -> None:
     """For CNI plugins and others that ask it what this node is called."""
-    path = Path(startup.nodename_file)
     try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        candidate = path.with_name(f"{path.name}.new")
-        candidate.write_text(startup.name)
-        candidate.chmod(0o644)
-        os.replace(candidate, path)
-    except OSError as error:
-        screen.warn(f"{path} could not be written: {error}")
+        replace_file(Path(startup.nodename_file), startup.name.encode(), 0o644)
+    except Unavailable as error:
+        screen.warn(f"the node's name could not be written: {error}")

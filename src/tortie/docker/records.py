@@ -9,15 +9,14 @@ this node borrows from swarm's manager.
 One small file, replaced atomically and synced before anybody is answered.
 """
 
-import contextlib
 import logging
-import os
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
 from tortie.lib.errors import Unavailable
+from tortie.lib.files import replace_file
 from tortie.lib.ip import Network as IPNetwork
 from tortie.lib.ip import parse_address
 
@@ -128,19 +127,5 @@ class Records:
 
     def _write(self, networks: dict[str, Network], borrowed: set[str]) -> None:
         content = _File(networks=tuple(networks.values()), borrowed=tuple(sorted(borrowed)))
-        temporary = self._path.with_suffix(".new")
-        try:
-            with open(temporary, "wb", opener=_private) as file:
-                file.write(msgspec.json.encode(content))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise Unavailable(f"{self._path}: {error.strerror}") from error
+        replace_file(self._path, msgspec.json.encode(content), 0o600)
         self._networks, self._borrowed = networks, borrowed
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)

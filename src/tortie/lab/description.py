@@ -10,7 +10,6 @@ so that `ip netns` shows them and nobody else's are touched.
 """
 
 import fcntl
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from tortie.lib.errors import AlreadyExists, Denied, InvalidInput, NotFound
+from tortie.lib.files import replace_file
 from tortie.lib.ip import Network, parse_network
 
 ROOT = Path("/run/tortie/labs")
@@ -194,9 +194,7 @@ def load(name: str) -> Lab:
 
 
 def save(lab: Lab) -> None:
-    temporary = lab.directory / "lab.json.new"
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(lab)))
-    os.replace(temporary, lab.directory / "lab.json")
+    replace_file(lab.directory / "lab.json", msgspec.json.format(msgspec.json.encode(lab)), 0o644)
 
 
 def names() -> list[str]:

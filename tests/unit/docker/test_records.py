@@ -49,7 +49,8 @@ def test_a_damaged_file_is_begun_anew_and_a_full_disk_is_said(tmp_path: Path) ->
     (tmp_path / "docker.json").write_text("{")
     records = Records(tmp_path)
     assert records.networks == []
-    (tmp_path / "docker.new").mkdir()  # nobody can write that file now
+    (tmp_path / "docker.json").unlink()
+    (tmp_path / "docker.json").mkdir()  # nobody can write that file now
     with pytest.raises(Unavailable):
         records.ensure("b")
     assert records.get("b") is None
