@@ -12,7 +12,6 @@ import msgspec
 
 from tortie.lib.errors import InvalidInput
 
-EXPOSED_PORTS = "com.docker.network.endpoint.exposedports"
 PORT_MAP = "com.docker.network.portmap"
 GENERIC = "com.docker.network.generic"
 ENABLE_IPV6 = "com.docker.network.enable_ipv6"

@@ -78,10 +78,6 @@ class Delta(Generic[K, V]):
         return set(self._wanted)
 
     @property
-    def actual_keys(self) -> "set[K]":
-        return set(self._actual)
-
-    @property
     def wanted_count(self) -> int:
         return len(self._wanted)
 

@@ -61,8 +61,6 @@ Duration: TypeAlias = Annotated[str, Limits(form="duration")]
 Time: TypeAlias = Annotated[str, Limits(form="time")]
 """RFC 3339."""
 OnOff: TypeAlias = Annotated[str, Limits(choices=("Enabled", "Disabled"))]
-Priority: TypeAlias = Annotated[int, Limits(low=1, high=2147483646)]
-"""Of a route, in the kernel's 32 bits without its ends."""
 
 
 def limits_of(annotation: Any) -> Limits:
