@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,9 +12,9 @@ import msgspec
 from tortie.agent.flow_log import Change, FlowLog
 from tortie.agent.flow_record import Decided, Greeting, Question, Record, Would
 from tortie.agent.flows import Flow, FlowKey
-from tortie.attach.server import bind, check_peer
 from tortie.dataplane.manager.seen import Decider
-from tortie.lib.errors import TortieError, Unavailable
+from tortie.lib.errors import TortieError
+from tortie.lib.unix_socket import UnixServer, bind
 
 log = logging.getLogger(__name__)
 
@@ -45,44 +43,24 @@ class FlowServer:
         self._path = path
         self._flow_log = flow_log
         self._greeting = greeting
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        """Raises as `attach.server.bind`."""
-        listener = bind(self._path)
-        self._server = await asyncio.start_unix_server(
-            self._on_connection, sock=listener, limit=_QUESTION_BYTES
+        self._server = UnixServer(
+            path,
+            self._serve,
+            purpose="ask for flows",
+            connections_max=CONNECTIONS_MAX,
+            limit_bytes=_QUESTION_BYTES,
         )
 
-    async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
+    async def start(self) -> None:
+        """Raises as `lib.unix_socket.bind`."""
+        await self._server.start(bind(self._path))
 
-    async def _on_connection(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "called in a task of its own"
-        self._tasks.add(task)
-        try:
-            with contextlib.suppress(ConnectionError, TimeoutError):
-                await self._serve(reader, writer)
-        finally:
-            self._tasks.discard(task)
-            writer.close()
+    async def close(self) -> None:
+        await self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if len(self._tasks) > CONNECTIONS_MAX:
-                raise Unavailable(f"more than {CONNECTIONS_MAX} ask for flows; try again")
-            found: socket.socket = writer.get_extra_info("socket")
-            check_peer(found)
+            self._server.admit(writer)
             async with asyncio.timeout(QUESTION_SECONDS):
                 question = msgspec.json.decode(await reader.readuntil(b"\n"), type=Question)
         except (

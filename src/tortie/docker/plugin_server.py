@@ -2,8 +2,7 @@
 
 Small enough to need no web framework: a request line, headers of which only the length counts,
 and a body of a size that is known and bounded. Whatever else comes is answered with an error
-and cut off. Only root may connect: the socket has mode 0600 from its first moment, and the
-kernel is asked who is there.
+and cut off. Only root may connect.
 
 A caller that goes away stops nothing that it began; Docker repeats or undoes it.
 
@@ -11,7 +10,6 @@ Source: Docker Engine plugin API; RFC 9112.
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -22,8 +20,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tortie.attach.server import check_peer, listen
 from tortie.lib.errors import Denied, InvalidInput, TortieError, Unavailable
+from tortie.lib.unix_socket import UnixServer, listen
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +65,13 @@ class PluginServer:
         self._path = path
         self._methods = methods
         self._listener: socket.socket | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._server = UnixServer(
+            path,
+            self._serve,
+            purpose="speak for Docker",
+            connections_max=CONNECTIONS_MAX,
+            limit_bytes=HEAD_MAX_BYTES,
+        )
 
     def open(self) -> None:
         """Be there: who connects from now on is answered when `run` runs.
@@ -82,39 +86,15 @@ class PluginServer:
     async def run(self) -> None:
         """Serve until cancelled."""
         assert self._listener is not None, "opened before"
-        server = await asyncio.start_unix_server(
-            self._on_connection, sock=self._listener, limit=HEAD_MAX_BYTES
-        )
+        await self._server.start(self._listener)
         try:
             await asyncio.get_running_loop().create_future()
         finally:
-            server.close()
-            running = list(self._connections)
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
-
-    async def _on_connection(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "called in a task of its own"
-        self._connections.add(task)
-        try:
-            await self._serve(reader, writer)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # it went away, or was too slow
-        finally:
-            self._connections.discard(task)
-            writer.close()
+            await self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if len(self._connections) > CONNECTIONS_MAX:
-                raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again")
-            check_peer(writer.get_extra_info("socket"))
+            self._server.admit(writer)
             while (request := await _read(reader)) is not None:
                 status, answer = await self._answer(request)
                 await _write(writer, status, answer, keep_alive=request.keep_alive)
@@ -122,8 +102,10 @@ class PluginServer:
                     return
         except _Refused as error:
             await _write(writer, error.status, {"Err": str(error)}, keep_alive=False)
-        except Denied as error:
-            await _write(writer, HTTPStatus.FORBIDDEN, {"Err": str(error)}, keep_alive=False)
+        except (Denied, Unavailable) as error:
+            is_denied = isinstance(error, Denied)
+            status = HTTPStatus.FORBIDDEN if is_denied else HTTPStatus.SERVICE_UNAVAILABLE
+            await _write(writer, status, {"Err": str(error)}, keep_alive=False)
 
     async def _answer(self, request: _Request) -> tuple[HTTPStatus, Mapping[str, Any]]:
         name = request.path.removeprefix("/")

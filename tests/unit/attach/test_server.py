@@ -20,7 +20,7 @@ from tests.unit.attach.bench import Bench
 from tortie.attach import server as service
 from tortie.attach.client import Client
 from tortie.attach.requests import REQUEST_MAX_BYTES
-from tortie.attach.server import Server, bind
+from tortie.attach.server import Server
 from tortie.lib.errors import (
     AlreadyExists,
     Denied,
@@ -29,6 +29,7 @@ from tortie.lib.errors import (
     TortieError,
     Unavailable,
 )
+from tortie.lib.unix_socket import bind
 
 NOBODY = 65534
 
