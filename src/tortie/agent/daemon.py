@@ -122,13 +122,3 @@ async def serve(
                 tasks.create_task(retire(bird, progress), name="retire BIRD")
             tasks.create_task(node_status.run(), name="node status")
             tasks.create_task(attach.run(), name="attach")
-
-
-def first_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What a group of tasks failed of: the first one that says something."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            return first_failure(error)
-        if not isinstance(error, asyncio.CancelledError):
-            return error
-    return group

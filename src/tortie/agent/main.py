@@ -30,7 +30,7 @@ from tortie.kernel.capabilities import Capability
 from tortie.lib import log as logs
 from tortie.lib import supervisor
 from tortie.lib.backoff import Backoff
-from tortie.lib.errors import Denied, InvalidInput, NotFound, TortieError, Unavailable
+from tortie.lib.errors import Denied, InvalidInput, NotFound, TortieError, Unavailable, failures
 from tortie.model.keys import ResourceKey
 from tortie.model.node import ClusterInformation
 
@@ -138,7 +138,7 @@ async def _serve(
         stored = StoredSettings(local, settings.type)
         await daemon.serve(stored, running, client, paths, helper)
     except BaseExceptionGroup as group:
-        raise daemon.first_failure(group) from group
+        raise next(failures(group)) from group
     finally:
         await client.close()
 

@@ -21,14 +21,14 @@ Only key → revision is kept here (`delivered`); values belong to whoever takes
 
 import asyncio
 import enum
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
 from tortie.datastore.client import Client, Event, Page
 from tortie.datastore.delivered import Delivered
 from tortie.lib.backoff import Backoff, spread_seconds
-from tortie.lib.errors import Compacted, Denied, Unavailable
+from tortie.lib.errors import Compacted, Denied, Unavailable, failures
 
 _AFTER_ANY_KEY = "\U0010ffff"
 """Sorts behind every character that a key may have."""
@@ -318,12 +318,4 @@ def _weightiest(several: BaseExceptionGroup[BaseException]) -> BaseException:
     def weight(error: BaseException) -> int:
         return next((at for at, kind in enumerate(expected, 1) if isinstance(error, kind)), 0)
 
-    return min(_leaves(several), key=weight)
-
-
-def _leaves(several: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in several.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+    return min(failures(several), key=weight)

@@ -79,13 +79,13 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 async def _run(arguments: argparse.Namespace) -> None:
-    from tortie.agent.daemon import first_failure
     from tortie.datastore.client import Client
     from tortie.datastore.connect import connect, from_environment
     from tortie.docker.managed_plugin import swarm_socket
     from tortie.docker.service import Service
     from tortie.docker.settings import Settings
     from tortie.docker.settings import from_environment as settings_from
+    from tortie.lib.errors import failures
     from tortie.lib.supervisor import notify
 
     agent = resolve(read_local(os.environ, arguments.felix_config))
@@ -113,7 +113,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     try:
         await Service(settings, reach).run(lambda: notify(READY="1"))
     except BaseExceptionGroup as group:
-        raise first_failure(group) from group
+        raise next(failures(group)) from group
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tortie.kube.api import Api
 from tortie.kube.controllers import Controllers
 from tortie.kube.settings import Settings
 from tortie.lib import log as logs
-from tortie.lib.errors import InvalidInput, TortieError
+from tortie.lib.errors import InvalidInput, TortieError, failures
 from tortie.lib.health import Health
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Running:
             except TortieError as error:
                 self._fail(error)
             except BaseExceptionGroup as several:
-                first = _first(several)
+                first = next(failures(several))
                 if not isinstance(first, TortieError):
                     raise
                 self._fail(first)
@@ -135,9 +135,3 @@ async def _compact(client: Client, seconds: float) -> None:
             revision = newest
         except TortieError as error:
             log.warning("history could not be compacted: %s", error)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    for error in group.exceptions:
-        return _first(error) if isinstance(error, BaseExceptionGroup) else error
-    return group

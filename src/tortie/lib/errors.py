@@ -19,6 +19,7 @@ restarts us and the start-of-day resync repairs the dataplane.
 
 import errno
 import os
+from collections.abc import Iterator
 
 
 class TortieError(Exception):
@@ -104,3 +105,12 @@ def kernel_error(operation: str, code: int, detail: str = "") -> TortieError:
     if code in _TRANSIENT:
         return KernelBusy(f"{operation}: {detail or os.strerror(code)}")
     return KernelRefused(operation, code, detail)
+
+
+def failures(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """What tasks that ran together failed of, in the order in which they failed; at least one."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from failures(error)
+        else:
+            yield error
