@@ -7,11 +7,9 @@ stays, so nothing that was protected is open. A crash is the same, less polite.
 
 import argparse
 import asyncio
-import contextlib
 import faulthandler
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +29,7 @@ from tortie.lib import log as logs
 from tortie.lib import supervisor
 from tortie.lib.backoff import Backoff
 from tortie.lib.errors import Denied, InvalidInput, NotFound, TortieError, Unavailable, failures
+from tortie.lib.signals import until_signalled
 from tortie.model.keys import ResourceKey
 from tortie.model.node import ClusterInformation
 
@@ -78,7 +77,12 @@ def main(argv: Sequence[str]) -> int:
     try:
         local = read_local(os.environ, arguments.felix_config)
         settings = from_environment(os.environ, arguments.config)
-        asyncio.run(_run(arguments, local, settings, helper))
+        asyncio.run(
+            until_signalled(
+                _serve(arguments, local, settings, helper),
+                lambda: log.info("stopping; what is in the kernel stays"),
+            )
+        )
     except Restart:
         log.info("settings changed; starting anew")
         helper.close()  # exec keeps children, and nobody would wait for it
@@ -92,27 +96,6 @@ def main(argv: Sequence[str]) -> int:
     finally:
         helper.close()
     return 0
-
-
-async def _run(
-    arguments: argparse.Namespace,
-    local: Local,
-    settings: DatastoreSettings,
-    helper: namespaces.Namespaces,
-) -> None:
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    work = asyncio.create_task(_serve(arguments, local, settings, helper))
-    waiting = asyncio.create_task(stopped.wait())
-    done, _ = await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    if work not in done:
-        log.info("stopping; what is in the kernel stays")
-        work.cancel()
-    waiting.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await work
 
 
 async def _serve(

@@ -2,10 +2,8 @@
 
 import argparse
 import asyncio
-import contextlib
 import faulthandler
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 from tortie.agent.config import FELIX_CFG, read_local, resolve
 from tortie.lib import log as logs
+from tortie.lib.signals import until_signalled
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -73,8 +72,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     logs.configure("Debug" if is_debugging else "Info", json=arguments.log_json)
     if os.geteuid() != 0:
         raise Denied("tortie docker serve needs root")
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_run(arguments))
+    asyncio.run(until_signalled(_run(arguments)))
     return 0
 
 
@@ -106,10 +104,6 @@ async def _run(arguments: argparse.Namespace) -> None:
     async def reach() -> Client:
         return await connect(datastore, create=True)
 
-    service = asyncio.current_task()
-    assert service is not None, "called by asyncio.run"
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, service.cancel)
     try:
         await Service(settings, reach).run(lambda: notify(READY="1"))
     except BaseExceptionGroup as group:

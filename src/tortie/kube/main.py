@@ -2,10 +2,8 @@
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import os
-import signal
 import sys
 import uuid
 from collections.abc import Callable, Sequence
@@ -14,6 +12,7 @@ from pathlib import Path
 from tortie.lib import log as logs
 from tortie.lib.arguments import Parser
 from tortie.lib.errors import NotFound
+from tortie.lib.signals import until_signalled
 
 log = logging.getLogger(__name__)
 
@@ -136,24 +135,8 @@ def _kubeconfig(arguments: argparse.Namespace) -> int:
 
 def _controllers(arguments: argparse.Namespace) -> int:
     logs.configure(json=arguments.log_json)
-    asyncio.run(_until_signalled(arguments))
+    asyncio.run(until_signalled(_serve(arguments), lambda: log.info("stopping")))
     return 0
-
-
-async def _until_signalled(arguments: argparse.Namespace) -> None:
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    work = asyncio.create_task(_serve(arguments))
-    waiting = asyncio.create_task(stopped.wait())
-    await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    if not work.done():
-        log.info("stopping")
-        work.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await work
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
