@@ -5,7 +5,7 @@
                         ◄─ memory        verified fake for tests
 
 All three behave alike, because they pass one contract suite
-(`tests/datastore/test_contract.py`). The terms are etcd's: every transaction
+(`tests/datastore/test_datastore_contract.py`). The terms are etcd's: every transaction
 that writes makes the store's revision one larger; an entry remembers the
 revision that created it and the one that last changed it.
 
@@ -15,10 +15,10 @@ What keys and values mean is the model's business, not ours.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from tortie.lib.errors import InvalidInput
+from tortie.lib.errors import InvalidInput, TortieError
 
 MAX_OPERATIONS = 128
 """Compares or operations in one transaction: etcd's `--max-txn-ops` default."""
@@ -159,6 +159,9 @@ class TxnResult(NamedTuple):
     responses: Sequence[Response]
 
 
+_RENEWAL_RETRY_SECONDS = 1.0
+
+
 class Lease:
     """Keys put with `id` vanish when the lease ends.
 
@@ -174,6 +177,25 @@ class Lease:
 
     def __repr__(self) -> str:
         return f"Lease({self.id:x}, {self.ttl_seconds} s)"
+
+    async def keep_alive(self, renew: Callable[[], Awaitable[bool]]) -> None:
+        """Renew it at a third of its time; on failure again soon, until it is over.
+
+        Args:
+            renew: false once the store no longer knows the lease.
+        """
+        delay = self.ttl_seconds / 3
+        while True:
+            await asyncio.sleep(delay)
+            delay = self.ttl_seconds / 3
+            try:
+                alive = await renew()
+            except TortieError:
+                delay = min(delay, _RENEWAL_RETRY_SECONDS)
+            else:
+                if not alive:
+                    self.lost.set()
+                    return
 
 
 class Client(Protocol):

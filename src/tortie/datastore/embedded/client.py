@@ -197,7 +197,9 @@ class EmbeddedClient(SingleKeyCalls):
 
     async def grant_lease(self, ttl_seconds: int) -> Lease:
         lease = Lease(await self._write(lambda file: file.grant(ttl_seconds)), ttl_seconds)
-        self._keepers[lease.id] = asyncio.create_task(self._keep_alive(lease))
+        self._keepers[lease.id] = asyncio.create_task(
+            lease.keep_alive(lambda: self._write(lambda file: file.renew(lease.id)))
+        )
         return lease
 
     async def revoke(self, lease: Lease) -> None:
@@ -300,21 +302,6 @@ class EmbeddedClient(SingleKeyCalls):
         remaining = session.reader.next_deadline()
         if remaining is not None and remaining <= 0:
             await self._write(StoreFile.expire)
-
-    async def _keep_alive(self, lease: Lease) -> None:
-        """Renew it at a third of its time; on failure again soon, until it is over."""
-        delay = lease.ttl_seconds / 3
-        while True:
-            await asyncio.sleep(delay)
-            delay = lease.ttl_seconds / 3
-            try:
-                alive = await self._write(lambda file: file.renew(lease.id))
-            except TortieError:
-                delay = min(delay, _RETRY_SECONDS)
-            else:
-                if not alive:
-                    lease.lost.set()
-                    return
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

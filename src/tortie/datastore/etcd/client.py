@@ -36,7 +36,6 @@ _PAGE_KEYS = 10_000
 _LIST_ATTEMPTS = 3
 """A listing starts over when its revision is compacted between two pages."""
 
-_RETRY_SECONDS = 1.0
 
 _FIRST_KEY = b"\0"
 """Where a range over all keys starts."""
@@ -142,7 +141,7 @@ class EtcdClient(SingleKeyCalls):
             "Lease/LeaseGrant", messages.encode_lease_grant(ttl_seconds), messages.decode_lease
         )
         lease = Lease(granted.lease_id, granted.ttl_seconds)
-        self._keepers[lease.id] = asyncio.create_task(self._keep_alive(lease))
+        self._keepers[lease.id] = asyncio.create_task(lease.keep_alive(lambda: self._renew(lease)))
         return lease
 
     async def revoke(self, lease: Lease) -> None:
@@ -197,21 +196,6 @@ class EtcdClient(SingleKeyCalls):
                 raise
             stream.cancel()
         raise AssertionError("the second attempt returns or raises")
-
-    async def _keep_alive(self, lease: Lease) -> None:
-        """Renew it at a third of its time; on failure again soon, until it is over."""
-        delay = lease.ttl_seconds / 3
-        while True:
-            await asyncio.sleep(delay)
-            delay = lease.ttl_seconds / 3
-            try:
-                alive = await self._renew(lease)
-            except TortieError:
-                delay = min(delay, _RETRY_SECONDS)
-            else:
-                if not alive:
-                    lease.lost.set()
-                    return
 
     async def _renew(self, lease: Lease) -> bool:
         """One renewal on a stream of its own: rare, and nothing to resume after a failure."""
