@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tortie.calc.ip_sets import IPSets
 from tortie.calc.sequencer import Sequencer
-from tortie.calc.validation import ActivePolicy, KeptRules
+from tortie.calc.validation import ActivePolicy, HostInterface, KeptRules, Workload
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import Policy, PolicyId, Rule
 from tortie.model.policy import DEFAULT_ALLOW_PROFILE
@@ -109,3 +109,9 @@ class _Active(NamedTuple):
 
     source: KeptRules | ActivePolicy
     set_ids: tuple[str, ...]
+
+
+def profiles_of(endpoint: Workload | HostInterface | None) -> tuple[PolicyId, ...]:
+    """In the endpoint's order, each once."""
+    names = dict.fromkeys(endpoint.profiles) if endpoint else ()
+    return tuple(PolicyId(PROFILE_KIND, name) for name in names)

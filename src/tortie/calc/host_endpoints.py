@@ -5,7 +5,7 @@ one an interface belongs to is `desired.host_endpoint.host_endpoint_for`.
 """
 
 from tortie.calc.active_policies import ActivePolicies
-from tortie.calc.active_rules import PROFILE_KIND, ActiveRules
+from tortie.calc.active_rules import ActiveRules, profiles_of
 from tortie.calc.sequencer import Sequencer
 from tortie.calc.validation import HostInterface
 from tortie.desired.host_endpoint import HostEndpoint
@@ -30,9 +30,9 @@ class HostEndpoints:
         before = self._interfaces.get(name)
         if before == interface:
             return
-        for profile in _profiles(interface):
+        for profile in profiles_of(interface):
             self._rules.want(profile)
-        for profile in _profiles(before):
+        for profile in profiles_of(before):
             self._rules.unwant(profile)
         if interface is None:
             del self._interfaces[name]
@@ -61,7 +61,7 @@ class HostEndpoints:
 def _told(
     interface: HostInterface, policies: ActivePolicies, selecting: frozenset[PolicyId]
 ) -> HostEndpoint:
-    normal = policies.lists(selecting, _profiles(interface))
+    normal = policies.lists(selecting, profiles_of(interface))
     forward = policies.lists(selecting, (), forward=True)
     untracked = policies.lists(selecting, (), place="untracked")
     pre_dnat = policies.lists(selecting, (), place="pre-dnat")
@@ -76,9 +76,3 @@ def _told(
         untracked_egress=untracked[1],
         pre_dnat=pre_dnat[0],
     )
-
-
-def _profiles(interface: HostInterface | None) -> tuple[PolicyId, ...]:
-    """In the endpoint's order, each once."""
-    names = dict.fromkeys(interface.profiles) if interface else ()
-    return tuple(PolicyId(PROFILE_KIND, name) for name in names)

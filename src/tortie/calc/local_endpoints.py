@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tortie.calc.active_policies import ActivePolicies
-from tortie.calc.active_rules import PROFILE_KIND, ActiveRules
+from tortie.calc.active_rules import ActiveRules, profiles_of
 from tortie.calc.claims import Claims
 from tortie.calc.routes import Routes
 from tortie.calc.sequencer import Sequencer
@@ -54,9 +54,9 @@ class LocalEndpoints:
         for thing in _claimed(workload):
             self._claims.add(thing, endpoint)
             self._changed.update(dict.fromkeys(self._claims.claimants(thing)))
-        for profile in _profiles(workload):
+        for profile in profiles_of(workload):
             self._rules.want(profile)
-        for profile in _profiles(before):
+        for profile in profiles_of(before):
             self._rules.unwant(profile)
         if workload is None:
             del self._workloads[endpoint]
@@ -105,7 +105,7 @@ class LocalEndpoints:
 def _open(
     workload: Workload, selecting: frozenset[PolicyId], policies: ActivePolicies, shared: _Shared
 ) -> Endpoint:
-    key = selecting, _profiles(workload)
+    key = selecting, profiles_of(workload)
     if key not in shared:
         shared[key] = policies.lists(*key)
     ingress, egress = shared[key]
@@ -126,9 +126,3 @@ def _claimed(workload: Workload | None) -> Iterator[str | Network]:
     if workload.interface:
         yield workload.interface
     yield from workload.networks
-
-
-def _profiles(workload: Workload | None) -> tuple[PolicyId, ...]:
-    """In the endpoint's order, each once."""
-    names = dict.fromkeys(workload.profiles) if workload else ()
-    return tuple(PolicyId(PROFILE_KIND, name) for name in names)

@@ -9,9 +9,9 @@ from typing import Any
 from tortie.ctl import access, plain, printing
 from tortie.ctl.get import View
 from tortie.ctl.grammar import Given
-from tortie.ctl.kinds import NAMESPACED, Column, at, plural
+from tortie.ctl.kinds import Column, at
 from tortie.ctl.screen import Screen
-from tortie.ctl.selection import DEFAULT_NAMESPACE, Selection
+from tortie.ctl.selection import Selection
 from tortie.datastore.client import Client, Listing
 from tortie.lib.errors import Compacted, InvalidInput
 
@@ -38,7 +38,7 @@ def watch(
     printer = _Printer(View(given, form, chosen), form, selected.kind, screen)
 
     async def act(client: Client) -> None:
-        prefix = _prefix(selected, namespace, everywhere=given.has("all-namespaces"))
+        prefix = plain.prefix(selected, namespace, everywhere=given.has("all-namespaces"))
         async for path, raw, revision in _changes(client, prefix):
             if raw is None:
                 item = printer.known.pop(path, None)
@@ -55,13 +55,6 @@ def watch(
     with contextlib.suppress(KeyboardInterrupt):
         access.with_client(access.config_file(given), act)
     return 0
-
-
-def _prefix(selected: Selection, namespace: str, *, everywhere: bool) -> str:
-    base = f"{plain.RESOURCES}{plural(selected.kind)}/"
-    if selected.kind not in NAMESPACED or everywhere:
-        return base
-    return f"{base}{namespace or DEFAULT_NAMESPACE}/"
 
 
 def _is_wanted(item: dict[str, Any], selected: Selection) -> bool:

@@ -113,7 +113,7 @@ async def read_cluster(client: Client) -> Cluster:
 
     node_count = workload_count = 0
     for node in await resources.all_of(Node):
-        for text in _tunnel_addresses(node):
+        for text in node.spec.tunnel_addresses:
             node_count += note(text, f"Node({node.metadata.name})")
     for workload in await resources.all_of(WorkloadEndpoint):
         metadata = workload.metadata
@@ -136,19 +136,6 @@ async def cluster_information(resources: Resources) -> ClusterInformation:
         return cast(ClusterInformation, (await resources.get(key)).resource)
     except NotFound as error:
         raise InvalidInput(access.told(error, key)) from None
-
-
-def _tunnel_addresses(node: Node) -> list[str]:
-    spec = node.spec
-    wireguard = spec.wireguard or {}
-    texts = [
-        spec.bgp.ipv4_ipip_tunnel_addr if spec.bgp else "",
-        spec.ipv4_vxlan_tunnel_addr,
-        spec.ipv6_vxlan_tunnel_addr,
-        str(wireguard.get("interfaceIPv4Address") or ""),
-        str(wireguard.get("interfaceIPv6Address") or ""),
-    ]
-    return [text for text in texts if text]
 
 
 def _lines(cluster: Cluster, found: Findings, each: bool, show_all: bool) -> Iterator[str]:

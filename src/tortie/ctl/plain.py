@@ -83,7 +83,7 @@ def read(
     Raises:
         TortieError: the datastore is not there, or refuses.
     """
-    prefixes = [_prefix(selected, namespace, everywhere=everywhere) for selected in chosen]
+    prefixes = [prefix(selected, namespace, everywhere=everywhere) for selected in chosen]
     found = Found()
     listings, found.revision = _listings(config, prefixes)
     for selected, listing in zip(chosen, listings, strict=True):
@@ -101,7 +101,8 @@ def read(
     return found
 
 
-def _prefix(selected: Selection, namespace: str, *, everywhere: bool) -> str:
+def prefix(selected: Selection, namespace: str, *, everywhere: bool) -> str:
+    """Of the keys of all that may be meant."""
     base = f"{RESOURCES}{plural(selected.kind)}/"
     if selected.kind not in NAMESPACED or everywhere:
         return base

@@ -26,7 +26,7 @@ from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.ipam import Block
 from tortie.model.keys import BlockKey, ResourceKey
 from tortie.model.metadata import Resource
-from tortie.model.node import IPPool, Node, NodeSpec
+from tortie.model.node import IPPool, Node
 from tortie.model.validation.terms import parsed_network
 
 PAUSE_SECONDS = 0.5
@@ -92,7 +92,7 @@ async def _delete_node(resources: Resources, key: ResourceKey, revision: int | N
     ]
     texts = [text for endpoint in endpoints for text in endpoint.spec.ip_networks]
     if node is not None:
-        texts += _tunnel_addresses(node.spec)
+        texts += node.spec.tunnel_addresses
     addresses = [network for text in texts if (network := parsed_network(text))]
     await _release_addresses(resources, host, addresses)
     await _delete_all(resources, endpoints)
@@ -119,17 +119,6 @@ async def _node(resources: Resources, key: ResourceKey, revision: int | None) ->
         return cast(Node, (await resources.get(key)).resource)
     except (NotFound, InvalidInput):
         return None
-
-
-def _tunnel_addresses(spec: NodeSpec) -> list[str]:
-    wireguard = spec.wireguard or {}
-    texts = [
-        spec.bgp.ipv4_ipip_tunnel_addr if spec.bgp else "",
-        spec.ipv4_vxlan_tunnel_addr,
-        spec.ipv6_vxlan_tunnel_addr,
-        *(wireguard.get(f"interfaceIPv{family}Address") for family in (4, 6)),
-    ]
-    return [text for text in texts if isinstance(text, str) and text]
 
 
 async def _release_addresses(resources: Resources, host: str, addresses: Iterable[Network]) -> None:

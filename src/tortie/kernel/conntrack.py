@@ -16,7 +16,6 @@ net/netfilter/nf_conntrack_netlink.c.
 import errno
 import struct
 from collections.abc import Collection, Iterable, Sequence
-from types import TracebackType
 from typing import NamedTuple
 
 import msgspec
@@ -157,12 +156,7 @@ class Conntrack:
     def __enter__(self) -> "Conntrack":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def size(self) -> TableSize:

@@ -108,20 +108,19 @@ def delete_named(name: str) -> None:
 
 def list_named() -> list[str]:
     """Names of living namespaces, sorted; leftover files are not listed."""
-    try:
-        names = sorted(os.listdir(NAMED_DIRECTORY))
-    except FileNotFoundError:
-        return []
-    return [name for name in names if is_namespace(f"{NAMED_DIRECTORY}/{name}")]
+    return [name for name in _names() if is_namespace(f"{NAMED_DIRECTORY}/{name}")]
 
 
 def list_leftovers() -> list[str]:
     """Names that have a file and no namespace, as a crash between the two leaves them."""
+    return [name for name in _names() if not is_namespace(f"{NAMED_DIRECTORY}/{name}")]
+
+
+def _names() -> list[str]:
     try:
-        names = sorted(os.listdir(NAMED_DIRECTORY))
+        return sorted(os.listdir(NAMED_DIRECTORY))
     except FileNotFoundError:
         return []
-    return [name for name in names if not is_namespace(f"{NAMED_DIRECTORY}/{name}")]
 
 
 def named_path(name: str) -> str:

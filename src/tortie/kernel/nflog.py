@@ -14,7 +14,6 @@ Source: include/uapi/linux/netfilter/nfnetlink_log.h, net/netfilter/nfnetlink_lo
 
 import errno
 import struct
-from types import TracebackType
 from typing import NamedTuple
 
 from tortie.kernel import netlink
@@ -117,12 +116,7 @@ class Nflog:
     def __enter__(self) -> "Nflog":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def read(self) -> list[Packet]:

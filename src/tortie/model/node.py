@@ -39,6 +39,18 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
     wireguard: dict[str, Any] | None = None
     addresses: tuple[NodeAddress, ...] = ()
 
+    @property
+    def tunnel_addresses(self) -> tuple[str, ...]:
+        """Those that are set, of IPIP, VXLAN and WireGuard."""
+        wireguard = self.wireguard or {}
+        texts = (
+            self.bgp.ipv4_ipip_tunnel_addr if self.bgp else "",
+            self.ipv4_vxlan_tunnel_addr,
+            self.ipv6_vxlan_tunnel_addr,
+            *(wireguard.get(f"interfaceIPv{family}Address") for family in (4, 6)),
+        )
+        return tuple(text for text in texts if isinstance(text, str) and text)
+
 
 class Node(Resource, frozen=True, kw_only=True):
     spec: NodeSpec = NodeSpec()

@@ -11,7 +11,6 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Iterable, Sequence
-from types import TracebackType
 from typing import TypeVar
 
 from tortie.kernel.netlink import (
@@ -111,12 +110,7 @@ class Rtnl:
     def __enter__(self) -> "Rtnl":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # Links.
