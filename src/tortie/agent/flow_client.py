@@ -14,7 +14,7 @@ import msgspec
 from tortie.agent.flow_record import Greeting, Question, Record
 from tortie.agent.flow_view import STAGED_TITLE, TITLES, WIDE_TITLES, as_json, merged, remarks, row
 from tortie.lib.errors import Denied, InvalidInput, TortieError, Unavailable
-from tortie.lib.ip import Network, parse_network
+from tortie.lib.ip import parsed_network
 from tortie.lib.table import aligned
 
 CONNECT_SECONDS = 5.0
@@ -290,15 +290,8 @@ def _names(wanted: str, end: str) -> bool:
     """`namespace/workload`, `workload`, an address, or a network."""
     if wanted == end or end.endswith(f"/{wanted}"):
         return True
-    network, address = _network(wanted), _network(end)
+    network, address = parsed_network(wanted), parsed_network(end)
     return network is not None and address is not None and network.contains(address)
-
-
-def _network(text: str) -> Network | None:
-    try:
-        return parse_network(text)
-    except InvalidInput:
-        return None
 
 
 def _is_port(wanted: str, record: Record) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 
 from tortie.ctl import access
 from tortie.ctl.grammar import Given
-from tortie.ctl.ipam_records import Records, network, records
+from tortie.ctl.ipam_records import Records, records
 from tortie.ctl.screen import Screen
 from tortie.ctl.version import client_version
 from tortie.datastore.client import Client
@@ -22,7 +22,7 @@ from tortie.ipam.inventory import read_inventory
 from tortie.ipam.repair import make, plan, still_wanted
 from tortie.ipam.report import Findings, Held, findings, held
 from tortie.lib.errors import InvalidInput, NotFound
-from tortie.lib.ip import Network
+from tortie.lib.ip import Network, parsed_network
 from tortie.model.endpoint import WorkloadEndpoint
 from tortie.model.keys import ResourceKey
 from tortie.model.node import ClusterInformation, IPPool, Node
@@ -105,7 +105,7 @@ async def read_cluster(client: Client) -> Cluster:
     users: dict[Network, list[str]] = {}
 
     def note(text: str, user: str) -> int:
-        where = network(text.partition("/")[0])
+        where = parsed_network(text.partition("/")[0])
         if where is None:
             return 0
         users.setdefault(where, []).append(user)
@@ -120,7 +120,9 @@ async def read_cluster(client: Client) -> Cluster:
         for text in workload.spec.ip_networks:
             user = f"Workload({metadata.namespace}/{metadata.name})"
             workload_count += note(text, user)
-    pools = [network(p.spec.cidr) for p in await resources.all_of(IPPool) if not p.spec.disabled]
+    pools = [
+        parsed_network(p.spec.cidr) for p in await resources.all_of(IPPool) if not p.spec.disabled
+    ]
     everything = [one for block in found.blocks for one in held(block)]
     known = [pool for pool in pools if pool]
     return Cluster(information, found, everything, known, users, node_count, workload_count)

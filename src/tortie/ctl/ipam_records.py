@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tortie.datastore.client import Client
 from tortie.lib.errors import InvalidInput
-from tortie.lib.ip import Network, parse_address, parse_network
+from tortie.lib.ip import Network, parse_address
 from tortie.model.codec import decode
 from tortie.model.ipam import Block
 from tortie.model.keys import IPAM, BlockKey, HandleKey, parse_key
@@ -43,11 +43,3 @@ def address(text: str) -> Network:
         return parse_address(text)
     except InvalidInput:
         raise InvalidInput(f"Invalid IP address specified: {text}") from None
-
-
-def network(text: str) -> Network | None:
-    """None: what is stored there is no network."""
-    try:
-        return parse_network(text)
-    except InvalidInput:
-        return None

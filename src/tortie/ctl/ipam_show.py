@@ -10,7 +10,7 @@ import msgspec
 from tortie.ctl import access
 from tortie.ctl.boxes import boxed
 from tortie.ctl.grammar import Given
-from tortie.ctl.ipam_records import address, network, records
+from tortie.ctl.ipam_records import address, records
 from tortie.ctl.screen import Screen
 from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources
@@ -18,6 +18,7 @@ from tortie.ipam.growth import LEAST_SECONDS, Forecast, HostUse, by_host, foreca
 from tortie.ipam.pools import parse_pools
 from tortie.ipam.report import Held, Usage, held, usage
 from tortie.lib.errors import InvalidInput
+from tortie.lib.ip import parsed_network
 from tortie.model.codec import decode
 from tortie.model.ipam import IPAMConfig
 from tortie.model.keys import IPAMConfigKey
@@ -66,9 +67,9 @@ def main(given: Given, screen: Screen) -> int:
             screen.print(boxed(_FORECAST_TITLES, [forecast_row(one) for one in foretold]))
         else:
             resources = Resources(client)
-            pools = [network(p.spec.cidr) for p in await resources.all_of(IPPool)]
+            pools = [parsed_network(p.spec.cidr) for p in await resources.all_of(IPPool)]
             reservations = await resources.all_of(IPReservation)
-            kept = [network(text) for r in reservations for text in r.spec.reserved_cidrs]
+            kept = [parsed_network(text) for r in reservations for text in r.spec.reserved_cidrs]
             used = usage([p for p in pools if p], found.blocks, [k for k in kept if k])
             rows = [
                 row

@@ -6,10 +6,9 @@ Source: Calico, libcalico-go/lib/clientv3/ippool.go.
 from collections.abc import Sequence
 
 from tortie.lib.errors import InvalidField
-from tortie.lib.ip import parse_network
+from tortie.lib.ip import parse_network, parsed_network
 from tortie.model.node import IPPool
 from tortie.model.validation.entry import titled
-from tortie.model.validation.terms import parsed_network
 
 
 def check_disjoint(pool: IPPool, others: Sequence[IPPool]) -> None:

@@ -20,14 +20,13 @@ from tortie.ipam.allocator import Allocator
 from tortie.ipam.giveback import release_host, release_pool
 from tortie.ipam.stored import list_blocks, read_kind
 from tortie.lib.errors import InvalidInput, NotFound
-from tortie.lib.ip import Network
+from tortie.lib.ip import Network, parsed_network
 from tortie.model.bgp_peer import BGPPeer
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.ipam import Block
 from tortie.model.keys import BlockKey, ResourceKey
 from tortie.model.metadata import Resource
 from tortie.model.node import IPPool, Node
-from tortie.model.validation.terms import parsed_network
 
 PAUSE_SECONDS = 0.5
 """Between disabling a pool and taking its blocks: time for Calico's own allocators, which do

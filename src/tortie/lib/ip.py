@@ -107,6 +107,14 @@ def parse_network(text: str, *, strict: bool = False) -> Network:
     return Network(family, masked, length)
 
 
+def parsed_network(text: str) -> Network | None:
+    """The network, host bits cleared; None when it is none."""
+    try:
+        return parse_network(text)
+    except InvalidInput:
+        return None
+
+
 def parse_address(text: str) -> Network:
     """Parse one address; `/32` or `/128` behind it is allowed.
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from tortie.lib.errors import InvalidInput
-from tortie.lib.ip import Network, parse_address
+from tortie.lib.ip import Network, parse_address, parsed_network
 from tortie.model.bgp_filter import BGPFilter, FilterRule, Operation
 from tortie.model.bgp_peer import BGPPeer, BGPPeerSpec
 from tortie.model.validation import terms
@@ -170,7 +170,7 @@ def _prefix_problems(
         yield Problem(f"{path}.cidr", rule.cidr, f"must have at most {most} characters")
     elif rule.cidr:
         yield from terms.network_problems(f"{path}.cidr", rule.cidr, strict=strict)
-        network = terms.parsed_network(rule.cidr)
+        network = parsed_network(rule.cidr)
         if network is not None and network.family != family:
             yield Problem(f"{path}.cidr", rule.cidr, f"must be an IPv{family} network")
     if rule.prefix_length is not None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from tortie.lib.errors import InvalidInput
-from tortie.lib.ip import Network, parse_network
+from tortie.lib.ip import Network, parse_network, parsed_network
 from tortie.model import names
 from tortie.model.endpoint import (
     IPNAT,
@@ -54,7 +54,7 @@ def node_problems(node: Node) -> Iterator[Problem]:
             yield from terms.mac_problems(f"spec.{field}", mac)
     for index, address in enumerate(spec.addresses):
         path = f"spec.addresses[{index}]"
-        if terms.parsed_network(address.address) is None:
+        if parsed_network(address.address) is None:
             yield Problem(f"{path}.address", address.address, "must be an IP address")
         if address.type:
             yield from terms.choice_problems(f"{path}.type", address.type, ADDRESS_TYPES)
@@ -86,7 +86,7 @@ def pool_problems(pool: IPPool) -> Iterator[Problem]:
         return
     # Always strict: the pool's own text is its name in many places.
     yield from terms.network_problems("spec.cidr", spec.cidr, strict=True)
-    network = terms.parsed_network(spec.cidr)
+    network = parsed_network(spec.cidr)
     if network is None:
         return
     if any(network.overlaps(other) for other in _LINK_LOCAL):
@@ -180,7 +180,7 @@ def workload_endpoint_problems(endpoint: WorkloadEndpoint) -> Iterator[Problem]:
         yield from terms.mac_problems("spec.mac", spec.mac)
     for index, text in enumerate(spec.ip_networks):
         yield from terms.address_problems(f"spec.ipNetworks[{index}]", text)
-    owned = {terms.parsed_network(text) for text in spec.ip_networks}
+    owned = {parsed_network(text) for text in spec.ip_networks}
     for index, nat in enumerate(spec.ip_nats):
         yield from _nat_problems(f"spec.ipNATs[{index}]", nat, owned)
     for family, gateway in ((4, spec.ipv4_gateway), (6, spec.ipv6_gateway)):
@@ -212,7 +212,7 @@ def _qos_problems(path: str, controls: QoSControls) -> Iterator[Problem]:
 def _nat_problems(path: str, nat: IPNAT, owned: set[Network | None]) -> Iterator[Problem]:
     yield from terms.address_problems(f"{path}.internalIP", nat.internal_ip)
     yield from terms.address_problems(f"{path}.externalIP", nat.external_ip)
-    inside, outside = terms.parsed_network(nat.internal_ip), terms.parsed_network(nat.external_ip)
+    inside, outside = parsed_network(nat.internal_ip), parsed_network(nat.external_ip)
     if inside is None or outside is None:
         return
     if inside not in owned:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tortie.lib.ip import parsed_network
 from tortie.model import names
 from tortie.model.policy import (
     DEFAULT_ALLOW_PROFILE,
@@ -148,7 +149,7 @@ def _nets_problems(path: str, side: EntityRule, rule: Rule, *, strict: bool) -> 
         for index, text in enumerate(nets):
             place = f"{path}.{field}[{index}]"
             yield from terms.network_problems(place, text, strict=strict)
-            network = terms.parsed_network(text)
+            network = parsed_network(text)
             if network is None:
                 continue
             families.setdefault(network.family, place)

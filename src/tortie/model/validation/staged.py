@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from tortie.lib.ip import parsed_network
 from tortie.model import names
 from tortie.model.staged_policy import (
     IPBlock,
@@ -81,9 +82,9 @@ def _peer_problems(path: str, peer: KubernetesPeer) -> Iterator[Problem]:
 
 
 def _block_problems(path: str, block: IPBlock) -> Iterator[Problem]:
-    whole = terms.parsed_network(block.cidr)
+    whole = parsed_network(block.cidr)
     for index, text in enumerate(block.except_):
-        part = terms.parsed_network(text)
+        part = parsed_network(text)
         if whole and part and not (whole.contains(part) and whole != part):
             yield Problem(f"{path}.except[{index}]", text, f"must be a part of {block.cidr}")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 from tortie.lib.errors import InvalidInput
-from tortie.lib.ip import Network, parse_network
+from tortie.lib.ip import parse_network, parsed_network
 from tortie.model import names
 from tortie.selector.normal import uses_global
 from tortie.selector.syntax import Global, SelectorSyntax, compile_selector
@@ -49,14 +49,6 @@ def _shown(value: Any) -> str:
         return "not given"
     text = repr(value) if not isinstance(value, tuple) else repr(list(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def parsed_network(text: str) -> Network | None:
-    """The network, host bits cleared; None when it is none."""
-    try:
-        return parse_network(text)
-    except InvalidInput:
-        return None
 
 
 def network_problems(path: str, text: str, *, strict: bool) -> Iterator[Problem]:
