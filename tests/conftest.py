@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-WITH_REAL_DAEMONS = {"attacks", "bgp", "cli", "cni", "datastore", "e2e", "faults", "kube", "netns"}
+WITH_REAL_DAEMONS = {
+    "attacks", "bgp", "cli", "cni", "datastore", "docker", "e2e", "faults", "hosts", "kube", "netns",
+}  # fmt: skip
 
 collect_ignore = [] if os.environ.get("TORTIE_RANDOM") else ["soak"]
 

@@ -171,7 +171,7 @@ def test_words_oracle_and_packets_agree(kube: KubeCluster, places: list[Place]) 
         for policy in policies:
             kube.plane.create(policy)
         try:
-            _wait_until_enforced(kube, policies)
+            _wait_until_enforced(kube, policies, places)
             expected = _by_words(policies, places)
             stored = _by_oracle(kube, places)
             differences += [
@@ -198,16 +198,11 @@ def _questions(places: list[Place]) -> Iterator[Question]:
             yield source, target, port
 
 
-def _wait_until_enforced(kube: KubeCluster, policies: list[Object]) -> None:
+def _wait_until_enforced(kube: KubeCluster, policies: list[Object], places: list[Place]) -> None:
     wanted = {network_policy(policy).key.path for policy in policies}
-    spaces = {policy["metadata"]["namespace"] for policy in policies}
-
-    def is_stored() -> bool:
-        prefix = "/calico/resources/v3/projectcalico.org/networkpolicies/"
-        found = {key for key in kube.live.entries(prefix) if "/knp.default." in key}
-        return found == wanted or bool(not spaces)
-
-    kube.until(is_stored)
+    prefix = "/calico/resources/v3/projectcalico.org/networkpolicies/"
+    ours = tuple({f"{prefix}{place.pod.namespace}/" for place in places})
+    kube.until(lambda: {key for key in kube.live.entries(prefix) if key.startswith(ours)} == wanted)
     lab_cluster.wait_enforced(kube.live.lab)
 
 
