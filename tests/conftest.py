@@ -17,7 +17,8 @@ import pytest
 from hypothesis import settings
 
 WITH_REAL_DAEMONS = {
-    "attacks", "bgp", "cli", "cni", "datastore", "docker", "e2e", "faults", "hosts", "kube", "netns",
+    "attacks", "bgp", "cli", "cni", "datastore", "docker", "e2e", "faults", "hosts", "kube",
+    "netns",
 }  # fmt: skip
 
 collect_ignore = [] if os.environ.get("TORTIE_RANDOM") else ["soak"]
