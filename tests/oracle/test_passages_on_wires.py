@@ -34,8 +34,10 @@ PEER_MACS = {UPLINK: "02:00:00:00:01:02", BACK: "02:00:00:00:01:03"}
 _LOG_PAYLOAD = 9
 """NFULA_PAYLOAD."""
 
+# A redirect quotes the packet that it is about, dropped or not: it would count as arrived.
 _ROUTES = """
 sysctl -qw net.ipv4.conf.all.rp_filter=0 net.netfilter.nf_conntrack_checksum=0
+sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.uplink.send_redirects=0
 sysctl -qw net.ipv4.conf.uplink.rp_filter=0 net.ipv4.conf.back.rp_filter=0
 ip route add 203.0.113.0/24 via 192.168.7.2
 ip -6 route add 2001:db8::/64 via fd07::2
