@@ -151,7 +151,8 @@ def test_what_docker_forgot_is_cleaned_up(hosts: Hosts, monkeypatch: pytest.Monk
     h1.run("lives", "net1")
     seconds = 60.0
     assert eventually(lambda: len(hosts.endpoints()) == 1, lambda: h1.service_log, seconds)
-    assert len(hosts.handles()) == 1
+    # Its address goes a moment after it.
+    assert eventually(lambda: len(hosts.handles()) == 1, lambda: h1.service_log)
     h1.ok("rm", "-f", "lives")
     assert eventually(lambda: not hosts.left_overs()), hosts.left_overs()
 
