@@ -18,6 +18,7 @@ from tortie.agent.loop import Loop
 from tortie.agent.ownership import Ownership
 from tortie.agent.status import Progress
 from tortie.calc.graph import Graph
+from tortie.dataplane.driver.nftables import NftablesStatistics
 from tortie.datastore.resources import key_of
 from tortie.kernel.netns import enter
 from tortie.kernel.nft.connection import Changes
@@ -67,6 +68,18 @@ class Agent:
             return result
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+
+    def ask(self, function: Callable[[], T]) -> T:
+        """Look at what only the loop's thread may look at while it runs."""
+
+        async def run() -> T:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+
+    @property
+    def nftables(self) -> NftablesStatistics:
+        return self.ask(self.field.host.dataplane.statistics).nftables
 
     def audit(self) -> None:
         """What a timer does every minute."""

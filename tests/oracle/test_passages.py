@@ -99,7 +99,7 @@ MUTANTS = {
     "host endpoints of other hosts count": wrap(
         graph, "parse_host_endpoint", lambda original, one: replace(original(one), host=HOST)
     ),
-    "host endpoints have no profiles": put(host_endpoints, "_profiles", lambda _: ()),
+    "host endpoints have no profiles": put(host_endpoints, "profiles_of", lambda _: ()),
     "the last host endpoint holds the interface": put(plain_verdict, "host_endpoint_for", _highest),
     "failsafe ports are not known": put(passage, "is_failsafe", lambda *_: False),
     "nothing is asked early": put(passage, "_early", lambda *_: None),
