@@ -79,6 +79,8 @@ class WorkloadEndpointSpec(Spec, frozen=True, kw_only=True):
     service_account_name: str = ""
     ip_networks: tuple[str, ...] = ()
     """Each a /32 or /128."""
+    allowed_ips: tuple[str, ...] = ()
+    """Those of `ip_networks` that OpenStack allows beside the port's own; DHCP offers none."""
     ip_nats: tuple[IPNAT, ...] = msgspec.field(default=(), name="ipNATs")
     ipv4_gateway: str = ""
     ipv6_gateway: str = ""

@@ -1,7 +1,5 @@
 """A virtual machine on its way from one host to another.
 
-Calico gives these fields no JSON names, so they are stored under their Go names.
-
 Source: Calico, libcalico-go/lib/apis/internalapi/livemigration.go.
 """
 
@@ -13,32 +11,32 @@ from tortie.model.limits import PRESENT, Selector
 from tortie.model.metadata import Resource, Spec
 
 
-class WorkloadIdentifier(Spec, frozen=True, kw_only=True, rename="pascal"):
+class WorkloadIdentifier(Spec, frozen=True, kw_only=True):
     hostname: str = ""
     """Ignored for Kubernetes, where the workload's id is enough."""
-    orchestrator_id: str = msgspec.field(default="", name="OrchestratorID")
-    workload_id: str = msgspec.field(default="", name="WorkloadID")
+    orchestrator_id: str = msgspec.field(default="", name="orchestratorID")
+    workload_id: str = msgspec.field(default="", name="workloadID")
 
 
-class WorkloadEndpointIdentifier(WorkloadIdentifier, frozen=True, kw_only=True, rename="pascal"):
-    endpoint_id: str = msgspec.field(default="", name="EndpointID")
+class WorkloadEndpointIdentifier(WorkloadIdentifier, frozen=True, kw_only=True):
+    endpoint_id: str = msgspec.field(default="", name="endpointID")
 
 
-class LiveMigrationSource(Spec, frozen=True, kw_only=True, rename="pascal"):
+class LiveMigrationSource(Spec, frozen=True, kw_only=True):
     """Exactly one of them."""
 
     workload: WorkloadIdentifier | None = None
     workload_endpoint: WorkloadEndpointIdentifier | None = None
 
 
-class LiveMigrationTarget(Spec, frozen=True, kw_only=True, rename="pascal"):
+class LiveMigrationTarget(Spec, frozen=True, kw_only=True):
     """Exactly one of them."""
 
     selector: Selector | None = None
     workload_endpoint: WorkloadEndpointIdentifier | None = None
 
 
-class LiveMigrationSpec(Spec, frozen=True, kw_only=True, rename="pascal"):
+class LiveMigrationSpec(Spec, frozen=True, kw_only=True):
     source: LiveMigrationSource | None = None
     target: LiveMigrationTarget | None = None
 

@@ -14,8 +14,8 @@ def _with(kind: str, **fields: Any) -> dict[str, Any]:
 
 
 _ENDPOINT = {"node": "n", "orchestrator": "lab", "workload": "w", "endpoint": "e"}
-_IDENTITY = {"Hostname": "n", "OrchestratorID": "openstack", "WorkloadID": "w", "EndpointID": "e"}
-_SOURCE = {"WorkloadEndpoint": _IDENTITY}
+_IDENTITY = {"hostname": "n", "orchestratorID": "openstack", "workloadID": "w", "endpointID": "e"}
+_SOURCE = {"workloadEndpoint": _IDENTITY}
 _TEMPLATE = {"generateName": "a", "interfaceCIDRs": ["10.0.0.0/8"]}
 
 
@@ -85,10 +85,10 @@ def _renamed(kind: str) -> dict[str, Any]:
         (_templates({**_TEMPLATE, "generateName": ""}), "templates[0].generateName: is needed"),
         (_templates(_TEMPLATE, _TEMPLATE), "templates[1].generateName: must differ"),
         (_templates({"generateName": "a"}), "templates[0].interfaceCIDRs: is needed"),
-        (_with("LiveMigration", Source=_SOURCE), "spec.Target: must have either"),
+        (_with("LiveMigration", source=_SOURCE), "spec.target: must have either"),
         (
-            _with("LiveMigration", Source={**_SOURCE, "Workload": {}}, Target={"Selector": "a"}),
-            "spec.Source: must have either",
+            _with("LiveMigration", source={**_SOURCE, "workload": {}}, target={"selector": "a"}),
+            "spec.source: must have either",
         ),
         (_endpoint(qosControls={"ingressBandwidth": 999}), "qosControls.ingressBandwidth"),
         (_endpoint(qosControls={"egressBurst": 34359738361}), "qosControls.egressBurst"),
@@ -119,7 +119,7 @@ def test_refused(made: dict[str, Any], message: str) -> None:
         _staged({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}),
         _with("StagedKubernetesNetworkPolicy", egress=[{"ports": [{"port": 5, "endPort": 5}]}]),
         _templates(_TEMPLATE, {"generateName": "b", "interfacePattern": "eth.*"}),
-        _with("LiveMigration", Source=_SOURCE, Target={"Selector": "has(a)"}),
+        _with("LiveMigration", source=_SOURCE, target={"selector": "has(a)"}),
         _endpoint(
             qosControls={
                 "ingressBandwidth": 1000, "egressBurst": 34359738360, "ingressPacketRate": 10000,

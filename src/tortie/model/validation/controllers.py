@@ -85,6 +85,6 @@ def _template_problems(path: str, endpoints: AutoHostEndpoints) -> Iterator[Prob
 def live_migration_problems(resource: LiveMigration) -> Iterator[Problem]:
     source, target = resource.spec.source, resource.spec.target
     if source is None or (source.workload is None) == (source.workload_endpoint is None):
-        yield Problem("spec.Source", None, "must have either Workload or WorkloadEndpoint")
+        yield Problem("spec.source", None, "must have either workload or workloadEndpoint")
     if target is None or (target.selector is None) == (target.workload_endpoint is None):
-        yield Problem("spec.Target", None, "must have either Selector or WorkloadEndpoint")
+        yield Problem("spec.target", None, "must have either selector or workloadEndpoint")
