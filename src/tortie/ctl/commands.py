@@ -147,7 +147,8 @@ COMMANDS = (
         "validate", "tortie.ctl.validate", "check files without a datastore", flags=_FILES,
     ),
     Command(
-        "convert", "tortie.ctl.convert", "print policies of Kubernetes as resources of this API",
+        "convert", "tortie.ctl.convert",
+        "print Kubernetes' policies, or Calico's API v1, as resources of today",
         flags=(
             _FILE, _RECURSIVE, _NAMESPACE,
             Flag("output", "yaml or json; yaml", short="o", value="FORMAT",
@@ -157,7 +158,9 @@ COMMANDS = (
         examples=(("convert -f policy.yaml", "as YAML that apply takes"),),
         notes=(
             "Known are NetworkPolicy, ClusterNetworkPolicy, AdminNetworkPolicy and "
-            "BaselineAdminNetworkPolicy. What has no like here is named on standard error.",
+            "BaselineAdminNetworkPolicy of Kubernetes, and policy, profile, ipPool, bgpPeer, "
+            "hostEndpoint, workloadEndpoint and node of Calico's API before v3.0. What has no like "
+            "here is named on standard error.",
         ),
     ),
     Command(

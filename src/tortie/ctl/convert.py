@@ -1,4 +1,7 @@
-"""`tortie convert`: policies of Kubernetes as resources of this API, on standard output."""
+"""`tortie convert`: policies of Kubernetes, and Calico's resources before v3.0, as today's.
+
+On standard output, for `apply`.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,9 @@ from tortie.model.kubernetes.network_policy import network_policy
 from tortie.model.metadata import API_VERSION, Resource
 from tortie.model.validation.defaults import with_defaults
 from tortie.model.validation.entry import check
+from tortie.model.version1 import conversion as version1
 
 CLUSTER_KINDS = ("AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy")
-
-_OLD = "Calico's API before v3.0 is not known here; calicoctl convert of v3.x knows it"
 
 
 def main(given: Given, screen: Screen) -> int:
@@ -66,8 +68,9 @@ def _converted(item: Item, given: Given) -> tuple[Resource, tuple[str, ...]]:
     namespace = given.text("namespace") or DEFAULT_NAMESPACE
     if version == API_VERSION:
         return documents.read(item, namespace, complete=strict).resource, ()
-    if version == "v1" and kind[:1].islower():
-        raise InvalidInput(_OLD)
+    if version == "v1" and kind in version1.STRUCTS:
+        old = documents.as_struct(item, kind, version1.STRUCTS[kind])
+        return _finished(version1.convert(old), strict=strict), ()
     convert: Callable[[Any], Any]
     if version.startswith("networking.k8s.io/") and kind == "NetworkPolicy":
         convert, metadata = network_policy, value.get("metadata")
@@ -76,10 +79,21 @@ def _converted(item: Item, given: Given) -> tuple[Resource, tuple[str, ...]]:
     elif version.startswith("policy.networking.k8s.io/") and kind in CLUSTER_KINDS:
         convert = cluster_policy
     else:
-        known = f"NetworkPolicy, {', '.join(CLUSTER_KINDS)} of Kubernetes and {API_VERSION}"
+        known = (
+            f"NetworkPolicy, {', '.join(CLUSTER_KINDS)} of Kubernetes, "
+            f"{', '.join(version1.STRUCTS)} of Calico's v1, and {API_VERSION}"
+        )
         raise InvalidInput(f"{kind} of {version} cannot be converted; known: {known}")
     found = convert(value)
-    resource = with_defaults(found.resource)
+    return _finished(found.resource, strict=strict), found.problems
+
+
+def _finished(resource: Resource, *, strict: bool) -> Resource:
+    """
+    Raises:
+        InvalidInput: it is not valid, and `strict`.
+    """
+    resource = with_defaults(resource)
     if strict:
         check(resource)
-    return resource, found.problems
+    return resource

@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import msgspec
 
@@ -27,6 +27,8 @@ from tortie.model.validation.entry import titled
 DEFAULT_NAMESPACE = "default"
 
 LIST_API_VERSIONS = ("v1", API_VERSION)
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class InvalidFile(InvalidInput):
@@ -156,15 +158,18 @@ def _trees(raw: bytes, source: str) -> list[Positioned]:
 
 
 def _items(tree: Positioned) -> Iterator[tuple[str, Any]]:
-    """The document itself, or the entries of a list, with their paths in the document."""
-    value = tree.value
-    if isinstance(value, dict) and _is_list(value):
-        items = value.get("items")
-        if isinstance(items, list):
-            for index, item in enumerate(items):
-                yield f"items[{index}]", item
-            return
-    yield "", value
+    """The document itself, or the entries of a list, with their paths in the document.
+
+    A list may be bare, as calicoctl before v3.0 wrote it.
+    """
+    value, path = tree.value, ""
+    if isinstance(value, dict) and _is_list(value) and isinstance(value.get("items"), list):
+        value, path = value["items"], "items"
+    if not isinstance(value, list):
+        yield "", value
+        return
+    for index, item in enumerate(value):
+        yield f"{path}[{index}]", item
 
 
 def _is_list(value: dict[str, Any]) -> bool:
@@ -182,15 +187,8 @@ def read(reader: Item, namespace: str, *, complete: bool) -> Document:
     """
     kind = _kind(reader, reader.value)
     struct = TYPES[kind]
-    unknown = list(_unknown_fields(struct, reader.value, ""))
-    if unknown:
-        raise InvalidFile([reader.at(p, f"{kind}: {message}", key=True) for p, message in unknown])
-    given = _given(reader.value)
-    try:
-        resource: Resource = msgspec.convert(given, struct)
-    except msgspec.ValidationError as error:
-        raise InvalidFile([_wrong_value(reader, kind, struct, error)]) from error
-    if complete and (missing := list(_missing(struct, given, ""))):
+    resource: Resource = as_struct(reader, kind, struct)
+    if complete and (missing := list(_missing(struct, _given(reader.value), ""))):
         raise InvalidFile([reader.at(p, f"{kind}: {message}") for p, message in missing])
     resource = _in_namespace(resource, kind, namespace)
     if not complete:
@@ -203,6 +201,21 @@ def read(reader: Item, namespace: str, *, complete: bool) -> Document:
         title = titled(resource)
         raise InvalidFile([reader.at(p.path, f"{title}: {p}") for p in problems])
     return Document(resource, reader)
+
+
+def as_struct(reader: Item, kind: str, struct: type[S]) -> S:
+    """The item by its struct: no field that it has not, and each of the right type.
+
+    Raises:
+        InvalidFile: with every unknown field, or with the first wrong value.
+    """
+    unknown = list(_unknown_fields(struct, reader.value, ""))
+    if unknown:
+        raise InvalidFile([reader.at(p, f"{kind}: {message}", key=True) for p, message in unknown])
+    try:
+        return msgspec.convert(_given(reader.value), struct)
+    except msgspec.ValidationError as error:
+        raise InvalidFile([_wrong_value(reader, kind, struct, error)]) from error
 
 
 def _given(value: Any) -> Any:

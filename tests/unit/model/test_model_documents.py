@@ -37,7 +37,7 @@ def _message(text: str) -> str:
             "apiVersion: v1\nkind: Node\n",
             "f.yaml:1:13: Node: apiVersion 'v1' is wrong; it must be 'projectcalico.org/v3'",
         ),
-        ("- 1\n", "f.yaml:1:1: a resource is a mapping with kind, metadata and spec"),
+        ("- 1\n", "f.yaml:1:3: a resource is a mapping with kind, metadata and spec"),
         (
             POLICY + "spec:\n  ingres: []\n",
             "f.yaml:6:3: NetworkPolicy: spec.ingres: field in document is not recog"
