@@ -14,11 +14,12 @@ A write either happened, did not happen, or nobody knows: in the last case the
 What keys and values mean is the model's business, not ours.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from tortie.lib.errors import InvalidInput, TortieError
+
+# asyncio is imported where it is needed: there are users of these tuples without a loop.
 
 MAX_OPERATIONS = 128
 """Compares or operations in one transaction: etcd's `--max-txn-ops` default."""
@@ -170,6 +171,8 @@ class Lease:
     """
 
     def __init__(self, lease_id: int, ttl_seconds: float) -> None:
+        import asyncio
+
         self.id = lease_id
         self.ttl_seconds = ttl_seconds
         self.lost = asyncio.Event()
@@ -184,6 +187,8 @@ class Lease:
         Args:
             renew: false once the store no longer knows the lease.
         """
+        import asyncio
+
         delay = self.ttl_seconds / 3
         while True:
             await asyncio.sleep(delay)

@@ -1,0 +1,409 @@
+"""etcd v3 by its JSON gateway over `http.client`: synchronous, for any thread and process.
+
+A connection serves one request at a time. Idle ones wait in a pool that belongs to the process
+that made it: after a fork the child begins with an empty one and closes what it inherited. No
+lock is held anywhere, so a fork never inherits one; a deque's ends are atomic. That suits
+threads, and eventlet, where everything that blocks here is a patched socket.
+
+Endpoints are tried in turn, beginning with the one that answered last. What was not sent is
+safe to send to the next; a write that was sent and not answered may have happened, and says so
+(`maybe_applied`). The gateway knows users by token only, not by certificates' names.
+
+Source: etcd, api/etcdserverpb/rpc.swagger.json.
+"""
+
+import http.client
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import msgspec
+
+from tortie.datastore.client import (
+    PAGE_ENTRIES,
+    Delete,
+    Entry,
+    Get,
+    Operation,
+    Page,
+    Put,
+    Response,
+    Txn,
+    TxnResult,
+    check_transaction,
+)
+from tortie.datastore.etcd.status import LOGIN_NOT_WANTED, StaleToken, judge
+from tortie.lib.errors import NotFound, TortieError, Unavailable
+from tortie.openstack import gateway_messages as messages
+from tortie.openstack.gateway_watch import Watch
+from tortie.openstack.settings import Settings
+
+if TYPE_CHECKING:
+    import ssl
+
+    from tortie.datastore.etcd.tls import TLSFiles
+
+CONNECT_SECONDS = 5.0
+IDLE_CONNECTIONS = 16
+"""Kept of what a burst of threads opened."""
+IDLE_SECONDS = 60.0
+"""Longer than that nothing in between may remember the connection."""
+
+M = TypeVar("M", bound=msgspec.Struct)
+
+
+class AlreadyCompacted(TortieError):
+    """Somebody compacted to there, or further, before."""
+
+
+class Login(NamedTuple):
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Login({self.username!r}, …)"
+
+
+class _Idle(NamedTuple):
+    connection: http.client.HTTPConnection
+    endpoint: int
+    """Its index."""
+    since: float
+
+
+class Gateway:
+    """A client of one etcd cluster; may be shared by threads and inherited by forks.
+
+    Args:
+        endpoints: hosts and ports, at least one.
+        timeout_seconds: for each request, once connected.
+
+    Every method may raise:
+        Unavailable: no endpoint answers, or etcd is busy; `maybe_applied` on writes.
+        Denied: credentials are missing, wrong or not enough.
+        InvalidInput: etcd does not take it, or a certificate's file is none.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[tuple[str, int]],
+        *,
+        tls: "TLSFiles | None" = None,
+        login: Login | None = None,
+        timeout_seconds: float = 60.0,
+    ) -> None:
+        self._endpoints = tuple(endpoints)
+        self._tls = tls
+        self._login = login
+        self._timeout_seconds = timeout_seconds
+        self._token: str | None = None
+        """None: not asked for yet; empty: etcd has no authentication."""
+        self._preferred = 0
+        self._pid = os.getpid()
+        self._idle: deque[_Idle] = deque()
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Gateway":
+        tls = None
+        if settings.etcd_scheme == "https":
+            from tortie.datastore.etcd.tls import TLSFiles
+
+            tls = TLSFiles(
+                *(
+                    Path(name) if name else None
+                    for name in (
+                        settings.etcd_ca_cert_file,
+                        settings.etcd_cert_file,
+                        settings.etcd_key_file,
+                    )
+                )
+            )
+        login = None
+        if settings.etcd_username:
+            login = Login(settings.etcd_username, settings.etcd_password or "")
+        timeout_seconds = float(settings.etcd_timeout)
+        return cls(settings.endpoints, tls=tls, login=login, timeout_seconds=timeout_seconds)
+
+    # --- keys ---
+
+    def get(self, key: str) -> Entry | None:
+        found = self._call("kv/range", messages.range_request(key), messages.RangeResponse)
+        return found.kvs[0].entry if found.kvs else None
+
+    def get_all(self, keys: Sequence[str]) -> Sequence[Entry | None]:
+        """Several keys as of one revision, in their order; at most what a transaction holds."""
+        result = self.transact(Txn(success=[Get(key) for key in keys]))
+        return [response.entry for response in result.responses]
+
+    def pages(self, prefix: str, *, keys_only: bool = False) -> Iterator[Page]:
+        """Everything under `prefix` as of one revision, ordered by key; at least one page.
+
+        Raises:
+            Compacted: it took so long that the revision is gone.
+        """
+        start, revision = prefix, 0
+        while True:
+            request = messages.range_request(
+                start, prefix, limit=PAGE_ENTRIES, revision=revision, keys_only=keys_only
+            )
+            found = self._call("kv/range", request, messages.RangeResponse)
+            revision = revision or found.header.revision
+            entries = [kv.entry for kv in found.kvs]
+            yield Page(entries, revision, f"{found.header.cluster_id:x}", found.more)
+            if not found.more or not entries:
+                return
+            start = entries[-1].key + "\0"
+
+    def transact(self, txn: Txn) -> TxnResult:
+        check_transaction(txn)
+        branches = (*txn.success, *txn.otherwise)
+        writes = any(isinstance(operation, Put | Delete) for operation in branches)
+        found = self._call("kv/txn", messages.txn_request(txn), messages.TxnResponse, writes=writes)
+        done: Sequence[Operation] = txn.success if found.succeeded else txn.otherwise
+        responses = [
+            _response(operation, answer)
+            for operation, answer in zip(done, found.responses, strict=True)
+        ]
+        return TxnResult(found.succeeded, found.header.revision, responses)
+
+    def revision(self) -> int:
+        """The store's newest revision."""
+        request = messages.range_request("\0", keys_only=True, limit=1)
+        return self._call("kv/range", request, messages.RangeResponse).header.revision
+
+    def compact(self, revision: int) -> None:
+        """Forget history before `revision`; no error if that is done already."""
+        with suppress(AlreadyCompacted):
+            self._call("kv/compaction", {"revision": revision}, messages.Anything, writes=True)
+
+    # --- leases ---
+
+    def grant(self, ttl_seconds: int) -> int:
+        """The id of a new lease, which ends unless `keep_alive` is called in time."""
+        request = {"TTL": ttl_seconds}
+        return self._call("lease/grant", request, messages.LeaseResponse, writes=True).lease_id
+
+    def keep_alive(self, lease_id: int) -> int:
+        """Renew a lease: the seconds that it has again, 0 when there is no such lease."""
+        request = {"ID": lease_id}
+        found = self._call("lease/keepalive", request, messages.KeepAliveResponse)
+        return max(found.result.ttl, 0)
+
+    def revoke(self, lease_id: int) -> None:
+        """End it, with its keys; no error if it is gone."""
+        with suppress(NotFound):
+            self._call("lease/revoke", {"ID": lease_id}, messages.Anything, writes=True)
+
+    # --- watching ---
+
+    def watch(self, prefix: str, from_revision: int) -> Watch:
+        """Changes under `prefix` from `from_revision` on; close it when done."""
+        request = msgspec.json.encode(messages.watch_request(prefix, from_revision))
+        last: TortieError | None = None
+        for _ in range(2):
+            connection, endpoint = self._connected()
+            try:
+                response = self._send(connection, "watch", request)
+                if response.status == http.client.OK:
+                    return Watch(connection, response, self._name(endpoint))
+                last = self._error(response.status, response.read(), endpoint, writes=False)
+            except (OSError, http.client.HTTPException) as error:
+                last = self._lost(endpoint, error, writes=False)
+            connection.close()
+            if not isinstance(last, StaleToken):
+                break
+            self._token = None
+        assert last is not None
+        raise last
+
+    def close(self) -> None:
+        """Close what is idle; what is in use closes when its request ends."""
+        for idle in self._mine():
+            idle.connection.close()
+        self._idle = deque(maxlen=0)
+
+    # --- how ---
+
+    def _call(self, path: str, request: Any, kind: type[M], *, writes: bool = False) -> M:
+        body = msgspec.json.encode(request)
+        for attempt in (0, 1):
+            try:
+                return self._attempt(path, body, kind, writes)
+            except StaleToken:
+                if attempt or self._login is None:
+                    raise
+                self._token = None  # expired, or etcd was restarted: it was refused, so not applied
+        raise AssertionError("unreachable")
+
+    def _attempt(self, path: str, body: bytes, kind: type[M], writes: bool) -> M:
+        """On an idle connection, or on a new one to whatever endpoint answers."""
+        last: TortieError | None = None
+        for _ in range(1 + len(self._endpoints)):
+            connection, endpoint = self._connected()
+            try:
+                response = self._send(connection, path, body)
+                answer = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                last = self._lost(endpoint, error, writes)
+                if writes or isinstance(error, TimeoutError):
+                    break
+                continue
+            if response.status != http.client.OK:
+                self._give_back(connection, endpoint, response)
+                raise self._error(response.status, answer, endpoint, writes)
+            self._give_back(connection, endpoint, response)
+            return self._decoded(kind, answer, endpoint, writes)
+        assert last is not None
+        raise last
+
+    def _send(
+        self, connection: http.client.HTTPConnection, path: str, body: bytes
+    ) -> http.client.HTTPResponse:
+        headers = {"Content-Type": "application/json"}
+        if self._login is not None and path != "auth/authenticate":
+            token = self._authenticate() if self._token is None else self._token
+            if token:
+                headers["Authorization"] = token
+        connection.request("POST", f"/v3/{path}", body, headers)
+        return connection.getresponse()
+
+    def _authenticate(self) -> str:
+        assert self._login is not None
+        username, password = self._login
+        request = msgspec.json.encode({"name": username, "password": password})
+        try:
+            found = self._attempt("auth/authenticate", request, messages.TokenResponse, False)
+        except TortieError as error:
+            if LOGIN_NOT_WANTED not in str(error):
+                raise
+            self._token = ""  # it refuses any token, while it has no use for them
+            return ""
+        if not (found.token.isascii() and found.token.isprintable()):
+            raise Unavailable("whatever answers is no etcd: its token is no text")
+        self._token = found.token
+        return found.token
+
+    def _mine(self) -> deque[_Idle]:
+        """The pool of this process; a fork's child starts anew."""
+        if self._pid != os.getpid():
+            self._idle = deque()  # closes the inherited descriptors, and not the connections
+            self._pid = os.getpid()
+        return self._idle
+
+    def _connected(self) -> tuple[http.client.HTTPConnection, int]:
+        """
+        Raises:
+            Unavailable: no endpoint takes connections.
+        """
+        pool = self._mine()
+        while pool:
+            with suppress(IndexError):  # another thread took the last one
+                connection, endpoint, since = pool.pop()
+                if time.monotonic() - since < IDLE_SECONDS and not _is_stale(connection):
+                    return connection, endpoint
+                connection.close()
+        reasons = []
+        for turn in range(len(self._endpoints)):
+            endpoint = (self._preferred + turn) % len(self._endpoints)
+            connection = self._new(endpoint)
+            try:
+                connection.connect()
+            except OSError as error:
+                connection.close()
+                reasons.append(f"{self._name(endpoint)}: {error.strerror or error}")
+                continue
+            assert connection.sock is not None
+            connection.sock.settimeout(self._timeout_seconds)
+            self._preferred = endpoint
+            return connection, endpoint
+        raise Unavailable(f"no etcd answers ({'; '.join(reasons)})")
+
+    def _new(self, endpoint: int) -> http.client.HTTPConnection:
+        host, port = self._endpoints[endpoint]
+        timeout_seconds = min(CONNECT_SECONDS, self._timeout_seconds)
+        if self._tls is None:
+            return http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+        return http.client.HTTPSConnection(
+            host, port, timeout=timeout_seconds, context=self._context(self._tls)
+        )
+
+    def _context(self, tls: "TLSFiles") -> "ssl.SSLContext":
+        from tortie.datastore.etcd.tls import client_context
+
+        # Files are read for each connection: certificates are renewed without a restart.
+        context = client_context(tls)
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    def _give_back(
+        self,
+        connection: http.client.HTTPConnection,
+        endpoint: int,
+        response: http.client.HTTPResponse,
+    ) -> None:
+        pool = self._mine()
+        if response.will_close or len(pool) >= IDLE_CONNECTIONS:
+            connection.close()
+        else:
+            pool.append(_Idle(connection, endpoint, time.monotonic()))
+
+    def _lost(self, endpoint: int, error: Exception, writes: bool) -> TortieError:
+        self._preferred = (endpoint + 1) % len(self._endpoints)
+        reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or "closed"
+        text = f"etcd at {self._name(endpoint)}: connection lost: {reason}"
+        return Unavailable(text, maybe_applied=writes)
+
+    def _error(self, status: int, answer: bytes, endpoint: int, writes: bool) -> TortieError:
+        try:
+            refused = messages.decode(messages.Refusal, answer)
+        except msgspec.MsgspecError:
+            refused = messages.Refusal()
+        text = refused.message or refused.error
+        if not text:
+            return Unavailable(
+                f"etcd at {self._name(endpoint)}: HTTP status {status}, and no reason",
+                maybe_applied=writes,
+            )
+        if "user name is empty" in text and self._login is not None:
+            return StaleToken(text)  # authentication was switched on since we asked
+        if "required revision has been compacted" in text and writes:
+            return AlreadyCompacted(text)
+        return judge(refused.code, text, self._name(endpoint), writes=writes)
+
+    def _decoded(self, kind: type[M], answer: bytes, endpoint: int, writes: bool) -> M:
+        try:
+            return messages.decode(kind, answer)
+        except msgspec.MsgspecError as error:
+            raise Unavailable(
+                f"whatever answers at {self._name(endpoint)} is no etcd that we know: {error}",
+                maybe_applied=writes,
+            ) from None
+
+    def _name(self, endpoint: int) -> str:
+        host, port = self._endpoints[endpoint]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_stale(connection: http.client.HTTPConnection) -> bool:
+    """Did the other side close it? There is nothing to read on one that merely waits."""
+    if connection.sock is None:
+        return True
+    try:
+        return bool(select.select([connection.sock], [], [], 0)[0])
+    except (OSError, ValueError):  # ValueError: more descriptors than select can name
+        return False
+
+
+def _response(operation: Operation, answer: messages.OperationResponse) -> Response:
+    if isinstance(operation, Get):
+        kvs = answer.response_range.kvs if answer.response_range is not None else []
+        return Response(entry=kvs[0].entry if kvs else None)
+    if isinstance(operation, Delete) and answer.response_delete_range is not None:
+        return Response(deleted=answer.response_delete_range.deleted)
+    return Response()
