@@ -10,6 +10,7 @@ from tests.netns.dataplane_host import ALLOW_ALL, Host, Workload, hears, tier, w
 from tests.netns.outside import THIS_HOST, machines, udp
 
 from tortie.dataplane.rules import names
+from tortie.dataplane.rules.names import Place
 from tortie.dataplane.settings import ProtoPort, Settings
 from tortie.desired.host_endpoint import HostEndpoint
 from tortie.desired.kinds import Kind
@@ -21,6 +22,7 @@ from tortie.kernel.nft.objects import Element
 from tortie.kernel.nft.operations import AddElements, AddRule, Operation
 from tortie.kernel.nft.transaction import Transaction
 from tortie.lib.errors import KernelRefused
+from tortie.lib.ip import parse_network
 
 pytestmark = pytest.mark.usefixtures("netns")
 
@@ -302,3 +304,78 @@ def test_a_refused_list_of_a_host_endpoint_drops_all_but_failsafe_ports(mute: bo
         assert udp(other, THIS_HOST, other.near[4], 8080)
         assert not host.dataplane.refused
     host.close()
+
+
+@pytest.mark.parametrize("mute", [False, True])
+@pytest.mark.parametrize("interface", ["up1", "*"])
+@pytest.mark.parametrize("place", ["host", "forward", "pre-dnat"])
+def test_a_refused_host_endpoint_drops_all_but_failsafe_ports(
+    mute: bool, interface: str, place: Place
+) -> None:
+    """Its entry is what the kernel does not take: neither may it fall to another endpoint's."""
+    settings = Settings(host="h1", failsafe_inbound=(ProtoPort(UDP, 22),))
+    host = Host(settings)
+    host.nft.close()
+    nft = SpoiltNft.open()
+    assert isinstance(nft, SpoiltNft)
+    host.nft = nft
+    host.restart()
+    rule = (Rule("Allow"),)
+    open_list = PolicyList((tier(host.policy("open", ingress=rule, egress=rule)),))
+    early = PolicyList((tier(host.policy("early", ingress=rule), default="Pass"),))
+    with machines(host, "up0", "up1") as (one, other):
+        nft.mute = mute
+        key = interface.encode().ljust(16, b"\0")
+        nft.spoil = spoilt_element(names.lists_map("ingress", place), key)
+        for name, link in (("sound", "up0"), ("bad", interface), ("other", "lo")):
+            endpoint = HostEndpoint(link, ingress=open_list, egress=open_list, pre_dnat=early)
+            host.update(Kind.HOST_ENDPOINT, name, endpoint)
+        host.apply()
+        assert nft.refused, "the fault fired"
+        assert list(host.dataplane.refused) == ["host endpoint bad"]
+        assert udp(one, THIS_HOST, one.near[4], 8080), "the sound one is in force"
+        assert not udp(other, THIS_HOST, other.near[4], 8080)
+        assert not udp(THIS_HOST, other, other.address(4), 8080)
+        assert not udp(one, other, other.address(4), 8080), "nothing passes by there"
+        assert udp(other, THIS_HOST, other.near[4], 22)
+        assert host.dataplane.in_sync
+        nft.spoil = untouched
+        host.resync()
+        assert udp(other, THIS_HOST, other.near[4], 8080)
+        assert udp(one, other, other.address(4), 8080)
+        assert not host.dataplane.refused
+        nft.spoil = spoilt_element(names.lists_map("ingress", place), key)
+        host.update(Kind.HOST_ENDPOINT, "bad", None)
+        host.apply()
+        assert not host.dataplane.refused
+    host.close()
+
+
+@pytest.mark.parametrize("mute", [False, True])
+@pytest.mark.parametrize("what", ["rule", "element", "entry"])
+def test_refused_sources_leave_the_endpoint_its_own(scene: Scene, mute: bool, what: str) -> None:
+    host = scene.host
+    host.settings = Settings(host="h1", other_sources=True)
+    host.restart()
+    host.allow_all_profile()
+    for one in (scene.a, scene.b, scene.c):
+        host.endpoint(one)
+    prefix = parse_network("203.0.113.0/24")
+    known = scene.a.endpoint(*[PolicyList(profiles=(ALLOW_ALL,))] * 2)
+    host.update(Kind.ENDPOINT, scene.a.id, replace(known, sources=(prefix,)))
+    scene.nft.mute = mute
+    scene.nft.spoil = {
+        "rule": spoilt_rules(names.source_chain((prefix,))),
+        "element": spoilt_element(names.source_set((prefix,), 4), prefix.packed),
+        "entry": spoilt_element(names.SOURCE_CHAINS, names.source_list_id((prefix,))),
+    }[what]
+    host.apply()
+    assert scene.nft.refused, "the fault fired"
+    assert list(host.dataplane.refused) == ["sources 203.0.113.0/24"]
+    scene.a.run("ip addr add 203.0.113.7/32 dev lo")
+    assert hears(scene.a, scene.b, 80), "from its own address"
+    assert not hears(scene.a, scene.b, 80, source="203.0.113.7")
+    scene.nft.spoil = untouched
+    host.resync()
+    assert not host.dataplane.refused
+    assert hears(scene.a, scene.b, 80, source="203.0.113.7")

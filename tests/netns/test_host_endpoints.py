@@ -412,6 +412,22 @@ def test_an_endpoint_of_all_interfaces_has_no_untracked_lists(host: Host, outsid
 # Before destination NAT.
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_without_pre_dnat_policy_of_its_own_an_interface_has_that_of_all(
+    host: Host, outside: Machine, family: int
+) -> None:
+    """As in Calico; the other lists of its own endpoint count, empty or not."""
+    every = early(host.policy("every", ingress=to(WEB, "Deny")))
+    own = early(host.policy("own", ingress=to(WEB + 1, "Deny")))
+    give(host, "all", interface="*", pre_dnat=every)
+    give(host, ingress=OPEN, egress=OPEN)
+    assert not comes_in(outside, family, WEB)
+    assert comes_in(outside, family, WEB + 1)
+    give(host, ingress=OPEN, egress=OPEN, pre_dnat=own)
+    assert comes_in(outside, family, WEB)
+    assert not comes_in(outside, family, WEB + 1)
+
+
 @pytest.fixture
 def published(host: Host, outside: Machine, workload: Workload) -> Workload:
     """A foreign table that publishes the workload's WEB at this host's WEB + 1."""
@@ -643,7 +659,7 @@ def test_another_known_list_is_a_change_of_elements(host: Host, outside: Machine
     give(host, ingress=OPEN, egress=OPEN)
     give(host, "second", interface="up2", ingress=OPEN, egress=OPEN)
     after = host.rules()
-    assert comes_in(outside, 4, WEB + 1)
+    assert comes_in(outside, 4, WEB + 2)
     assert all(after[handle] == rule for handle, rule in before.items() if handle in after)
     assert not after.keys() - before.keys(), "no rule is new"
 

@@ -203,6 +203,12 @@ PARAMETERS = (
     ),
     Parameter("AllowVXLANPacketsFromWorkloads", "allowVXLANPacketsFromWorkloads", _bool, False),
     Parameter("AllowIPIPPacketsFromWorkloads", "allowIPIPPacketsFromWorkloads", _bool, False),
+    Parameter(
+        "WorkloadSourceSpoofing",
+        "workloadSourceSpoofing",
+        _one_of("Disabled", "Any"),
+        "Disabled",
+    ),
     Parameter("VXLANPort", "vxlanPort", _number(1, 65535), 4789),
     Parameter("Ipv6Support", "ipv6Support", _bool, True),
     Parameter(

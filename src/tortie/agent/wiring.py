@@ -137,6 +137,7 @@ def build_dataplane(
         allow_vxlan_from_workloads=config["AllowVXLANPacketsFromWorkloads"],
         allow_ipip_from_workloads=config["AllowIPIPPacketsFromWorkloads"],
         vxlan_port=config["VXLANPort"],
+        other_sources=config["WorkloadSourceSpoofing"] == "Any",
         mark_mask=config["NftablesMarkMask"],
         log_prefix=config["LogPrefix"],
         log_limit=rate

@@ -117,6 +117,7 @@ def _open(
         egress,
         workload.floating,
         workload.limits,
+        workload.sources,
     )
 
 

@@ -29,7 +29,7 @@ from tortie.calc.rule_scanner import (
 from tortie.desired.endpoint import FloatingAddress, Host, Limits, Pool
 from tortie.desired.policy import Policy, PolicyId
 from tortie.lib.errors import InvalidInput
-from tortie.lib.ip import Network, parse_address, parse_network
+from tortie.lib.ip import Network, outermost, parse_address, parse_network
 from tortie.model.endpoint import (
     IPNAT,
     NAMESPACE_LABEL,
@@ -120,6 +120,8 @@ class Workload(msgspec.Struct, frozen=True):
     labelled: Labelled
     floating: tuple[FloatingAddress, ...] = ()
     limits: Limits = Limits()
+    sources: tuple[Network, ...] = ()
+    """See `desired.endpoint.Endpoint`."""
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -254,6 +256,7 @@ def parse_workload_endpoint(
         labelled=Labelled(labels, spec.profiles, member),
         floating=floating,
         limits=limits_of(spec.qos_controls),
+        sources=tuple(outermost(map(parse_network, spec.allow_spoofed_source_prefixes))),
     )
 
 

@@ -43,6 +43,7 @@ from tortie.dataplane.manager.policy import PolicyManager
 from tortie.dataplane.manager.refusal import Refusals
 from tortie.dataplane.manager.route import RouteManager
 from tortie.dataplane.manager.seen import Seen, SeenManager
+from tortie.dataplane.manager.source import SourceManager
 from tortie.dataplane.rules import static
 from tortie.dataplane.settings import Settings
 from tortie.desired.endpoint import EndpointId
@@ -131,6 +132,7 @@ class Dataplane:
         self._policies = policies = PolicyManager(inet, settings)
         self._endpoints = EndpointManager(inet, arp, policies, self._neighbours, settings)
         self._floating = FloatingManager(inet, settings)
+        sources = SourceManager(inet, self._links, settings)
         self._shapers = ShaperDriver(rtnl, self._links)
         limits = LimitManager(inet, self._shapers, settings)
         self._host_endpoints = HostEndpointManager(inet, policies, settings)
@@ -141,14 +143,16 @@ class Dataplane:
             self._links, self._endpoints, policies, ip_sets, self._host_endpoints, settings
         )
         self._connections = ConnectionManager(self._endpoints, policies, ip_sets)
-        self._refusals = Refusals(self._nft, policies, self._endpoints, ip_sets, limits)
+        self._refusals = Refusals(
+            self._nft, policies, self._endpoints, ip_sets, limits, sources, self._host_endpoints
+        )
         self._managers: dict[Kind, tuple[Manager, ...]] = {
             Kind.POOL: (masquerade, ip_sets),
             Kind.HOST: (masquerade,),
             Kind.IP_SET: (ip_sets,),
             Kind.IP_SET_MEMBER: (ip_sets,),
             Kind.POLICY: (policies,),
-            Kind.ENDPOINT: (self._endpoints, self._floating, limits),
+            Kind.ENDPOINT: (sources, self._endpoints, self._floating, limits),
             Kind.HOST_ENDPOINT: (self._host_endpoints,),
             Kind.STAGED_POLICY: (self._seen,),
             Kind.STAGED_ENDPOINT: (self._seen,),

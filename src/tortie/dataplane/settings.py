@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_vxlan_from_workloads: bool = False
     allow_ipip_from_workloads: bool = False
     vxlan_port: int = 4789
+    other_sources: bool = False
+    """Let workloads send from the prefixes that their endpoints name, too."""
     mark_mask: int = 0xFFFF0000
     """Bits of the packet mark that are ours; at least three."""
     log_prefix: str = "calico-packet"

@@ -74,6 +74,9 @@ class Endpoint(msgspec.Struct, frozen=True):
     floating: tuple[FloatingAddress, ...] = ()
     """Several endpoints may claim one: the lowest `EndpointId` has it."""
     limits: Limits = Limits()
+    sources: tuple[Network, ...] = ()
+    """What it may send from beside its own addresses, where the host lets any do so; sorted, and
+    none within another."""
 
 
 class Host(msgspec.Struct, frozen=True):

@@ -4,7 +4,8 @@
 them. Every new packet is asked:
 
 1. where it comes in at a host endpoint, before connection tracking: its untracked list; and, by
-   the destination before translation, its pre-DNAT list. Failsafe ports are not asked. What is
+   the destination before translation, its pre-DNAT list; if that has nothing in it, the one of
+   the host endpoint of all interfaces. Failsafe ports are not asked. What is
    allowed here is not asked again by that host endpoint's lists below.
 2. for the host: from a workload its egress list, and then the endpoint-to-host action; else the
    host endpoint's ingress list.
@@ -24,7 +25,7 @@ from typing import Literal, NamedTuple
 
 from tortie.desired.endpoint import Endpoint
 from tortie.desired.host_endpoint import ALL_INTERFACES, HostEndpoint
-from tortie.desired.policy import Direction
+from tortie.desired.policy import Direction, PolicyList
 from tortie.desired.verdict import Facts, Packet, allows, decision
 from tortie.lib.ip import Network
 
@@ -57,7 +58,8 @@ class Passage(NamedTuple):
     translated: Packet | None = None
     """Behind destination NAT; None: nothing was translated."""
     for_all: HostEndpoint | None = None
-    """The host endpoint of all interfaces, if there is one."""
+    """The host endpoint of all interfaces, if there is one; None where the packet comes in by `lo`,
+    which is none of its."""
 
 
 def passes(passage: Passage, facts: Facts, settings: PassageSettings) -> bool:
@@ -65,7 +67,7 @@ def passes(passage: Passage, facts: Facts, settings: PassageSettings) -> bool:
     came_in, goes_out = passage.came_in, passage.goes_out
     packet = passage.translated or passage.packet
     entry, exit_ = (_asked_about_passing(end, passage) for end in (came_in, goes_out))
-    early = _early(entry, passage.packet, facts, settings) if entry else None
+    early = _early(entry, passage, facts, settings) if entry else None
     if early == "Deny":
         return False
     waved = early == "Allow"
@@ -103,9 +105,10 @@ def is_failsafe(ports: tuple[FailsafePort, ...], protocol: int, port: int, peer:
 
 
 def _early(
-    end: HostEndpoint, packet: Packet, facts: Facts, settings: PassageSettings
+    end: HostEndpoint, passage: Passage, facts: Facts, settings: PassageSettings
 ) -> Literal["Allow", "Deny"] | None:
     """What is said before the normal lists are asked; None: nothing."""
+    packet = passage.packet
     if _is_inbound_failsafe(packet, settings):
         return None
     # Nothing is known of connections yet, so answers to failsafe connections look like this.
@@ -116,7 +119,8 @@ def _early(
         said = decision(end.untracked_ingress, "ingress", packet, facts)
         if said is not None:
             return said
-    return decision(end.pre_dnat, "ingress", packet, facts)
+    asked = end if end.pre_dnat != PolicyList() or passage.for_all is None else passage.for_all
+    return decision(asked.pre_dnat, "ingress", packet, facts)
 
 
 def _reaches_host(came_in: End, packet: Packet, facts: Facts, settings: PassageSettings) -> bool:

@@ -4,8 +4,9 @@ As `oracle`: straight from the resources, and apart from all that is judged by i
 to a packet, in this order:
 
 1. It comes in at an interface with a host endpoint: doNotTrack policies, then preDNAT policies,
-   which see the destination as it was before translation. Failsafe ports are spared both. What
-   either allows, the host endpoint's other policies are not asked about.
+   which see the destination as it was before translation; where none is for this endpoint, those
+   of the one for all interfaces. Failsafe ports are spared both. What either allows, the host
+   endpoint's other policies are not asked about.
 2. It is for the host. From a workload: the workload's egress, then DefaultEndpointToHostAction.
    Through a host endpoint: failsafe ports pass, then its ingress policies and profiles decide.
 3. It is the host's own: to a workload always; through a host endpoint doNotTrack policies, then
@@ -22,7 +23,17 @@ endpoint_mgr.go (which host endpoint an interface belongs to).
 from typing import NamedTuple
 
 from tortie.explain.matching import in_any, protocol_number
-from tortie.explain.oracle import Decision, Packet, Place, State, Step, Way, decide_at, decide_tiers
+from tortie.explain.oracle import (
+    Decision,
+    Packet,
+    Place,
+    State,
+    Step,
+    Way,
+    decide_at,
+    decide_tiers,
+    tiers_of,
+)
 from tortie.lib.ip import Network, parse_network
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.felix_configuration import FelixConfiguration, ProtoPort
@@ -108,6 +119,21 @@ def host_endpoint_of(state: State, host: str, interface: Interface) -> ResourceK
     if interface.name == "lo":
         every = []
     return min(fitting or every, key=lambda key: key.name, default=None)
+
+
+def asked_before_nat(state: State, endpoint: ResourceKey, interface: Interface) -> ResourceKey:
+    """Whose preDNAT policies are asked where the interface belongs to `endpoint`: its own, or if
+    there are none those of the host endpoint for all interfaces (never for `lo`).
+
+    Source: Calico, felix/dataplane/linux/endpoint_mgr.go, updateHostEndpoints.
+    """
+    if any(tiers_of(state, endpoint, "Ingress", "pre-DNAT")):
+        return endpoint
+    resource = state[endpoint]
+    assert isinstance(resource, HostEndpoint)
+    # One of a workload's interfaces belongs to nobody else.
+    nameless = interface._replace(workload=True)
+    return host_endpoint_of(state, resource.spec.node, nameless) or endpoint
 
 
 class HostAddress(NamedTuple):
@@ -219,7 +245,8 @@ class _Judge:
             said = self._ask(endpoint, "Ingress", "untracked", self._before)
             if said is not None:
                 return said
-        return self._ask(endpoint, "Ingress", "pre-DNAT", self._before)
+        asked = asked_before_nat(self._state, endpoint, came_in)
+        return self._ask(asked, "Ingress", "pre-DNAT", self._before)
 
     def _reaches_host(self, came_in: Interface) -> bool:
         if came_in.workload:

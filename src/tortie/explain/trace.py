@@ -12,6 +12,7 @@ from tortie.explain.oracle import Packet, Place, State, Way
 from tortie.explain.passage import (
     HostAddress,
     Interface,
+    asked_before_nat,
     host_endpoint_of,
     host_with,
     is_failsafe,
@@ -98,7 +99,7 @@ def _host_halves(state: State, here: HostAddress, way: Way, packet: Packet) -> I
             tier = TierVerdict(ENDPOINT_TO_HOST, (), action, by_default=True)
             yield Half(way, f"host {here.host}", (tier,), not drops)
     elif endpoint := host_endpoint_of(state, here.host, here.interface):
-        yield _host_half(state, endpoint, way, packet)
+        yield _host_half(state, endpoint, way, packet, here.interface)
 
 
 def _host_of(state: State, address: Network) -> str | None:
@@ -135,7 +136,9 @@ def _passing_half(state: State, workload: ResourceKey, way: Way, packet: Packet)
         yield Half(seen, name, tuple(tiers), tiers[-1].action != "Deny")
 
 
-def _host_half(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> Half:
+def _host_half(
+    state: State, endpoint: ResourceKey, way: Way, packet: Packet, interface: Interface
+) -> Half:
     """A host's own packets: what comes early, failsafe ports, then as for a workload."""
     if is_failsafe(state, endpoint, way, packet):
         return _made(state, way, endpoint, [TierVerdict(FAILSAFE, (), "Allow", by_default=True)])
@@ -143,7 +146,10 @@ def _host_half(state: State, endpoint: ResourceKey, way: Way, packet: Packet) ->
     for place in places_of(state, endpoint, way):
         if place == "untracked" and is_failsafe_answer(state, endpoint, way, packet):
             continue
-        for name, default, policies in oracle.tiers_of(state, endpoint, way, place):
+        asked = endpoint
+        if place == "pre-DNAT":
+            asked = asked_before_nat(state, endpoint, interface)
+        for name, default, policies in oracle.tiers_of(state, asked, way, place):
             shown = name if place == "normal" else f"{name} ({place})"
             tiers.append(_tier(state, shown, default, policies, way, packet))
             if tiers[-1].action != "Pass":

@@ -6,6 +6,7 @@ An address is a `Network` of full length: the field's /32 and /128.
 """
 
 import socket
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from tortie.lib.errors import InvalidInput
@@ -125,6 +126,16 @@ def parse_address(text: str) -> Network:
     if not network.is_address:
         raise InvalidInput(f"{text!r} is a network where one address is expected")
     return network
+
+
+def outermost(networks: Iterable[Network]) -> list[Network]:
+    """Those that no other one contains: disjoint, sorted, and together the same addresses."""
+    found: list[Network] = []
+    # Sorted by family, value and length, a network follows what contains it.
+    for network in sorted(networks):
+        if not (found and found[-1].contains(network)):
+            found.append(network)
+    return found
 
 
 def from_packed(packed: bytes, length: int | None = None) -> Network:

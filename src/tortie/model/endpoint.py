@@ -91,6 +91,8 @@ class WorkloadEndpointSpec(Spec, frozen=True, kw_only=True):
     """Of the workload's side; empty means any."""
     ports: tuple[WorkloadEndpointPort, ...] = ()
     allow_spoofed_source_prefixes: tuple[str, ...] = ()
+    """What it may send from beside its own addresses, where the hosts' `workloadSourceSpoofing`
+    is Any."""
     qos_controls: QoSControls | None = msgspec.field(default=None, name="qosControls")
 
 

@@ -109,6 +109,19 @@ def test_limits_are_taken_with_their_defaults() -> None:
             limits(dscp=wrong)
 
 
+def test_other_sources_are_disjoint_and_in_order() -> None:
+    key, value = workload("shop/web", "h1", "10.0.0.1")
+    assert isinstance(key, ResourceKey)
+    assert isinstance(value, WorkloadEndpoint)
+    given = ("fd00::/8", "10.9.1.7/24", "10.9.0.0/16", "192.0.2.1")
+    spec = replace(value.spec, allow_spoofed_source_prefixes=given)
+    found = parse_workload_endpoint(key, replace(value, spec=spec)).sources
+    assert list(map(str, found)) == ["10.9.0.0/16", "192.0.2.1/32", "fd00::/8"]
+    bad = replace(value.spec, allow_spoofed_source_prefixes=("10.9.0.0/33",))
+    with pytest.raises(InvalidInput):
+        parse_workload_endpoint(key, replace(value, spec=bad))
+
+
 @pytest.mark.parametrize(
     ("address", "port"),
     [("10.0.0.0/24", 1), ("ten", 1), ("::ffff:10.0.0.1", 1), ("10.0.0.1", 0), ("10.0.0.1", 65536)],

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tortie.dataplane.driver.cover import Cover
-from tortie.dataplane.rules.content import outermost
-from tortie.lib.ip import Network, parse_network
+from tortie.lib.ip import Network, outermost, parse_network
 
 # Six bits are free, so that members meet often.
 NETWORKS = st.builds(

@@ -306,14 +306,15 @@ def test_an_endpoint_is_data_only() -> None:
     value = Endpoint(
         "cali1", (parse_address("10.0.0.1"), parse_address("fd00::1")), "02:00:00:00:00:01"
     )
-    found = endpoint.endpoint_elements(value, ipv6=True)
+    found = endpoint.endpoint_elements(value, SETTINGS)
     assert [element.set_name for element in found] == [
         "egress-lists", "ingress-lists", "sources4", "sources6", "link-local-limits", "link-local",
     ]  # fmt: skip
     own = parse_address("fe80::ff:fe00:1").packed
     assert found[-1].key == b"cali1".ljust(16, b"\0") + own
     assert all(isinstance(element.data, bytes) for element in found)
-    assert [e.set_name for e in endpoint.endpoint_elements(value, ipv6=False)][2:] == ["sources4"]
+    without_ipv6 = endpoint.endpoint_elements(value, Settings(host="h1", ipv6=False))
+    assert [e.set_name for e in without_ipv6][2:] == ["sources4"]
 
 
 def test_arp_asks_for_the_mac_where_it_is_known() -> None:

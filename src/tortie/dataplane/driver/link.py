@@ -5,11 +5,15 @@ settings as soon as it is seen, endpoint or not. A link that has gone and come
 back is another link to the kernel: it gets everything again.
 """
 
+import logging
 from typing import NamedTuple
 
 from tortie.dataplane.driver.sysctl import SysctlDriver, SysctlKey
 from tortie.dataplane.settings import Settings
+from tortie.kernel import sysctl
 from tortie.kernel.rtnl.link import Link
+
+log = logging.getLogger(__name__)
 
 
 class _LinkSetting(NamedTuple):
@@ -25,6 +29,7 @@ _SETTINGS = (
     _LinkSetting(4, "proxy_arp", "1"),
     _LinkSetting(4, "proxy_delay", "0", "neigh"),
     _LinkSetting(4, "forwarding", "1"),
+    # The kernel's own check of sources, behind that of our rules.
     _LinkSetting(4, "rp_filter", "1"),
     # Never set: route_localnet, which would open the host's loopback services.
     _LinkSetting(4, "route_localnet", "0"),
@@ -38,6 +43,10 @@ _SETTINGS = (
 )
 
 
+_RP_FILTER = "rp_filter"
+_NO_CHECK = "0"
+
+
 class Links:
     """Every link of the namespace by name, as last heard. Loop task only."""
 
@@ -47,6 +56,8 @@ class Links:
         self._families = (4, 6) if settings.ipv6 else (4,)
         self._by_name: dict[str, Link] = {}
         self._name_by_index: dict[int, str] = {}
+        self._loose: set[str] = set()
+        """Links whose sources the kernel is not to check."""
 
     def get(self, name: str) -> Link | None:
         return self._by_name.get(name)
@@ -56,6 +67,25 @@ class Links:
 
     def name_of(self, index: int) -> str | None:
         return self._name_by_index.get(index)
+
+    def loosen(self, name: str, *, loose: bool) -> None:
+        """Leave it to our rules what may come in by a link; or do so no longer.
+
+        The kernel goes by the higher one of the link's own setting and that of all links, which
+        is not ours to change. (Loose mode, 2, is no way round: on a link without an address, as
+        ours are, it takes as little as strict mode does.)
+        """
+        if loose == (name in self._loose):
+            return
+        if loose and sysctl.get_interface(4, "all", _RP_FILTER) != _NO_CHECK:
+            log.warning(
+                "net.ipv4.conf.all.rp_filter is not 0: the kernel drops what %s sends from"
+                " addresses that are not routed to it",
+                name,
+            )
+        (self._loose.add if loose else self._loose.discard)(name)
+        if name in self._by_name:
+            self._want_settings(name)
 
     def observe(self, link: Link) -> set[str]:
         """The link is there. Returns the names it concerns: a renamed link's old one too."""
@@ -71,10 +101,16 @@ class Links:
         self._by_name[link.name] = link
         self._name_by_index[link.index] = link.name
         if before is None and self.is_workload(link.name):
-            for setting in _SETTINGS:
-                if setting.family in self._families or setting.key == "accept_ra":
-                    self._sysctls.want(_key(link.name, setting), setting.value)
+            self._want_settings(link.name)
         return concerned
+
+    def _want_settings(self, name: str) -> None:
+        for setting in _SETTINGS:
+            value = setting.value
+            if setting.key == _RP_FILTER and name in self._loose:
+                value = _NO_CHECK
+            if setting.family in self._families or setting.key == "accept_ra":
+                self._sysctls.want(_key(name, setting), value)
 
     def observe_gone(self, link: Link) -> set[str]:
         """The link is gone: the names it concerns.

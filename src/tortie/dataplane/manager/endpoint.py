@@ -144,7 +144,7 @@ class EndpointManager:
     def _elements(self, endpoint: Endpoint | None) -> Iterator[tuple[_Claim, bytes]]:
         if endpoint is None:
             return
-        inet = endpoint_elements(endpoint, ipv6=self._settings.ipv6)
+        inet = endpoint_elements(endpoint, self._settings)
         for is_arp, elements in ((False, inet), (True, arp_elements(endpoint))):
             for element in elements:
                 yield _claim(element, is_arp=is_arp), element.data

@@ -18,6 +18,7 @@ from tortie.dataplane.driver.table import TableState
 from tortie.dataplane.manager.policy import PlacedList, PolicyManager
 from tortie.dataplane.rules import host_endpoint as rules
 from tortie.dataplane.rules import names
+from tortie.dataplane.rules.content import Content
 from tortie.dataplane.settings import Settings
 from tortie.desired.host_endpoint import HostEndpoint
 from tortie.desired.kinds import Kind
@@ -27,6 +28,8 @@ from tortie.lib.ip import Network
 
 log = logging.getLogger(__name__)
 
+_LISTS_MAPS = frozenset(names.lists_map(direction, place) for place, direction in names.HOST_PLACES)
+
 
 class HostEndpointManager:
     """Loop task only."""
@@ -35,13 +38,19 @@ class HostEndpointManager:
         self._table = table
         self._policies = policies
         self._workloads = settings.interface_prefix
-        self._content = rules.host_table(settings)
+        self._settings = settings
+        self._content: Content | None = None
+        """As it is in the tables; None while no interface has an endpoint."""
+        self._closed_interfaces: list[str] = []
+        """For which `_content` is."""
         self._endpoints: dict[str, HostEndpoint] = {}
         self._addresses: Mapping[str, frozenset[Network]] = {}
         self._names: dict[str, str] = {}
         """Of endpoints, by interface."""
         self._written: dict[str, HostEndpoint] = {}
-        """By interface."""
+        """By interface; but for those that are closed."""
+        self._closed: set[str] = set()
+        """Endpoints that the kernel refused: see `manager.refusal`."""
         self._stale = False
         """Something was noted since `resolve`."""
 
@@ -82,7 +91,23 @@ class HostEndpointManager:
         if self._stale:
             self._stale = False
             self._names = dict(self._belonging())
-            self._write({one: self._endpoints[name] for one, name in self._names.items()})
+            self._write()
+
+    def close(self, name: Hashable, *, closed: bool) -> None:
+        """Have the endpoint's interfaces no elements, and drop all but what is always open; or
+        have them again."""
+        if closed:
+            self._closed.add(cast(str, name))
+        else:
+            self._closed.discard(cast(str, name))
+        self._write()
+
+    def owner_of(self, set_name: str, key: bytes) -> str | None:
+        """The endpoint that an element, with this key, of a map to lists is of."""
+        if set_name not in _LISTS_MAPS:
+            return None
+        found = (name for one, name in self._names.items() if keys.ifname(one) == key)
+        return next(found, None)
 
     def _can_be(self, interface: str) -> bool:
         """Workloads' interfaces are no host endpoint's, whatever it says."""
@@ -111,10 +136,14 @@ class HostEndpointManager:
             if fitting:
                 yield interface, min(fitting)
 
-    def _write(self, wanted: dict[str, HostEndpoint]) -> None:
+    def _write(self) -> None:
+        wanted = {
+            one: self._endpoints[name]
+            for one, name in self._names.items()
+            if name not in self._closed and name in self._endpoints
+        }
         old, self._written = self._written, wanted
-        if wanted and not old:
-            self._table.want_content(self._content)
+        self._write_content()
         changed = [one for one in old.keys() | wanted.keys() if old.get(one) != wanted.get(one)]
         # The new lists first: a policy that both name then stays as it is.
         for interface in changed:
@@ -128,8 +157,16 @@ class HostEndpointManager:
                 self._policies.release(one, interface)
                 if (one.direction, one.place) not in places:
                     self._want_element(interface, one, None)
-        if old and not wanted:
+        if self._content is not None and not self._names:
             self._table.drop_content(self._content)
+            self._content = None
+
+    def _write_content(self) -> None:
+        closed = sorted(one for one, name in self._names.items() if name in self._closed)
+        if self._names and (self._content is None or closed != self._closed_interfaces):
+            self._content = rules.host_table(self._settings, closed)
+            self._closed_interfaces = closed
+            self._table.want_content(self._content)
 
     def _want_element(self, interface: str, one: PlacedList, data: bytes | None) -> None:
         lists = names.lists_map(one.direction, one.place)

@@ -19,13 +19,15 @@ import contextlib
 import errno
 import logging
 from collections.abc import Hashable, Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from tortie.dataplane.driver.nftables import ARP, INET, NftablesDriver
 from tortie.dataplane.manager.endpoint import EndpointManager
+from tortie.dataplane.manager.host_endpoint import HostEndpointManager
 from tortie.dataplane.manager.ipset import IPSetManager
 from tortie.dataplane.manager.limit import LimitManager
 from tortie.dataplane.manager.policy import PolicyManager
+from tortie.dataplane.manager.source import SourceList, SourceManager
 from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Kind
 from tortie.kernel.nft.connection import OperationRefused
@@ -52,22 +54,26 @@ _NOT_ALLOWED = (errno.EPERM, errno.EACCES)
 class Fault(NamedTuple):
     """An object that the kernel refused."""
 
-    kind: Literal["policy", "list", "endpoint", "set", "limit"]
+    kind: Literal["policy", "list", "endpoint", "set", "limit", "sources", "host endpoint"]
     name: Hashable
-    """`PolicyId`; `PlacedList`; `EndpointId`; set id; the limit's set."""
+    """`PolicyId`; `PlacedList`; `EndpointId`; set id; the limit's set; `SourceList`;
+    the host endpoint's name."""
 
     def __str__(self) -> str:
+        if self.kind == "sources":
+            return f"sources {', '.join(map(str, cast(SourceList, self.name)))}"
         return f"{self.kind} {self.name}"
 
 
-_FAULT_KINDS: dict[Kind, Literal["policy", "endpoint", "set"]] = {
+_FAULT_KINDS: dict[Kind, Literal["policy", "endpoint", "set", "host endpoint"]] = {
     Kind.POLICY: "policy",
     Kind.ENDPOINT: "endpoint",
     Kind.IP_SET: "set",
+    Kind.HOST_ENDPOINT: "host endpoint",
 }
 
 
-_DEPENDENCE = ("set", "limit", "policy", "list", "endpoint")
+_DEPENDENCE = ("set", "limit", "sources", "policy", "list", "endpoint", "host endpoint")
 """What may name what comes before it."""
 
 
@@ -81,12 +87,16 @@ class Refusals:
         endpoints: EndpointManager,
         ip_sets: IPSetManager,
         limits: LimitManager,
+        sources: SourceManager,
+        host_endpoints: HostEndpointManager,
     ) -> None:
         self._driver = driver
         self._policies = policies
         self._endpoints = endpoints
         self._ip_sets = ip_sets
         self._limits = limits
+        self._sources = sources
+        self._host_endpoints = host_endpoints
         self._refused: dict[Fault, KernelRefused] = {}
 
     async def apply(self) -> None:
@@ -164,7 +174,10 @@ class Refusals:
         if policy is not None:
             return Fault("policy", policy)
         found = self._policies.list_of_chain(name)
-        return Fault("list", found) if found is not None else None
+        if found is not None:
+            return Fault("list", found)
+        sources = self._sources.list_of_chain(name)
+        return Fault("sources", sources) if sources is not None else None
 
     def _set_owner(self, table: TableName, name: str, key: bytes | None) -> Fault | None:
         """
@@ -179,11 +192,20 @@ class Refusals:
         policy = self._policies.policy_of_set(name, key)
         if policy is not None:
             return Fault("policy", policy)
+        sources = self._sources.list_of_set(name)
+        if sources is not None:
+            return Fault("sources", sources)
         if key is None:
             return None
         found = self._policies.list_of_element(name, key)
         if found is not None:
             return Fault("list", found)
+        sources = self._sources.list_of_element(name, key)
+        if sources is not None:
+            return Fault("sources", sources)
+        host_endpoint = self._host_endpoints.owner_of(name, key)
+        if host_endpoint is not None:
+            return Fault("host endpoint", host_endpoint)
         endpoint = self._endpoints.owner_of(name, key, is_arp=table == ARP)
         return Fault("endpoint", endpoint) if endpoint is not None else None
 
@@ -251,5 +273,9 @@ class Refusals:
                 self._endpoints.close(fault.name, closed=closed)
             case "limit":
                 self._limits.close(fault.name, closed=closed)
+            case "host endpoint":
+                self._host_endpoints.close(fault.name, closed=closed)
+            case "sources":
+                self._sources.close(fault.name, closed=closed)
             case "set":
                 self._ip_sets.close(fault.name, closed=closed)

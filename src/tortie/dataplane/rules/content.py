@@ -5,7 +5,6 @@ its first key followed by its last. Elements are unordered; within one interval
 set they never overlap, because the kernel refuses that.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -61,13 +60,3 @@ def network_key(network: Network) -> bytes:
     """The element of an interval set that stands for a network."""
     size = network.bits // 8
     return network.packed + network.last.to_bytes(size, "big")
-
-
-def outermost(networks: Iterable[Network]) -> list[Network]:
-    """Those that no other one contains: disjoint, and together the same addresses."""
-    found: list[Network] = []
-    # Sorted by family, value and length, a network follows what contains it.
-    for network in sorted(networks):
-        if not (found and found[-1].contains(network)):
-            found.append(network)
-    return found

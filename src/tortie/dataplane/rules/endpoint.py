@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tortie.dataplane.rules import names
 from tortie.dataplane.rules.content import NO_DATA
 from tortie.dataplane.rules.names import Direction
+from tortie.dataplane.settings import Settings
 from tortie.desired.endpoint import Endpoint
 from tortie.desired.policy import PolicyList
 from tortie.kernel.nft import keys
@@ -20,22 +21,25 @@ class ElementData(NamedTuple):
     data: bytes
 
 
-def endpoint_elements(endpoint: Endpoint, *, ipv6: bool) -> list[ElementData]:
-    """Elements of the inet table. Without `ipv6` no IPv6 source is let in."""
+def endpoint_elements(endpoint: Endpoint, settings: Settings) -> list[ElementData]:
+    """Elements of the inet table. Without IPv6 no such source is let in."""
     interface = keys.ifname(endpoint.interface)
     found = [
         _list_element("egress", interface, endpoint.egress),
         _list_element("ingress", interface, endpoint.ingress),
     ]
     for network in endpoint.networks:
-        if network.family == 4 or ipv6:
+        if network.family == 4 or settings.ipv6:
             key = keys.concatenate(interface, network.packed)
             found.append(ElementData(names.SOURCES[network.family], key, NO_DATA))
-    if ipv6:
+    if settings.ipv6:
         found.append(ElementData(names.LINK_LOCAL_LIMITS, interface, NO_DATA))
-    if ipv6 and endpoint.mac:
+    if settings.ipv6 and endpoint.mac:
         key = keys.concatenate(interface, _link_local(endpoint.mac))
         found.append(ElementData(names.LINK_LOCAL, key, NO_DATA))
+    if settings.other_sources and endpoint.sources:
+        data = names.list_data(names.source_list_id(endpoint.sources))
+        found.append(ElementData(names.SOURCE_LISTS, interface, data))
     return found
 
 

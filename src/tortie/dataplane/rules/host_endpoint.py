@@ -12,7 +12,8 @@ none of their cost. Order of a packet's way:
     host-output             1   egress lists, for what this host makes
     host-postrouting        0   the same, where destination NAT has changed the way
 
-An interface's own element counts; without one, that of all interfaces. Pre-DNAT
+An interface's own element counts; without one, that of all interfaces (so the
+pre-DNAT list of an endpoint that has none is that of all interfaces). Pre-DNAT
 and forward lists for all interfaces are asked of workloads' packets too, beside
 their own; `lo` belongs to no endpoint but its own. Workloads' traffic with this
 host is never a matter of the normal lists: see the endpoint-to-host action.
@@ -24,7 +25,7 @@ Destination NAT of packets that this host makes changes their way out only
 after the output hook; so their egress list is asked behind it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from tortie.dataplane.rules import match, names, seen
 from tortie.dataplane.rules.chain import (
@@ -41,11 +42,11 @@ from tortie.dataplane.rules.content import Content
 from tortie.dataplane.rules.match import Expressions
 from tortie.dataplane.rules.names import Direction, Place
 from tortie.dataplane.settings import ProtoPort, Settings
-from tortie.desired.host_endpoint import ALL_INTERFACES, HostEndpoint
+from tortie.desired.host_endpoint import ALL_INTERFACES, LOOPBACK, HostEndpoint
 from tortie.desired.policy import PolicyList
 from tortie.kernel.nft import keys
 from tortie.kernel.nft.constants import CmpOp, CtState, Hook, MetaKey
-from tortie.kernel.nft.expressions import ACCEPT, Cmp, Lookup, Meta
+from tortie.kernel.nft.expressions import ACCEPT, Cmp, Lookup, Meta, jump
 from tortie.kernel.nft.objects import (
     ICMPV6_TYPE,
     IFNAME,
@@ -67,17 +68,22 @@ _FORWARD_FROM_PRIORITY, _TO_PRIORITY = FILTER_PRIORITY - 2, FILTER_PRIORITY + 1
 DirectedPlace = tuple[Place, Direction]
 
 
-def host_table(settings: Settings) -> Content:
-    """Chains and sets; the elements of the maps, and the lists, come from others."""
+def host_table(settings: Settings, closed: Collection[str] = ()) -> Content:
+    """Chains and sets; the elements of the maps, and the lists, come from others.
+
+    Args:
+        closed: interfaces whose endpoint the kernel has refused, `*` among them: they have no
+            elements, and what would be asked about is dropped, but for what is always open.
+    """
     chains = (
         _raw_prerouting(),
         _raw_output(settings),
-        _pre_dnat(settings),
-        _forward_from(settings),
-        _forward_to(),
-        _input(settings),
-        _output(settings),
-        _postrouting(settings),
+        _pre_dnat(settings, closed),
+        _forward_from(settings, closed),
+        _forward_to(settings, closed),
+        _input(settings, closed),
+        _output(settings, closed),
+        _postrouting(settings, closed),
         *(
             _always(direction, settings, tracked=tracked)
             for direction in names.FAILSAFE
@@ -103,14 +109,16 @@ def always_chain(direction: Direction, *, tracked: bool) -> str:
 def lists_of(endpoint: HostEndpoint) -> Iterator[tuple[DirectedPlace, PolicyList]]:
     """Those that a packet is to be asked about.
 
-    A list that is empty lets everything by, but it also keeps packets from the list of all
-    interfaces. That one has no untracked lists: they would meet workloads' packets.
+    A normal or forward list that is empty has its meaning, and keeps packets from that of all
+    interfaces. An empty pre-DNAT list does not, as in Calico. The endpoint of all interfaces has
+    no untracked lists: they would meet workloads' packets.
     """
     yield ("host", "ingress"), endpoint.ingress
     yield ("host", "egress"), endpoint.egress
     yield ("forward", "ingress"), endpoint.forward_ingress
     yield ("forward", "egress"), endpoint.forward_egress
-    yield ("pre-dnat", "ingress"), endpoint.pre_dnat
+    if endpoint.pre_dnat != PolicyList():
+        yield ("pre-dnat", "ingress"), endpoint.pre_dnat
     if endpoint.interface != ALL_INTERFACES:
         if endpoint.untracked_ingress != PolicyList():
             yield ("untracked", "ingress"), endpoint.untracked_ingress
@@ -152,47 +160,47 @@ def _raw_output(settings: Settings) -> NamedChain:
     )
 
 
-def _pre_dnat(settings: Settings) -> NamedChain:
+def _pre_dnat(settings: Settings, closed: Collection[str]) -> NamedChain:
     return half(
         "host-pre-dnat",
         Hook.PREROUTING,
         MANGLE_PRIORITY,
         _accepted(settings),
-        *_ask_own_or_all("pre-dnat", "ingress"),
+        *_ask_own_or_all("pre-dnat", "ingress", settings, closed),
     )
 
 
-def _forward_from(settings: Settings) -> NamedChain:
+def _forward_from(settings: Settings, closed: Collection[str]) -> NamedChain:
     return half(
         "host-forward-from",
         Hook.FORWARD,
         _FORWARD_FROM_PRIORITY,
         _accepted(settings),
-        *_ask_own_or_all("forward", "ingress"),
+        *_ask_own_or_all("forward", "ingress", settings, closed),
     )
 
 
-def _forward_to() -> NamedChain:
+def _forward_to(settings: Settings, closed: Collection[str]) -> NamedChain:
     return half(
         "host-forward-to",
         Hook.FORWARD,
         _TO_PRIORITY,
-        *_ask_own_or_all("forward", "egress"),
+        *_ask_own_or_all("forward", "egress", settings, closed),
     )
 
 
-def _input(settings: Settings) -> NamedChain:
+def _input(settings: Settings, closed: Collection[str]) -> NamedChain:
     return half(
         "host-input",
         Hook.INPUT,
         _TO_PRIORITY,
         (*match.input_interface(settings.interface_prefix), ACCEPT),
         _accepted(settings),
-        *_ask_own_or_all("host", "ingress"),
+        *_ask_own_or_all("host", "ingress", settings, closed),
     )
 
 
-def _output(settings: Settings) -> NamedChain:
+def _output(settings: Settings, closed: Collection[str]) -> NamedChain:
     defer = match.set_mark(settings.mark_deferred)
     return half(
         "host-output",
@@ -201,11 +209,11 @@ def _output(settings: Settings) -> NamedChain:
         _accepted(settings),
         (*match.output_interface(settings.interface_prefix), ACCEPT),
         (*match.destination_was_translated(), *defer, ACCEPT),
-        *_ask_own_or_all("host", "egress"),
+        *_ask_own_or_all("host", "egress", settings, closed),
     )
 
 
-def _postrouting(settings: Settings) -> NamedChain:
+def _postrouting(settings: Settings, closed: Collection[str]) -> NamedChain:
     return filter_chain(
         "host-postrouting",
         Hook.POSTROUTING,
@@ -213,7 +221,7 @@ def _postrouting(settings: Settings) -> NamedChain:
         (*match.mark_is_clear(settings.mark_deferred), ACCEPT),
         match.clear_mark(settings.mark_deferred),
         (*match.output_interface(settings.interface_prefix), ACCEPT),
-        *_ask_own_or_all("host", "egress"),
+        *_ask_own_or_all("host", "egress", settings, closed),
     )
 
 
@@ -264,10 +272,27 @@ def _ask(place: Place, direction: Direction) -> Expressions:
     return match.dispatch(_interface(direction), *maps)
 
 
-def _ask_own_or_all(place: Place, direction: Direction) -> tuple[Expressions, ...]:
+def _ask_own_or_all(
+    place: Place, direction: Direction, settings: Settings, closed: Collection[str]
+) -> Iterator[Expressions]:
     maps = names.lists_map(direction, place), names.chains_map(direction, place)
-    loopback = (Meta(_interface(direction)), Cmp(CmpOp.EQ, keys.ifname("lo")), ACCEPT)
-    return _ask(place, direction), loopback, match.dispatch_all(*maps)
+    always = jump(always_chain(direction, tracked=True))
+    drop = seen.dropped(seen.NO_ENDPOINT, direction, settings)
+    if place == "pre-dnat":
+        drop = (ACCEPT,)  # what comes behind drops; nobody else's list is to say that it may not
+    yield _ask(place, direction)
+    for interface in sorted(set(closed) - {ALL_INTERFACES}):
+        by_it = (Meta(_interface(direction)), Cmp(CmpOp.EQ, keys.ifname(interface)))
+        if place == "host":
+            yield (*by_it, always)
+        yield (*by_it, *drop)
+    yield (Meta(_interface(direction)), Cmp(CmpOp.EQ, keys.ifname(LOOPBACK)), ACCEPT)
+    if ALL_INTERFACES not in closed:
+        yield match.dispatch_all(*maps)
+        return
+    if place == "host":
+        yield (always,)
+    yield drop
 
 
 def _interface(direction: Direction) -> MetaKey:

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from tortie.desired.policy import PolicyId, PolicyList
+from tortie.lib.ip import Network
 
 Direction = Literal["ingress", "egress"]
 Place = Literal["workload", "host", "forward", "untracked", "pre-dnat"]
@@ -27,6 +28,10 @@ PORTS_ID_BYTES = 16
 
 SOURCES = {4: "sources4", 6: "sources6"}
 """interface · address: what a workload may send from."""
+SOURCE_LISTS = "source-lists"
+"""interface → id of the list of prefixes that it may send from beside those."""
+SOURCE_CHAINS = "source-chains"
+"""that id → chain."""
 LINK_LOCAL = "link-local"
 """interface · address: the link-local one that the workload's MAC gives it."""
 LINK_LOCAL_LIMITS = "link-local-limits"
@@ -78,6 +83,19 @@ def list_id(policies: PolicyList) -> bytes:
 def ports_id(*parts: Hashable) -> bytes:
     """What tells the ports of one side of one rule from all others, 16 bytes."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=PORTS_ID_BYTES).digest()
+
+
+def source_list_id(networks: tuple[Network, ...]) -> bytes:
+    """What equal lists of prefixes share, 16 bytes: the key to their chain."""
+    return hashlib.blake2b(repr(networks).encode(), digest_size=LIST_ID_BYTES).digest()
+
+
+def source_chain(networks: tuple[Network, ...]) -> str:
+    return f"o-{digest(networks)}"
+
+
+def source_set(networks: tuple[Network, ...], family: int) -> str:
+    return f"o{family}-{digest(networks)}"
 
 
 def list_data(identity: bytes) -> bytes:

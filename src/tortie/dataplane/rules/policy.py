@@ -30,7 +30,6 @@ from tortie.dataplane.rules.content import (
     Content,
     interval_set,
     network_key,
-    outermost,
 )
 from tortie.dataplane.rules.match import Expressions
 from tortie.dataplane.rules.names import Direction, Place
@@ -58,7 +57,7 @@ from tortie.kernel.nft.expressions import (
     Notrack,
     Payload,
 )
-from tortie.lib.ip import Network
+from tortie.lib.ip import Network, outermost
 
 PORTS_LISTED = 32
 """An element takes some 100 bytes and 2 µs, an interval set 600 bytes and a walk at each use."""

@@ -4,7 +4,8 @@ Order of a packet's way, with what each chain may decide:
 
     raw-prerouting  -300   our mark bits cleared; loopback addresses from
                            outside dropped; from a workload only its own
-                           sources, and what a host must hear to find it
+                           sources, and what a host must hear to find it; from
+                           others what `source` lets out
     forward-from      -1   from a workload: its egress list
     forward-to         0   to a workload: its ingress list
     input-from        -1   from a workload to this host: its egress list
@@ -20,7 +21,7 @@ Host endpoints and floating addresses have base chains beside these, while there
 are any: see `host_endpoint` and `nat`.
 """
 
-from tortie.dataplane.rules import match, names, seen
+from tortie.dataplane.rules import match, names, seen, source
 from tortie.dataplane.rules.chain import (
     FILTER_PRIORITY,
     ICMPV6,
@@ -88,8 +89,8 @@ _LINK_LOCAL_SOURCE, _LINK_LOCAL_NEIGHBOUR = "link-local-source", "link-local-nei
 _WORKLOAD_INPUT = "workload-input"
 
 DROPPING: dict[Direction, tuple[str, ...]] = {
-    "egress": (_WORKLOAD_SOURCE, _LINK_LOCAL_SOURCE, _FROM_WORKLOAD, _WORKLOAD_INPUT,
-               _WORKLOAD_TO_HOST),
+    "egress": (_WORKLOAD_SOURCE, _LINK_LOCAL_SOURCE, source.OTHER_SOURCE, _FROM_WORKLOAD,
+               _WORKLOAD_INPUT, _WORKLOAD_TO_HOST),
     "ingress": (_TO_WORKLOAD,),
 }  # fmt: skip
 """Chains that drop what policy is not asked about, by the direction that they are for."""
@@ -105,6 +106,7 @@ def inet_table(settings: Settings) -> Content:
         _workload_source(settings),
         _link_local_source(settings),
         _link_local_neighbour(settings),
+        *(_other_source(settings) if settings.other_sources else ()),
         half("forward-from", Hook.FORWARD, FROM_PRIORITY, _from_jump(settings, _FROM_WORKLOAD)),
         half(
             "forward-to",
@@ -150,6 +152,8 @@ def _sets(settings: Settings) -> list[Set]:
         Set(names.SOURCES[4], (IFNAME, IPV4_ADDR)),
         Set(names.SOURCES[6], (IFNAME, IPV6_ADDR)),
     ]
+    if settings.other_sources:
+        found += source.maps()
     found.append(Set(names.LINK_LOCAL, (IFNAME, IPV6_ADDR)))
     found.append(Set(names.LINK_LOCAL_LIMITS, (IFNAME,), each=LINK_LOCAL_LIMIT))
     found.append(Set(names.RULE_PORTS, (LIST_ID, INET_SERVICE)))
@@ -203,7 +207,15 @@ def _workload_source(settings: Settings) -> NamedChain:
         rules.append(
             (*match.family(4), match.source(4), _is(bytes(4)), *_udp(68, 67), ACCEPT),
         )
-    return chain(_WORKLOAD_SOURCE, *rules, _from_drop(seen.NOT_ITS_SOURCE, settings))
+    if settings.other_sources:
+        rules.append((goto(source.OTHER_SOURCE),))
+    else:
+        rules.append(_from_drop(seen.NOT_ITS_SOURCE, settings))
+    return chain(_WORKLOAD_SOURCE, *rules)
+
+
+def _other_source(settings: Settings) -> tuple[NamedChain]:
+    return (source.other_source(tuple(map(_icmpv6, MAKES_NEIGHBOUR)), settings),)
 
 
 def _link_local_source(settings: Settings) -> NamedChain:
