@@ -203,11 +203,17 @@ def test_delete_takes_only_the_flow_it_names(pair: Pair, table: Conntrack) -> No
     assert of(table.flows(), UDP) == [two]
 
 
+@pytest.mark.parametrize("deletes_by_filter", [True, False], ids=["by filter", "one by one"])
 @pytest.mark.parametrize("whole_dump_up_to", [0, 8000], ids=["filtered", "whole"])
 def test_all_flows_of_an_address_and_no_others(
-    pair: Pair, table: Conntrack, whole_dump_up_to: int, monkeypatch: pytest.MonkeyPatch
+    pair: Pair,
+    table: Conntrack,
+    whole_dump_up_to: int,
+    deletes_by_filter: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(conntrack, "_WHOLE_DUMP_UP_TO", whole_dump_up_to)
+    monkeypatch.setattr(table, "_deletes_by_filter", deletes_by_filter)
     udp(pair, "10.7.0.1", "10.7.0.2", 5000)  # its destination
     udp(pair, "10.7.0.3", "10.7.0.9", 5001)  # its destination only after NAT
     udp(pair, "10.7.0.3", "10.7.0.4", 5002)  # not its
@@ -222,6 +228,32 @@ def test_all_flows_of_an_address_and_no_others(
     assert table.delete_involving([parse_address("10.7.0.3"), parse_address("fd07::2")]) == 2
     assert of(table.flows(), UDP) == []
     assert table.delete_involving([]) == 0
+    assert table._deletes_by_filter is deletes_by_filter, "the kernel can"
+
+
+def test_flows_of_an_ipv4_address_are_deleted_unlisted(
+    pair: Pair, table: Conntrack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing takes a lock for each bucket, 10 ms in all."""
+    udp(pair, "10.7.0.1", "10.7.0.2", 5000)
+
+    def no_dump(*_: object) -> None:
+        raise AssertionError("listed")
+
+    monkeypatch.setattr(table._sock, "dump", no_dump)
+    assert table.delete_involving([parse_address("10.7.0.2")]) == 1
+
+
+def test_a_kernel_that_does_not_delete_by_filter_is_asked_once(
+    pair: Pair, table: Conntrack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 6.8 it takes the filter for a tuple of which half is missing."""
+    udp(pair, "10.7.0.1", "10.7.0.2", 5000)
+    udp(pair, "10.7.0.3", "10.7.0.4", 5001)
+    monkeypatch.setattr(conntrack, "_FILTER", 63)  # unknown to every kernel
+    assert table.delete_involving([parse_address("10.7.0.2")]) == 1
+    assert [flow.original.destination_port for flow in of(table.flows(), UDP)] == [5001]
+    assert not table._deletes_by_filter
 
 
 def test_many_addresses_at_once(pair: Pair, table: Conntrack) -> None:

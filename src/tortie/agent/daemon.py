@@ -60,7 +60,9 @@ async def serve(
         remote_routes = moving or routing is Routing.DIRECT
         logging_ = observing.open_logging(config)
         stack.callback(logging_.close)
-        dataplane = wiring.build_dataplane(config, kernel, logging_, remote_routes=remote_routes)
+        dataplane = wiring.build_dataplane(
+            config, kernel, logging_, inbox, remote_routes=remote_routes
+        )
         bird = wiring.build_bird(paths)
         bgp = wiring.build_bgp(config, bird) if by_bgp else None
         to_bird = ToBIRD(kernel.rtnl, dataplane) if moving else None

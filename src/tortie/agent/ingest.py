@@ -42,6 +42,9 @@ IN_SYNC = Signal("in-sync")
 AUDIT = Signal("audit")
 """Time to compare the kernel with what we want, whatever events said."""
 
+CONNECTIONS = Signal("connections")
+"""Those that policy may deny by now have been listed."""
+
 AgentInbox = Inbox[Hashable, object]
 """`Key` → `Arrived`, `Signal` → None, and for links `("link", index)` → the event."""
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Hashable, Mapping
 from typing import NamedTuple, Protocol
 
-from tortie.agent.ingest import AUDIT, IN_SYNC, AgentInbox, Arrived, Signal
+from tortie.agent.ingest import AUDIT, CONNECTIONS, IN_SYNC, AgentInbox, Arrived, Signal
 from tortie.agent.status import Progress
 from tortie.calc.graph import Graph
 from tortie.desired.kinds import Kind
@@ -64,6 +64,11 @@ class Dataplane(Consumer, Protocol):
     @property
     def has_work(self) -> bool:
         """Would an `apply` now do anything?"""
+        ...
+
+    @property
+    def is_cutting(self) -> bool:
+        """Connections that policy denies by now are still there; another `apply` is to come."""
         ...
 
     @property
@@ -212,6 +217,8 @@ class Loop:
                 self._in_sync = True
             case (Signal(), _) if key == AUDIT:
                 self._audit_due = True
+            case (Signal(), _) if key == CONNECTIONS:
+                pass  # an apply is all it wants
             case _:
                 self._dataplane.on_link_event(entry)  # type: ignore[arg-type]
 
@@ -267,7 +274,8 @@ class Loop:
             self._failures_in_a_row = 0
             self._audit_due = False
             if not self._is_held:
-                self._progress.programmed(self._arrived_revision)
+                if not self._dataplane.is_cutting:
+                    self._progress.programmed(self._arrived_revision)
                 self._note_enforced()
         self._note_applied(time.monotonic() - computed)
         # Routes by BGP may lag; that is no reason to hold back or give up enforcement.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tortie.agent.config import Config
 from tortie.agent.endpoint_status import EndpointReporter
 from tortie.agent.firewall_watch import FirewallWatch
-from tortie.agent.ingest import AUDIT, AgentInbox
+from tortie.agent.ingest import AUDIT, CONNECTIONS, AgentInbox
 from tortie.agent.loop import Consumer
 from tortie.agent.observing import Logging
 from tortie.agent.ownership import Ownership, obtain
@@ -122,7 +122,7 @@ def open_kernel(paths: Paths, inbox: AgentInbox) -> Kernel:
 
 
 def build_dataplane(
-    config: Config, kernel: Kernel, logging_: Logging, *, remote_routes: bool
+    config: Config, kernel: Kernel, logging_: Logging, inbox: AgentInbox, *, remote_routes: bool
 ) -> Dataplane:
     """
     Args:
@@ -160,6 +160,7 @@ def build_dataplane(
         kernel.rtnl,
         kernel.conntrack,
         owned_tables=kernel.changes is None,
+        on_found=lambda: inbox.put_now(CONNECTIONS, None),
     )
 
 

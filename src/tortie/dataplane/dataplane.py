@@ -10,9 +10,9 @@ Order of an apply, which is what safety rests on:
 3. Sysctls, neighbours and bandwidth: forwarding is on only where the rules are.
 4. Routes: an address becomes reachable, here or elsewhere, when all else is done.
 5. Connections that policy let in before, and would not let in now, are cut.
-   Listing connections costs the kernel 10 ms however few there are, so this
-   takes at most a tenth of the time: `retry_seconds` says when it wants to be
-   called again if it was too early.
+   Listing connections costs the kernel 10 ms however few there are, so a thread
+   does it, while later changes are applied, and at most a tenth of the time:
+   `retry_seconds` says when it wants to be called again if it was too early.
 
 What fails stays pending, and is tried again by the next apply.
 """
@@ -21,7 +21,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from tortie.dataplane.driver.guard import GuardDriver
@@ -75,7 +75,7 @@ class Manager(Protocol):
 
 
 class Connections(Protocol):
-    """The part of `kernel.conntrack.Conntrack` that is needed here."""
+    """The part of `kernel.conntrack.Conntrack` that is needed here; called from threads, too."""
 
     def delete_involving(self, addresses: frozenset[Network]) -> int:
         """Delete every connection of these addresses; returns how many there were."""
@@ -114,10 +114,13 @@ class Dataplane:
         conntrack: Connections,
         *,
         owned_tables: bool = False,
+        on_found: Callable[[], None] | None = None,
     ) -> None:
         """
         Args:
             owned_tables: what `kernel.nft.connection.supports_owner_tables` said.
+            on_found: called when connections have been listed that may be denied now, for an
+                `apply` that cuts them; None: the `apply` that wants the list waits for it.
         """
         self._settings = settings
         self._rtnl = rtnl
@@ -171,8 +174,11 @@ class Dataplane:
         self._addresses_stale = True
         """So must the interfaces' addresses, as far as a host endpoint goes by them."""
         self._applies = self._cut = 0
-        self._next_cut = 0.0
-        """On the monotonic clock: denied connections are not looked for before."""
+        self._on_found = on_found
+        self._search: asyncio.Future[list[Flow]] | None = None
+        """Of connections that may be denied."""
+        self._search_began = self._next_cut = 0.0
+        """On the monotonic clock: denied connections are not looked for before the latter."""
 
     def remote_destinations(self) -> frozenset[Network]:
         """Destinations that lead to other hosts."""
@@ -241,7 +247,7 @@ class Dataplane:
         except KernelBusy:
             self._stale = True
             raise
-        self._cut_denied()
+        await self._cut_denied()
         self._applies += 1
 
     async def resync(self) -> None:
@@ -307,11 +313,16 @@ class Dataplane:
     def retry_seconds(self) -> float | None:
         """After a good `apply`: how long until the next one has something left to do.
 
-        None means until something changes.
+        None means until something changes, or `on_found` is called.
         """
-        if not self._connections.suspects():
+        if self._search is not None or not self._connections.suspects():
             return None
         return max(0.0, self._next_cut - time.monotonic())
+
+    @property
+    def is_cutting(self) -> bool:
+        """Whether connections that policy denies by now are being looked for."""
+        return self._search is not None
 
     def counts(self, by_handle: Mapping[int, Counted]) -> Counts:
         """What rules have decided.
@@ -378,18 +389,36 @@ class Dataplane:
         self._endpoints.confirm_departed(departed)
         self._floating.confirm_departed(departed)
 
-    def _cut_denied(self) -> None:
-        suspects = self._connections.suspects()
-        began = time.monotonic()
-        if not suspects or began < self._next_cut:
+    async def _cut_denied(self) -> None:
+        """Behind the rules: what is listed from now on was let in by them, or before them."""
+        search = self._search or self._search_denied()
+        if search is None or (self._on_found is not None and not search.done()):
             return
-        if self._settings.cut_denied_connections:
-            flows = self._conntrack.flows_involving(suspects)
+        try:
+            flows = await search
             denied = self._connections.denied(flows, self._own_addresses()) if flows else []
             self._cut += self._conntrack.delete(denied) if denied else 0
-        self._connections.confirm()
+        except TortieError:
+            self._connections.give_back()
+            raise
+        finally:
+            self._search = None
         now = time.monotonic()
-        self._next_cut = now + CUT_PAUSE * (now - began)
+        self._next_cut = now + CUT_PAUSE * (now - self._search_began)
+
+    def _search_denied(self) -> asyncio.Future[list[Flow]] | None:
+        """List the connections of all suspects; None if there are none, or it is too early."""
+        if not self._connections.suspects() or time.monotonic() < self._next_cut:
+            return None
+        suspects = self._connections.take()
+        if not self._settings.cut_denied_connections:
+            return None
+        self._search_began = time.monotonic()
+        loop = asyncio.get_running_loop()
+        self._search = loop.run_in_executor(None, self._conntrack.flows_involving, suspects)
+        if (on_found := self._on_found) is not None:
+            self._search.add_done_callback(lambda _: on_found())
+        return self._search
 
     def _own_addresses(self) -> frozenset[Network]:
         found = self._rtnl.routes(table=route.TABLE_LOCAL)

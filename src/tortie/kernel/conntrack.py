@@ -15,6 +15,7 @@ net/netfilter/nf_conntrack_netlink.c.
 
 import errno
 import struct
+import threading
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -70,6 +71,10 @@ address: each walks all buckets, 9 ms for 262,144 of them, however few entries."
 
 _SEARCHED_ADDRESSES = 8
 """More addresses than this are looked for by decoding every flow."""
+
+_NO_FILTERED_DELETE = (errno.EINVAL, errno.EOPNOTSUPP)
+"""What kernels before 6.8 say: they take the filter's tuple for that of one entry, and half of it
+is missing."""
 
 
 class FlowTuple(msgspec.Struct, frozen=True, gc=False):
@@ -141,10 +146,13 @@ class TableSize(NamedTuple):
 
 
 class Conntrack:
-    """The connection table of the namespace where it was opened. One thread at a time."""
+    """The connection table of the namespace where it was opened. Threads take turns."""
 
     def __init__(self, sock: NetlinkSocket) -> None:
         self._sock = sock
+        self._turn = threading.RLock()
+        self._deletes_by_filter = True
+        """Until the kernel says no."""
 
     @classmethod
     def open(cls) -> "Conntrack":
@@ -160,7 +168,8 @@ class Conntrack:
         self.close()
 
     def size(self) -> TableSize:
-        (answer,) = self._sock.request(Request("count flows", _GET_STATS, 0, _header(None)))
+        with self._turn:
+            (answer,) = self._sock.request(Request("count flows", _GET_STATS, 0, _header(None)))
         found = attribute_map(answer.payload[_HEADER.size :])
         return TableSize(
             be(found.get(_STATS_ENTRIES, _NOTHING)), be(found.get(_STATS_LIMIT, _NOTHING))
@@ -172,7 +181,7 @@ class Conntrack:
         About 25 µs for each: to look for few addresses in a full table, let
         the kernel filter (`flows_involving`).
         """
-        return _decode_all(self._sock.dump(Request("list flows", _GET, 0, _header(family))))
+        return _decode_all(self._dump(family))
 
     def flows_involving(self, addresses: Collection[Network]) -> list[Flow]:
         """Flows with one of these addresses at any end, before or after NAT.
@@ -180,10 +189,7 @@ class Conntrack:
         Raises:
             InvalidInput: a network of more than one address.
         """
-        for address in addresses:
-            if not address.is_address:
-                raise InvalidInput(f"{address} is a network where one address is expected")
-        wanted = frozenset(addresses)
+        wanted = _addresses(addresses)
         # A listing walks all buckets, those of other namespaces too: 10 ms for nothing.
         if not wanted or not self.size().entries:
             return []
@@ -200,10 +206,9 @@ class Conntrack:
             return [flow for address in wanted for flow in self._filtered(address)]
         # Searching bytes costs a tenth of decoding.
         packed = [address.packed for address in wanted]
-        dumped = self._sock.dump(Request("list flows", _GET, 0, _header(None)))
         return _decode_all(
             answer
-            for answer in dumped
+            for answer in self._dump(None)
             if any(address in bytes(answer.payload) for address in packed)
         )
 
@@ -218,39 +223,63 @@ class Conntrack:
             OutcomeUnknown: answers were lost; list again.
         """
         deleted = 0
-        for said in self._sock.request_all([_delete(flow) for flow in flows]):
+        with self._turn:
+            answers = self._sock.request_all([_delete(flow) for flow in flows])
+        for said in answers:
             if said.code not in (0, errno.ENOENT):
                 raise kernel_error("delete flow", said.code, said.detail)
             deleted += said.code == 0
         return deleted
 
     def delete_involving(self, addresses: Collection[Network]) -> int:
-        """Delete every flow of these addresses, in any role; how many there were.
+        """Delete every flow of these addresses, in any role; about how many there were.
 
         Close the way for new flows first, or they appear behind the listing.
         Raises as `flows_involving` and `delete`.
         """
-        return self.delete(self.flows_involving(addresses))
+        wanted = _addresses(addresses)
+        before = self.size().entries if wanted else 0
+        if not before:
+            return 0
+        # No kernel up to 6.18 compares IPv6 addresses right: it deletes those of all others.
+        quickly = {address for address in wanted if address.family == 4}
+        if len(quickly) > _SEARCHED_ADDRESSES or not self._delete_filtered(quickly):
+            quickly.clear()
+        deleted = max(0, before - self.size().entries) if quickly else 0
+        return deleted + self.delete(self.flows_involving(wanted - quickly))
+
+    def _dump(self, family: int | None) -> list[Message]:
+        with self._turn:
+            return self._sock.dump(Request("list flows", _GET, 0, _header(family)))
 
     def _filtered(self, address: Network) -> list[Flow]:
         found: list[Flow] = []
-        for by, kind in ((_FILTER_BY_SOURCE, _SOURCE), (_FILTER_BY_DESTINATION, _DESTINATION)):
-            end = nested(_TUPLE_IP, attribute(kind[address.family], address.packed))
-            for side, flags in (
-                (_TUPLE_ORIGINAL, _FILTER_ORIGINAL),
-                (_TUPLE_REPLY, _FILTER_REPLY),
-            ):
-                body = _header(address.family) + nested(side, end)
-                # Both words of flags are required; 0 does not look at that direction.
-                words = (
-                    attribute_u32(word, by if word == flags else 0)
-                    for word in (_FILTER_ORIGINAL, _FILTER_REPLY)
-                )
-                body += nested(_FILTER, *words)
-                found += _decode_all(
-                    self._sock.dump(Request(f"list flows of {address.address_text}", _GET, 0, body))
-                )
+        for body in _filters(address):
+            request = Request(f"list flows of {address.address_text}", _GET, 0, body)
+            with self._turn:
+                dumped = self._sock.dump(request)
+            found += _decode_all(dumped)
         return found
+
+    def _delete_filtered(self, addresses: Collection[Network]) -> bool:
+        """Have the kernel delete all flows of these; False if it cannot.
+
+        It looks into full buckets only, and takes no lock for the others: 0.2 ms for each of an
+        address's four roles, where a listing takes 9.
+        """
+        if not self._deletes_by_filter:
+            return False
+        bodies = [body for address in addresses for body in _filters(address)]
+        with self._turn:
+            answers = self._sock.request_all(
+                [Request("delete flows", _DELETE, 0, body) for body in bodies]
+            )
+        for said in answers:
+            if said.code in _NO_FILTERED_DELETE:
+                self._deletes_by_filter = False
+            elif said.code not in (0, errno.ENOENT):
+                raise kernel_error("delete flows", said.code, said.detail)
+        return self._deletes_by_filter
 
 
 class Ended:
@@ -333,6 +362,29 @@ def _decode_tuple(data: memoryview) -> FlowTuple | None:
         icmp_code,
         icmp_id,
     )
+
+
+def _addresses(given: Collection[Network]) -> frozenset[Network]:
+    for address in given:
+        if not address.is_address:
+            raise InvalidInput(f"{address} is a network where one address is expected")
+    return frozenset(given)
+
+
+def _filters(address: Network) -> Iterable[bytes]:
+    """For each place that an address may have in a flow, a request about the flows where it does.
+
+    Each has a tuple, so that a kernel that knows no filters takes it for one flow, not for all.
+    """
+    for by, kind in ((_FILTER_BY_SOURCE, _SOURCE), (_FILTER_BY_DESTINATION, _DESTINATION)):
+        end = nested(_TUPLE_IP, attribute(kind[address.family], address.packed))
+        for side, flags in ((_TUPLE_ORIGINAL, _FILTER_ORIGINAL), (_TUPLE_REPLY, _FILTER_REPLY)):
+            # Both words of flags are required; 0 does not look at that direction.
+            words = (
+                attribute_u32(word, by if word == flags else 0)
+                for word in (_FILTER_ORIGINAL, _FILTER_REPLY)
+            )
+            yield _header(address.family) + nested(side, end) + nested(_FILTER, *words)
 
 
 def _delete(flow: Flow) -> Request:

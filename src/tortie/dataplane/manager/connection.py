@@ -28,18 +28,24 @@ class ConnectionManager:
         self._policies = policies
         self._ip_sets = ip_sets
         self._suspects: set[Network] = set()
+        self._taken: frozenset[Network] = frozenset()
 
     def suspects(self) -> frozenset[Network]:
-        """Addresses of endpoints that may be allowed less than before, until `confirm`."""
+        """Addresses of endpoints that may be allowed less than before, until `take`."""
         changed = self._policies.take_tightened() | self._endpoints.take_tightened()
         for endpoint_id in changed:
             found = self._endpoints.endpoints.get(endpoint_id)
             self._suspects.update(found.networks if found else ())
         return frozenset(self._suspects)
 
-    def confirm(self) -> None:
-        """The denied connections of all suspects are gone."""
-        self._suspects.clear()
+    def take(self) -> frozenset[Network]:
+        """The suspects; they are none any more, unless they become so anew meanwhile."""
+        self._taken, self._suspects = self.suspects(), set()
+        return self._taken
+
+    def give_back(self) -> None:
+        """Those that were taken last are suspects still."""
+        self._suspects |= self._taken
 
     def denied(self, flows: Iterable[Flow], own: frozenset[Network]) -> list[Flow]:
         """Those that policy would not let in now.
