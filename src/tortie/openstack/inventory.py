@@ -133,7 +133,8 @@ class Subnet(_Fact, frozen=True, kw_only=True):
 class Selection(_Fact, frozen=True, kw_only=True):
     """Which objects: those with one of the ids, in one of the networks, or on one of the subnets.
 
-    Subnets select ports by their fixed addresses, and are themselves selected like ids.
+    Subnets select ports by their fixed addresses, and are themselves selected like ids. With
+    nothing in it, it selects nothing.
     """
 
     ids: frozenset[str] = frozenset()

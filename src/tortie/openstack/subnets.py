@@ -34,17 +34,15 @@ def subnet_path(subnet_id: str, region: str) -> str:
     return f"{subnets_prefix(region)}{subnet_id}"
 
 
-def translate_subnet(subnet: Subnet) -> bytes | None:
-    """The value to store; None for a subnet without DHCP."""
+def translate_subnet(subnet: Subnet) -> SubnetValue | None:
+    """What to store; None for a subnet without DHCP."""
     if not subnet.enable_dhcp or not is_plain(subnet.id):
         return None
-    return msgspec.json.encode(
-        SubnetValue(
-            network_id=subnet.network_id,
-            cidr=subnet.cidr,
-            host_routes=subnet.host_routes,
-            gateway_ip=subnet.gateway_ip,
-            dns_servers=subnet.dns_nameservers or msgspec.UNSET,
-            mtu=subnet.mtu or msgspec.UNSET,
-        )
+    return SubnetValue(
+        network_id=subnet.network_id,
+        cidr=subnet.cidr,
+        host_routes=subnet.host_routes,
+        gateway_ip=subnet.gateway_ip,
+        dns_servers=subnet.dns_nameservers or msgspec.UNSET,
+        mtu=subnet.mtu or msgspec.UNSET,
     )
