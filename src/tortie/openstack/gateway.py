@@ -176,10 +176,13 @@ class Gateway:
         request = messages.range_request("\0", keys_only=True, limit=1)
         return self._call("kv/range", request, messages.RangeResponse).header.revision
 
-    def compact(self, revision: int) -> None:
-        """Forget history before `revision`; no error if that is done already."""
-        with suppress(AlreadyCompacted):
+    def compact(self, revision: int) -> bool:
+        """Forget history before `revision`; False if somebody did that before."""
+        try:
             self._call("kv/compaction", {"revision": revision}, messages.Anything, writes=True)
+        except AlreadyCompacted:
+            return False
+        return True
 
     # --- leases ---
 

@@ -1,6 +1,7 @@
 """A watch over the gateway: one HTTP answer that does not end, a JSON object to a line."""
 
 import http.client
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,6 +34,7 @@ class Watch:
         self._response = response
         self._endpoint = endpoint
         self._closed = False
+        self._pid = os.getpid()
         self._socket = connection.sock
         if self._socket is not None:
             self._socket.settimeout(None)
@@ -65,7 +67,8 @@ class Watch:
 
     def close(self) -> None:
         self._closed = True
-        if self._socket is not None:
+        # A child that inherited it must not end the parent's.
+        if self._socket is not None and self._pid == os.getpid():
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
         with suppress(OSError):
