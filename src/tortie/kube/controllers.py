@@ -11,7 +11,7 @@ Level-triggered throughout: every event says only what to look at again.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from tortie.datastore.resources import Resources, key_of
@@ -21,7 +21,7 @@ from tortie.kube import kinds
 from tortie.kube.api import Api, Kind, Name
 from tortie.kube.leaks import LeakCollector, Pods
 from tortie.kube.load_balancer import LoadBalancer
-from tortie.kube.mirror import Mirror
+from tortie.kube.mirror import Mirror, Origin
 from tortie.kube.nodes import NodeController, is_automatic
 from tortie.kube.pods import PodMirror
 from tortie.kube.queue import Queue
@@ -69,11 +69,9 @@ class Controllers:
         self._nodes: NodeController | None = None
         self._balancer: LoadBalancer | None = None
         self._pods = Pods()
-        self._refused: dict[ResourceKey, str] = {}
-        """What is wanted and cannot be stored, and why."""
+        self._failed: dict[Item, str] = {}
+        """What an object asks for and cannot have (storing it, an address), and why."""
         self._equal_orders: set[str] = set()
-        self._unbalanced: dict[Name, str] = {}
-        """Services without an address, and why."""
         self.ready = asyncio.Event()
         """Both sides have been read completely."""
         self._build()
@@ -137,10 +135,11 @@ class Controllers:
                 mirror.want((kind, name), made.resource)
                 if kind in kinds.CLUSTER_POLICIES:
                     self._warn_of_equal_orders(mirror)
-                refused = made.resource and self._refused.get(key_of(made.resource))
-                unbalanced = self._unbalanced.get(name) if kind == kinds.SERVICES else None
-                more = tuple(problem for problem in (refused, unbalanced) if problem)
-                self._report(kind, name, object_, (*made.problems, *more))
+                asked = [Item(mirror, key_of(made.resource))] if made.resource else []
+                if kind == kinds.SERVICES and self._balancer is not None:
+                    asked.append(Item(self._balancer, name))
+                failed = tuple(self._failed[item] for item in asked if item in self._failed)
+                self._report(kind, name, object_, (*made.problems, *failed))
         except InvalidInput as error:
             # What was made of it before stands no more: it counts as absent.
             if (mirror := self._mirrors.get(kind)) is not None:
@@ -214,43 +213,39 @@ class Controllers:
             assert isinstance(kind, Kind)
             assert isinstance(name, Name)
             await quietly(item.owner, kind, name)
-        elif isinstance(item.owner, LoadBalancer):
-            assert isinstance(item.key, Name)
-            await self._balance(item.owner, item.key)
         elif isinstance(item.owner, NodeController):
             assert isinstance(item.key, str)
             await item.owner.reconcile(item.key)
+        elif isinstance(item.owner, LoadBalancer):
+            assert isinstance(item.key, Name)
+            await self._attempt(item, item.owner.reconcile(item.key))
         else:
             assert isinstance(item.key, ResourceKey)
-            await self._reconcile(item.owner, item.key)
+            await self._attempt(item, item.owner.reconcile(item.key))
 
-    async def _reconcile(self, mirror: Mirror, key: ResourceKey) -> None:
+    async def _attempt(self, item: Item, work: Awaitable[None]) -> None:
+        """Whoever made the object has to know if what it asks for cannot be done."""
         try:
-            await mirror.reconcile(key)
-        except InvalidInput as error:
-            # Kubernetes took it, we cannot store it: whoever made it has to know.
-            await self._set_refused(mirror, key, str(error))
+            await work
+        except (InvalidInput, PoolExhausted) as error:
+            await self._set_failed(item, str(error))
             raise
-        if key in self._refused:
-            await self._set_refused(mirror, key, "")
+        if item in self._failed:
+            await self._set_failed(item, "")
 
-    async def _set_refused(self, mirror: Mirror, key: ResourceKey, problem: str) -> None:
-        if self._refused.pop(key, "") != problem:
-            for kind, name in mirror.origins_of(key):
+    async def _set_failed(self, item: Item, problem: str) -> None:
+        if self._failed.pop(item, "") != problem:
+            for kind, name in self._origins(item):
                 await self._say(kind, name, (problem,) if problem else ())
         if problem:
-            self._refused[key] = problem
+            self._failed[item] = problem
 
-    async def _balance(self, balancer: LoadBalancer, name: Name) -> None:
-        try:
-            await balancer.reconcile(name)
-        except (InvalidInput, PoolExhausted) as error:
-            if self._unbalanced.get(name) != str(error):
-                self._unbalanced[name] = str(error)
-                await self._say(kinds.SERVICES, name, (str(error),))
-            raise
-        if self._unbalanced.pop(name, None) is not None:
-            await self._say(kinds.SERVICES, name, ())
+    def _origins(self, item: Item) -> list[Origin]:
+        if isinstance(item.owner, Mirror):
+            assert isinstance(item.key, ResourceKey)
+            return item.owner.origins_of(item.key)
+        assert isinstance(item.key, Name)
+        return [(kinds.SERVICES, item.key)]
 
     async def _say(self, kind: Kind, name: Name, problems: tuple[str, ...]) -> None:
         """Report on an object as it is now."""

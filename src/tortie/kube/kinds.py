@@ -7,10 +7,11 @@ from typing import NamedTuple
 import msgspec
 
 from tortie.kube.api import Kind
+from tortie.lib.errors import InvalidInput
 from tortie.model.kubernetes.cluster_policy import cluster_policy
 from tortie.model.kubernetes.endpoint_slice import endpoint_slice
 from tortie.model.kubernetes.fields import Object
-from tortie.model.kubernetes.network_policy import network_policy
+from tortie.model.kubernetes.network_policy import isolation, network_policy
 from tortie.model.kubernetes.service import service
 from tortie.model.kubernetes.workload import (
     namespace_profile,
@@ -18,8 +19,8 @@ from tortie.model.kubernetes.workload import (
     service_account_profile,
 )
 from tortie.model.metadata import Resource
-from tortie.model.policy import GlobalNetworkPolicy, NetworkPolicy, Rule
-from tortie.model.validation import validate, with_defaults
+from tortie.model.policy import RULES_MAX, GlobalNetworkPolicy, NetworkPolicy, Rule
+from tortie.model.validation import check, validate, with_defaults
 
 NODES = Kind("", "v1", "nodes")
 PODS = Kind("", "v1", "pods")
@@ -84,8 +85,16 @@ def _pod(pod: Object) -> Made:
 
 
 def _network_policy(policy: Object) -> Made:
-    made = network_policy(policy)
-    return _storable(made.resource, made.problems)
+    try:
+        converted = network_policy(policy)
+        made = _storable(converted.resource, converted.problems)
+        assert made.resource is not None
+        check(with_defaults(made.resource))
+    except InvalidInput as error:
+        stand_in = isolation(policy)
+        pods = stand_in.spec.selector
+        return Made(stand_in, (f"nothing is allowed to any pod with {pods}: {error}",))
+    return made
 
 
 def _storable(policy: NetworkPolicy | GlobalNetworkPolicy, problems: tuple[str, ...]) -> Made:
@@ -94,6 +103,8 @@ def _storable(policy: NetworkPolicy | GlobalNetworkPolicy, problems: tuple[str, 
     An allow rule less allows less. One that denies or passes must not be left out: then all of
     the policy is refused, and said to be.
     """
+    policy, too_many = _without_the_last(policy)
+    problems = (*problems, *too_many)
     wrong: dict[tuple[str, int], str] = {}
     for problem in validate(with_defaults(policy)):
         if found := _RULE.match(problem.path):
@@ -107,6 +118,21 @@ def _storable(policy: NetworkPolicy | GlobalNetworkPolicy, problems: tuple[str, 
         )
     spec = msgspec.structs.replace(policy.spec, **left)
     return Made(msgspec.structs.replace(policy, spec=spec), (*problems, *wrong.values()))
+
+
+def _without_the_last(
+    policy: NetworkPolicy | GlobalNetworkPolicy,
+) -> tuple[NetworkPolicy | GlobalNetworkPolicy, tuple[str, ...]]:
+    """No more rules than are stored, if those that are left out are all to allow."""
+    problems, left = [], {}
+    for way, rules in (("ingress", policy.spec.ingress), ("egress", policy.spec.egress)):
+        if len(rules) > RULES_MAX and all(rule.action == "Allow" for rule in rules[RULES_MAX:]):
+            left[way] = rules[:RULES_MAX]
+            problems.append(
+                f"{way}: it becomes {len(rules)} rules, and those after {RULES_MAX} are left out"
+            )
+    spec = msgspec.structs.replace(policy.spec, **left)
+    return msgspec.structs.replace(policy, spec=spec), tuple(problems)
 
 
 def _cluster_policy(kind: Kind) -> Callable[[Object], Made]:

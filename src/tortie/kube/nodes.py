@@ -270,9 +270,8 @@ def _addresses(node: Node) -> Iterator[Network]:
     """Its own, those of its tunnels, and those that Kubernetes told it."""
     spec, bgp = node.spec, node.spec.bgp
     texts = [
-        *((bgp.ipv4_address, bgp.ipv6_address, bgp.ipv4_ipip_tunnel_addr) if bgp else ()),
-        spec.ipv4_vxlan_tunnel_addr,
-        spec.ipv6_vxlan_tunnel_addr,
+        *((bgp.ipv4_address, bgp.ipv6_address) if bgp else ()),
+        *spec.tunnel_addresses,
         *(entry.address for entry in spec.addresses),
     ]
     for one in texts:

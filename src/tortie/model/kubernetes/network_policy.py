@@ -4,13 +4,14 @@ It becomes `knp.default.<name>` of the default tier, at order 1000, and only all
 selects its pods adds to it, and the end of the tier denies the rest.
 
 A peer or port that cannot be converted is left out, and its rule with it if it was the only one:
-an allow rule less allows less. `{}` is such a peer: it names nobody.
+an allow rule less allows less. `{}` is such a peer: it names nobody. For a policy that cannot be
+converted at all there is `isolation`.
 
 Source: Kubernetes, networking/v1 (types.go, defaults.go: policyTypes, protocol); Calico,
 libcalico-go/lib/backend/k8s/conversion/conversion.go, K8sNetworkPolicyToCalico.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tortie.lib.errors import InvalidInput
@@ -26,7 +27,11 @@ from tortie.model.kubernetes.fields import (
     sequence,
     text,
 )
-from tortie.model.kubernetes.label_selector import namespace_selector, pod_selector
+from tortie.model.kubernetes.label_selector import (
+    namespace_selector,
+    pod_selector,
+    widest_pod_selector,
+)
 from tortie.model.names import is_port_name
 from tortie.model.policy import Direction, EntityRule, NetworkPolicy, NetworkPolicySpec, Rule
 
@@ -62,6 +67,30 @@ def network_policy(policy: Object) -> Converted:
     key = ResourceKey("NetworkPolicy", name, namespace)
     described = metadata(policy, name, namespace)
     return Converted(key, NetworkPolicy(kind=key.kind, metadata=described, spec=spec), problems)
+
+
+def isolation(policy: Object) -> NetworkPolicy:
+    """What stands in for a policy that cannot be converted: it allows nothing to its pods.
+
+    Its pods, and maybe more of its namespace: what cannot be read of the podSelector narrows it
+    no longer. The rules are left out, or they would allow something to those others. Directions
+    are the policy's, or both if they cannot be read.
+
+    Raises:
+        InvalidInput: no name or namespace.
+    """
+    source = mapping(policy, "metadata")
+    given = policy.get("spec")
+    spec = given if isinstance(given, Mapping) else {}
+    try:
+        types = _types(spec)
+    except InvalidInput:
+        types = ("Ingress", "Egress")
+    name = NAME_PREFIX + required_text(source, "name")
+    described = metadata(policy, name, required_text(source, "namespace"))
+    pods = widest_pod_selector(spec.get("podSelector"))
+    closed = NetworkPolicySpec(order=ORDER, selector=pods, types=types)
+    return NetworkPolicy(kind="NetworkPolicy", metadata=described, spec=closed)
 
 
 def policy_spec(spec: Object) -> ConvertedSpec:
