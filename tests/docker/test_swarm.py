@@ -10,6 +10,12 @@ from tests.docker.conftest import Hosts
 from tests.docker.dockerd import IMAGE, WEB, Docker, eventually
 from tests.e2e.live import LiveLab, inside, need_root
 
+from tortie.datastore.client import Client
+from tortie.docker.api import Docker as API
+from tortie.docker.leaks import Leaks
+from tortie.docker.messages import SERIAL
+from tortie.lib.ip import Network, parse_network
+
 pytestmark = pytest.mark.timeout(180)  # daemons, on a machine that may be busy
 
 PLUGIN = "tortie-swarm"
@@ -143,6 +149,23 @@ def test_services_scale_and_move_and_policy_follows(swarm: Hosts) -> None:
     assert eventually(
         lambda: any(h1.reaches(tasks(h1, "client")[0], a) for a in addresses(swarm, "web"))
     )
+
+    # What a manager chose and forgot is given back; what tasks have, not.
+    status, pool = h1.plugin("IpamDriver.RequestPool", {"V6": False})
+    assert status == 200, pool
+    asked = {"PoolID": pool["PoolID"], "Options": {SERIAL: "true"}}
+    forgotten = parse_network(h1.plugin("IpamDriver.RequestAddress", asked)[1]["Address"])
+    in_use = {address for name in ("web", "client", "other") for address in addresses(swarm, name)}
+
+    async def look(client: Client) -> list[Network]:
+        assert await API(h2.socket).swarm_addresses() is None, "a worker cannot tell"
+        known = await API(h1.socket).swarm_addresses()
+        assert known is not None
+        assert in_use <= {address.partition("/")[0] for address in known}
+        leaks = Leaks(client, "h1", API(h1.socket))
+        return [*await leaks.collect(()), *await leaks.collect(())]
+
+    assert swarm.live.with_client(look) == [forgotten]
 
     h1.ok("service", "rm", "web", "client", "other")
     assert eventually(lambda: not swarm.left_overs(), swarm.left_overs, seconds=40)

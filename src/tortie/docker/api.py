@@ -81,6 +81,35 @@ class Inspected(msgspec.Struct, frozen=True, rename="pascal"):
     state: State | None = None
 
 
+class _Swarm(msgspec.Struct, frozen=True, rename="pascal"):
+    control_available: bool = False
+    """This node is one of its managers."""
+
+
+class _Info(msgspec.Struct, frozen=True, rename="pascal"):
+    swarm: _Swarm | None = None
+
+
+class _TaskNetwork(msgspec.Struct, frozen=True, rename="pascal"):
+    addresses: list[str] | None = None
+
+
+class _Task(msgspec.Struct, frozen=True, rename="pascal"):
+    networks_attachments: list[_TaskNetwork] | None = None
+
+
+class _Virtual(msgspec.Struct, frozen=True, rename="pascal"):
+    addr: str = ""
+
+
+class _Endpoint(msgspec.Struct, frozen=True, rename="pascal"):
+    virtual_ips: list[_Virtual] | None = msgspec.field(default=None, name="VirtualIPs")
+
+
+class _Service(msgspec.Struct, frozen=True, rename="pascal"):
+    endpoint: _Endpoint | None = None
+
+
 class Docker:
     """One dockerd, by its socket; a connection for each question."""
 
@@ -124,6 +153,33 @@ class Docker:
         raw = await self._get(f"/containers/{quote(container_id, safe='')}/json")
         state = _decoded(raw, Inspected).state
         return state.pid if state else 0
+
+    async def swarm_addresses(self) -> set[str] | None:
+        """Of all tasks of swarm mode, also of those that have ended, and of services; with the
+        length of their subnet. None if this node is none of its managers.
+
+        Raises:
+            Unavailable: dockerd does not run, or the swarm has no leader.
+        """
+        swarm = _decoded(await self._get("/info"), _Info).swarm
+        if swarm is None or not swarm.control_available:
+            return None
+        tasks = _decoded(await self._get("/tasks"), list[_Task])
+        services = _decoded(await self._get("/services"), list[_Service])
+        return {
+            *(
+                address
+                for task in tasks
+                for attached in task.networks_attachments or ()
+                for address in attached.addresses or ()
+            ),
+            *(
+                virtual.addr
+                for service in services
+                for virtual in (service.endpoint and service.endpoint.virtual_ips) or ()
+                if virtual.addr
+            ),
+        }
 
     @contextlib.asynccontextmanager
     async def events(self, names: list[str]) -> AsyncIterator[AsyncIterator[bytes]]:

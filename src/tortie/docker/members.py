@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping
 from tortie.docker.api import Docker, Network
 from tortie.docker.endpoints import Endpoint, Endpoints, Identity
 from tortie.docker.forwarding import let_through
+from tortie.docker.ipam_driver import IPAMDriver
 from tortie.docker.leaks import Leaks
 from tortie.docker.pools import Pools
 from tortie.docker.profiles import endpoint_labels
@@ -55,6 +56,7 @@ class Members:
         docker: Docker,
         records: Records,
         endpoints: Endpoints,
+        ipam: IPAMDriver,
         leaks: Leaks,
         pools: Pools,
     ) -> None:
@@ -62,6 +64,7 @@ class Members:
         self._docker = docker
         self._records = records
         self._endpoints = endpoints
+        self._ipam = ipam
         self._leaks = leaks
         self._pools = pools
         self._news = asyncio.Event()
@@ -282,7 +285,7 @@ class Members:
             log.warning("endpoint %s: Docker does not know it; removed", endpoint.id[:12])
             await self._endpoints.remove(endpoint.id)
             for address in endpoint.addresses:
-                await self._leaks.release(address)
+                await self._ipam.release(address)
         return not missing
 
     def _complain(self) -> None:

@@ -100,10 +100,10 @@ class Service:
         try:
             endpoints = Endpoints(self._settings, self._records, Profiles(client))
             ipam = IPAMDriver(client, self._settings.host, self._records)
-            leaks = Leaks(client, self._settings.host, ipam)
             docker = Docker(self._settings.docker)
+            leaks = Leaks(client, self._settings.host, docker)
             pools = Pools(client)
-            members = Members(self._settings, docker, self._records, endpoints, leaks, pools)
+            members = Members(self._settings, docker, self._records, endpoints, ipam, leaks, pools)
             await self._patiently(endpoints.load, "the agent is not reachable")
             assert self._ready is not None, "made by `run`"
             self._ready.set_result(_Parts(endpoints, ipam))

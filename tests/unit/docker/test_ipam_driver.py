@@ -1,8 +1,9 @@
 """Addresses for Docker: whose they are, who may free them, and what becomes of those forgotten."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.unit.ipam.invariants import allocated, check
 from tortie.datastore.client import Client
 from tortie.datastore.embedded import EmbeddedClient
 from tortie.datastore.resources import Resources
+from tortie.docker.api import Docker
 from tortie.docker.ipam_driver import SWARM, IPAMDriver
 from tortie.docker.leaks import Leaks
 from tortie.docker.records import Records
@@ -165,7 +167,7 @@ def test_what_docker_forgot_is_released_at_second_sight(tmp_path: Path) -> None:
         task = await take(driver, **SERIAL)
         theirs = await take(bench.driver("h2"))
         [foreign] = await Allocator(bench.client, "h1").assign([4], "cni.x", {})
-        leaks = Leaks(bench.client, "h1", driver)
+        leaks = Leaks(bench.client, "h1", Docker(bench.directory / "no socket"))
         known = {parse_address(used)}
         assert await leaks.collect(known) == []
         young = await take(driver)
@@ -174,6 +176,55 @@ def test_what_docker_forgot_is_released_at_second_sight(tmp_path: Path) -> None:
         assert await leaks.collect({*known, parse_address(young)}) == []
 
     with_bench(tmp_path, act)
+
+
+ENDED = {"Addresses": ["10.65.0.7/24"]}
+SWARM_OF_ONE = {
+    "/info": {"Swarm": {"NodeID": "x", "ControlAvailable": True}},
+    "/tasks": [{"ID": "t", "NetworksAttachments": [ENDED]}, {"ID": "u"}],
+    "/services": [{"ID": "s", "Endpoint": {"Spec": {}}}, {"ID": "v", "Endpoint": {}}],
+}
+
+
+def test_what_a_manager_of_swarm_forgot_is_released_by_its_own_host(tmp_path: Path) -> None:
+    async def act(bench: Bench) -> None:
+        first, second = bench.driver("h1"), bench.driver("h2")
+        task, virtual, forgotten = [await take(first, **SERIAL) for _ in range(3)]
+        of_another = await take(second, **SERIAL)
+        answers: dict[str, Any] = dict(SWARM_OF_ONE)
+        of_task = {"NetworksAttachments": [{"Addresses": [f"{task}/32"]}]}
+        answers["/tasks"] = [*answers["/tasks"], of_task]
+        of_service = {"Endpoint": {"VirtualIPs": [{"Addr": f"{virtual}/24"}]}}
+        answers["/services"] = [*answers["/services"], of_service]
+        async with answering(bench.directory / "docker", answers) as docker:
+            leaks = Leaks(bench.client, "h1", docker)
+            answers["/info"] = {"Swarm": {"ControlAvailable": False}}
+            assert await leaks.collect(()) == await leaks.collect(()) == [], "it cannot tell"
+            answers["/info"] = SWARM_OF_ONE["/info"]
+            assert await leaks.collect(()) == []
+            del answers["/tasks"]
+            assert await leaks.collect(()) == [], "the swarm has no leader"
+            answers["/tasks"] = [of_task]
+            assert await leaks.collect(()) == [], "seen once since"
+            assert [one.address_text for one in await leaks.collect(())] == [forgotten]
+        assert await bench.held() == {task, virtual, of_another}
+
+    with_bench(tmp_path, act)
+
+
+@contextlib.asynccontextmanager
+async def answering(path: Path, answers: dict[str, Any]) -> AsyncIterator[Docker]:
+    """Docker's API as far as it is asked here; 503 for what there is no answer to."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        target = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+        status = b"200 OK" if target in answers else b"503 Service Unavailable"
+        body = json.dumps(answers.get(target)).encode()
+        writer.write(b"HTTP/1.0 " + status + b"\r\n\r\n" + body)
+        writer.close()
+
+    async with await asyncio.start_unix_server(answer, path):
+        yield Docker(path)
 
 
 def test_the_mark_of_swarm_names_its_manager(tmp_path: Path) -> None:
