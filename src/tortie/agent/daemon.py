@@ -88,9 +88,7 @@ async def serve(
         loop = Loop(inbox, graph, dataplane, others, progress, health.reporter("loop"), settings)
         ingest = Ingest(inbox)
         syncer = Syncer(client, PREFIXES, ingest)
-        attach = wiring.build_attach(
-            config, client, paths, namespaces, progress, ingest.allocation_unchanged
-        )
+        attach = wiring.build_attach(config, client, paths, namespaces, progress, ingest)
         status = wiring.build_status(config, client)
         firewall = wiring.build_firewall_watch(config, health)
         if config["HealthEnabled"]:

@@ -15,6 +15,7 @@ from tortie.lib.inbox import Inbox
 from tortie.model import codec
 from tortie.model.keys import IPAM, RESOURCES, AffinityKey, Key, ResourceKey, parse_key
 from tortie.model.metadata import Resource
+from tortie.model.node import ClusterInformation
 from tortie.model.unknown_rules import close_unknown
 from tortie.model.validation import check
 
@@ -45,6 +46,18 @@ AUDIT = Signal("audit")
 CONNECTIONS = Signal("connections")
 """Those that policy may deny by now have been listed."""
 
+READY_FLAG = ResourceKey("ClusterInformation", "default")
+
+
+def is_ready(information: object | None) -> bool:
+    """Whether it says that the datastore is; one that is gone, or that nobody can read, does
+    not, as in Calico."""
+    return (
+        isinstance(information, ClusterInformation)
+        and information.spec.datastore_ready is not False
+    )
+
+
 AgentInbox = Inbox[Hashable, object]
 """`Key` → `Arrived`, `Signal` → None, and for links `("link", index)` → the event."""
 
@@ -61,6 +74,7 @@ class Ingest:
         self._invalid: dict[Key, str] = {}
         self._unknown: dict[Key, tuple[str, ...]] = {}
         self._allocation_changes = 0
+        self._is_ready = False
         self.status = Status.CONNECTING
 
     @property
@@ -72,6 +86,10 @@ class Ingest:
         """As `tortie.ipam.allocator.Unchanged`; None while we are not in sync."""
         return self._allocation_changes if self.status is Status.IN_SYNC else None
 
+    def datastore_ready(self) -> bool:
+        """We follow it, and it says that it is ready (`datastoreReady`)."""
+        return self._is_ready and self.status is Status.IN_SYNC
+
     async def on_updates(self, updates: Sequence[Update]) -> None:
         for update in updates:
             key = parse_key(update.key)
@@ -82,6 +100,8 @@ class Ingest:
                 if update.value is None:
                     self._invalid.pop(key, None)
                     self._unknown.pop(key, None)
+                if key == READY_FLAG:
+                    self._is_ready = is_ready(value)
                 await self._inbox.put(key, Arrived(value, update.revision))
 
     def on_status(self, status: Status) -> None:

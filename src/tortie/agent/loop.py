@@ -14,7 +14,16 @@ import time
 from collections.abc import Hashable, Mapping
 from typing import NamedTuple, Protocol
 
-from tortie.agent.ingest import AUDIT, CONNECTIONS, IN_SYNC, AgentInbox, Arrived, Signal
+from tortie.agent.ingest import (
+    AUDIT,
+    CONNECTIONS,
+    IN_SYNC,
+    READY_FLAG,
+    AgentInbox,
+    Arrived,
+    Signal,
+    is_ready,
+)
 from tortie.agent.status import Progress
 from tortie.calc.graph import Graph
 from tortie.desired.kinds import Kind
@@ -25,7 +34,6 @@ from tortie.lib.errors import TortieError
 from tortie.lib.health import Reporter
 from tortie.lib.metrics import SIZES, Histogram
 from tortie.model.keys import AffinityKey, Key, ResourceKey
-from tortie.model.node import ClusterInformation
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +46,6 @@ FAILURES_BEFORE_GIVING_UP = 10
 
 
 _HELD = "the datastore is not ready: datastoreReady of ClusterInformation default is not true"
-_READY_FLAG = ResourceKey("ClusterInformation", "default")
 
 
 class Consumer(Protocol):
@@ -208,7 +215,7 @@ class Loop:
             case (ResourceKey() | AffinityKey(), Arrived()):
                 self._graph.on_update(key, entry.value)
                 self._report_problems(key)
-                if key == _READY_FLAG:
+                if key == READY_FLAG:
                     self._on_ready_flag(entry.value)
                 if isinstance(key, ResourceKey):
                     self._settings.on_resource(key, entry.value)
@@ -223,8 +230,7 @@ class Loop:
                 self._dataplane.on_link_event(entry)  # type: ignore[arg-type]
 
     def _on_ready_flag(self, value: object | None) -> None:
-        """One that is gone, or that nobody can read, is not up: as in Calico."""
-        held = not isinstance(value, ClusterInformation) or value.spec.datastore_ready is False
+        held = not is_ready(value)
         if held != self._is_held:
             if held:
                 log.warning("the datastore is not ready; what is enforced stays as it is")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tortie.agent.config import Config
 from tortie.agent.endpoint_status import EndpointReporter
 from tortie.agent.firewall_watch import FirewallWatch
-from tortie.agent.ingest import AUDIT, CONNECTIONS, AgentInbox
+from tortie.agent.ingest import AUDIT, CONNECTIONS, AgentInbox, Ingest
 from tortie.agent.loop import Consumer
 from tortie.agent.observing import Logging
 from tortie.agent.ownership import Ownership, obtain
@@ -33,7 +33,7 @@ from tortie.dataplane.driver.nftables import ARP, INET
 from tortie.dataplane.settings import LogLimit, ProtoPort, Settings
 from tortie.datastore.client import Client
 from tortie.desired.kinds import Emit, Kind
-from tortie.ipam.allocator import Allocator, Unchanged
+from tortie.ipam.allocator import Allocator
 from tortie.kernel.conntrack import Conntrack
 from tortie.kernel.netlink import NetlinkSocket, OutcomeUnknown
 from tortie.kernel.nft.connection import Changes, Nft, supports_owner_tables
@@ -229,7 +229,7 @@ def build_attach(
     paths: Paths,
     namespaces: Namespaces,
     progress: Progress,
-    unchanged: Unchanged,
+    ingest: Ingest,
 ) -> Server:
     attacher = Attacher(
         AttachSettings(config.host, config["InterfacePrefix"]),
@@ -237,7 +237,8 @@ def build_attach(
         Veths(namespaces),
         Journal(paths.state / "attach"),
         progress.wait,
-        Allocator(client, config.host, unchanged=unchanged),
+        Allocator(client, config.host, unchanged=ingest.allocation_unchanged),
+        ingest.datastore_ready,
     )
     # Removals that found no agent wait beside the journal.
     cni = CniService(attacher, client, paths.state / "cni")

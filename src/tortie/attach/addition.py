@@ -3,12 +3,14 @@
     one read → journal → addresses → veth → endpoint → enforced? → journal
 
 Each may be repeated. On the datastore they are three round trips where nothing of the workload
-is there yet: one read, one transaction for the addresses, one for the endpoint.
+is there yet: one read, one transaction for the addresses, one for the endpoint. A container is
+new as a rule, and the agent watches whether the datastore is ready; so nothing is read for one,
+and both transactions compare that it is new. The read follows where it is not.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -21,7 +23,7 @@ from tortie.attach.requests import Add, Attached, WorkloadKey
 from tortie.attach.turns import Steps, in_thread
 from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources
-from tortie.ipam.allocator import Allocator
+from tortie.ipam.allocator import Allocator, HandleExists
 from tortie.ipam.stored import Stored, read, stored
 from tortie.lib.errors import AlreadyExists, InvalidInput, Unavailable
 from tortie.lib.ip import Network, parse_address
@@ -48,6 +50,8 @@ class _Before(NamedTuple):
     handle: Stored[Handle] | None
     """None: addresses are not IPAM's."""
     has_endpoint: bool
+    is_assumed: bool = False
+    """Not read: a new container has nothing."""
 
     @property
     def held(self) -> bool:
@@ -66,9 +70,15 @@ class Addition:
         plumbing: Plumbing,
         journal: Journal,
         wait_programmed: WaitProgrammed,
+        is_ready: Callable[[], bool],
     ) -> None:
+        """
+        Args:
+            is_ready: is the datastore known to be there and ready? If not it is asked.
+        """
         self._settings = settings
         self._client = client
+        self._is_ready = is_ready
         self._resources = Resources(client)
         self._allocator = allocator
         self._plumbing = plumbing
@@ -105,13 +115,17 @@ class Addition:
         Args:
             before: what the journal says of it: completed, not made anew.
         """
-        there = await self._look(request, endpoint)
+        if before is None and request.container_id and request.ipam and self._is_ready():
+            unused = Stored[Handle](HandleKey(request.handle_id), None, None)
+            there = _Before(unused, has_endpoint=False, is_assumed=True)
+        else:
+            there = await self._look(request, endpoint)
         entry = self._begin(request, endpoint, before, there)
         # On disk before the endpoint is stored; what is made until then leaves no trace.
         synced = asyncio.ensure_future(in_thread(self._journal.sync, entry.key))
         steps.done("journal")
         try:
-            entry, mac = await self._make(request, entry, there, steps)
+            entry, mac = await self._make(request, endpoint, entry, there, steps)
         finally:
             await asyncio.wait({synced})
         synced.result()
@@ -128,10 +142,21 @@ class Addition:
         return replace(attached(entry), timings=steps.seconds)
 
     async def _make(
-        self, request: Add, entry: Entry, there: _Before, steps: Steps
+        self,
+        request: Add,
+        endpoint: WorkloadEndpoint,
+        entry: Entry,
+        there: _Before,
+        steps: Steps,
     ) -> tuple[Entry, str]:
         """Addresses and link; returns the entry with the first, and the MAC inside."""
-        addresses = await self._assign(request, there)
+        try:
+            addresses = await self._assign(request, there)
+        except HandleExists:
+            there = await self._look(request, endpoint)
+            entry = replace(entry, keep_addresses=there.held)
+            self._journal.note(entry)
+            addresses = await self._assign(request, there)
         self._check_unused(request.key, addresses)
         steps.done("addresses")
         wanted = Wanted(
@@ -218,6 +243,7 @@ class Addition:
             requested=request.requested,
             pools=request.pools,
             handle=there.handle,
+            is_new=there.is_assumed,
         )
 
     async def _store(self, endpoint: WorkloadEndpoint, there: _Before) -> int:

@@ -14,7 +14,7 @@ are kept when it fails.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
@@ -59,10 +59,12 @@ class Attacher:
         journal: Journal,
         wait_programmed: WaitProgrammed,
         allocator: Allocator | None = None,
+        is_ready: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
             allocator: the host's, if it has one already.
+            is_ready: is the datastore known to be there and ready, by whoever watches it?
         """
         self._settings = settings
         self._client = client
@@ -73,7 +75,7 @@ class Attacher:
         self._wait_programmed = wait_programmed
         self._turns = Turns()
         self._addition = Addition(
-            settings, client, self._allocator, plumbing, journal, wait_programmed
+            settings, client, self._allocator, plumbing, journal, wait_programmed, is_ready
         )
         self._removal = Removal(
             client, self._allocator, plumbing, journal, wait_programmed, self._turns

@@ -10,6 +10,7 @@ Works on a socket of rtnetlink in the workload's namespace; enters nothing.
 
 from collections.abc import Sequence
 
+from tortie.kernel.rtnl import address, link, neighbour, route
 from tortie.kernel.rtnl.address import SCOPE_UNIVERSE, Address
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.kernel.rtnl.link import Link, LinkChange, parse_mac
@@ -30,6 +31,9 @@ _GATEWAYS = {4: GATEWAY_4, 6: GATEWAY_6}
 _DEFAULT = {4: parse_network("0.0.0.0/0"), 6: parse_network("::/0")}
 _IPV6_DEFAULT_METRIC = 1024
 
+LOOPBACK = 1
+"""Index of `lo` in every namespace. Source: include/net/flow.h, LOOPBACK_IFINDEX."""
+
 SOURCE_TABLE = 1000
 """Table, and priority of its rules, of ethN: this plus N. The kernel's own tables are 253 to 255,
 its rules have 0, 32766 and 32767."""
@@ -44,34 +48,44 @@ def find(rtnl: Rtnl, name: str) -> Link | None:
         return None
 
 
-def configure(inside: Rtnl, far: Link, addresses: Sequence[Network]) -> None:
-    """These addresses and no others, and everything up."""
-    present = {found.address: found for found in inside.addresses(interface=far.index)}
-    for address in addresses:
-        if address not in present:
-            inside.add_address(Address(interface=far.index, address=address, length=address.bits))
-    for address, found in present.items():
-        if address not in addresses and found.scope == SCOPE_UNIVERSE:
-            inside.delete_address(found)
-    loopback = find(inside, "lo")
-    if loopback is not None and not loopback.up:
-        inside.change_link(loopback.index, LinkChange(up=True))
-    if not far.up:
-        inside.change_link(far.index, LinkChange(up=True))
+def configure(
+    inside: Rtnl,
+    far: int,
+    name: str,
+    addresses: Sequence[Network],
+    default_routes: bool,
+    *,
+    is_new: bool,
+) -> None:
+    """These addresses and no others, permanent neighbours, routes, and everything up.
 
+    One send, in an order in which each may be made: only a link that is up keeps routes, and a
+    gateway must be reachable before a route may name it.
 
-def route(inside: Rtnl, far: Link, addresses: Sequence[Network], default_routes: bool) -> None:
-    """Permanent neighbours and routes; only a link that is up keeps them."""
+    Args:
+        far: index of the workload's end.
+        is_new: it was made just now, so nothing is there that has to go.
+
+    Raises:
+        TortieError: the first refusal; the rest was tried.
+    """
+    if not is_new:
+        for present in inside.addresses(interface=far):
+            if present.address not in addresses and present.scope == SCOPE_UNIVERSE:
+                inside.delete_address(present)
+    requests = [
+        address.add(Address(interface=far, address=own, length=own.bits)) for own in addresses
+    ]
+    requests += [link.change(index, LinkChange(up=True)) for index in (LOOPBACK, far)]
     families = _families(addresses)
-    outcomes = inside.replace_neighbours([_gateway_neighbour(far, f) for f in families])
-    # One at a time: a gateway must be reachable before a route may name it.
+    requests += [neighbour.replace(_gateway_neighbour(far, family)) for family in families]
     for family in families:
-        for wanted in _routes(far, family, default_routes):
-            outcomes += inside.replace_routes([wanted])
-    for outcome in outcomes:
+        wanted = _routes(far, name, family, default_routes)
+        requests += [route.replace(one) for one in wanted]
+    for outcome in inside.run(requests):
         if outcome is not None:
             raise outcome
-    number = _number(far.name)
+    number = _number(name)
     if number:
         _write_rules(inside, SOURCE_TABLE + number, addresses)
 
@@ -88,7 +102,7 @@ def problems(
     ]
     for family in _families(addresses):
         routes = {r.key: r for r in inside.routes(family, interface=far.index)}
-        for wanted in _routes(far, family, default_routes):
+        for wanted in _routes(far.index, far.name, family, default_routes):
             there = routes.get(wanted.key)
             if there is None or there.gateway != wanted.gateway:
                 found.append(f"{far.name} lacks the route {wanted}")
@@ -110,9 +124,9 @@ def problems(
 def _write_rules(inside: Rtnl, table: int, addresses: Sequence[Network]) -> None:
     """One for each address; those of former addresses go."""
     present = {rule.source: rule for rule in inside.rules() if rule.table == table}
-    for address in addresses:
-        if address not in present:
-            rule = Rule(family=address.family, priority=table, table=table, source=address)
+    for own in addresses:
+        if own not in present:
+            rule = Rule(family=own.family, priority=table, table=table, source=own)
             inside.add_rule(rule)
     for source, rule in present.items():
         if source not in addresses:
@@ -123,13 +137,13 @@ def _families(addresses: Sequence[Network]) -> list[int]:
     return sorted({address.family for address in addresses})
 
 
-def _gateway_neighbour(far: Link, family: int) -> Neighbour:
-    return Neighbour(interface=far.index, address=_GATEWAYS[family], mac=HOST_MAC)
+def _gateway_neighbour(far: int, family: int) -> Neighbour:
+    return Neighbour(interface=far, address=_GATEWAYS[family], mac=HOST_MAC)
 
 
-def _routes(far: Link, family: int, default_routes: bool) -> list[Route]:
+def _routes(far: int, name: str, family: int, default_routes: bool) -> list[Route]:
     """In an order in which each may be made."""
-    number = _number(far.name)
+    number = _number(name)
     metric = number + _IPV6_DEFAULT_METRIC if number and family == 6 else number
     found = _in_table(far, family, TABLE_MAIN, metric, default=default_routes)
     if number:
@@ -137,23 +151,23 @@ def _routes(far: Link, family: int, default_routes: bool) -> list[Route]:
     return found
 
 
-def _in_table(far: Link, family: int, table: int, metric: int, *, default: bool) -> list[Route]:
+def _in_table(far: int, family: int, table: int, metric: int, *, default: bool) -> list[Route]:
     """
     Args:
         metric: eth0 before eth1: without one, the routes of one would replace the other's.
     """
-    link = Route(
-        destination=GATEWAY_4, interface=far.index, scope=SCOPE_LINK, table=table, metric=metric
+    onlink = Route(
+        destination=GATEWAY_4, interface=far, scope=SCOPE_LINK, table=table, metric=metric
     )
     out = Route(
         destination=_DEFAULT[family],
-        interface=far.index,
+        interface=far,
         gateway=_GATEWAYS[family],
         table=table,
         metric=metric,
     )
     # A link-local gateway of IPv6 needs no route of its own.
-    return [*([link] if family == 4 else []), *([out] if default else [])]
+    return [*([onlink] if family == 4 else []), *([out] if default else [])]
 
 
 def _number(name: str) -> int:

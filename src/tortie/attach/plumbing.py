@@ -10,12 +10,12 @@ would depend on proxy ARP, which answers only while the host has a route to
 169.254.1.1 through another interface: without a default route the first
 packet dies in silence.
 
-Order: both ends are made down; the workload's end is configured; then they go
-up. The dataplane drops whatever comes from a `cali…` interface without an
-endpoint, so a link that is up before its policy is closed, not open.
-accept_ra is off on both ends before they are up: no router advertisement is
-ever believed (CVE-2020-13597). Addresses skip duplicate detection: they are
-unique by allocation, and waiting costs a second.
+Order: both ends are made down; the host's end goes up, then the workload's, with
+its routes: they need a link that is up. The dataplane drops whatever comes from a
+`cali…` interface without an endpoint, so a link that is up before its policy is
+closed, not open. accept_ra is off on both ends before they are up: no router
+advertisement is ever believed (CVE-2020-13597). Addresses skip duplicate
+detection: they are unique by allocation, and waiting costs a second.
 
 The host's route to the workload and the host end's other settings are the
 agent's business, driven by the endpoint resource.
@@ -24,13 +24,16 @@ agent's business, driven by the endpoint resource.
 import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from tortie.attach.inside import GATEWAY_4, GATEWAY_6, HOST_MAC, configure, find, route
+from tortie.attach.inside import GATEWAY_4, GATEWAY_6, HOST_MAC, configure, find
 from tortie.attach.inside import problems as problems_inside
 from tortie.attach.namespaces import Namespaces, Setting
 from tortie.attach.requests import Device
 from tortie.kernel import netns, sysctl
+from tortie.kernel.rtnl import address as rtnl_address
+from tortie.kernel.rtnl import link as rtnl_link
 from tortie.kernel.rtnl.address import SCOPE_LINK as ADDRESS_SCOPE_LINK
 from tortie.kernel.rtnl.address import Address
 from tortie.kernel.rtnl.connection import Rtnl
@@ -95,39 +98,56 @@ class Veths:
 
     def __init__(self, namespaces: Namespaces) -> None:
         self._namespaces = namespaces
+        self._idle: list[Rtnl] = []
+        """Sockets of the host that no thread uses now: opening one costs ten system calls."""
+        self._home: tuple[int, int] | None = None
+        """Which namespace is the host's."""
         self._deleting = threading.Lock()
         self._doomed: set[int] = set()
         """Indexes of links that threads wait to delete; the kernel does not use one again."""
+
+    @contextlib.contextmanager
+    def _host(self) -> Iterator[Rtnl]:
+        """Rtnetlink of the host; a socket on which something failed is not used again."""
+        rtnl = self._idle.pop() if self._idle else Rtnl.open()
+        try:
+            yield rtnl
+        except BaseException:
+            rtnl.close()
+            raise
+        self._idle.append(rtnl)
 
     def connect(self, wanted: Wanted) -> str:
         if wanted.device != "veth":
             return self._connect_machine(wanted)
         namespace = self._namespaces.hold(wanted.netns)
         try:
-            if netns.identity(namespace) == netns.identity():
+            self._home = self._home or netns.identity()
+            if netns.held_identity(namespace) == self._home:
                 raise InvalidInput(f"{wanted.netns} is the host's own network namespace")
-            with Rtnl.open() as host:
+            with self._host() as host:
                 return self._connect_container(host, namespace, wanted)
         finally:
             os.close(namespace)
 
     def _connect_container(self, host: Rtnl, namespace: int, wanted: Wanted) -> str:
-        is_new = _make_pair(host, namespace, wanted)
+        mac = parse_mac(wanted.mac) if wanted.mac else rtnl_link.random_mac()
+        near = _make_pair(host, namespace, wanted, mac)
+        is_new = near is not None
         settings = _settings(wanted)
         # The usual case enters the namespace once: interface and settings are both its first.
         with self._namespaces.enter(namespace, settings if is_new else ()) as inside:
-            if not is_new:
-                _find_or_replace_pair(host, namespace, inside, wanted)
+            if near is None:
+                mac = _find_or_replace_pair(host, namespace, inside, wanted, mac)
                 self._namespaces.enter(namespace, settings).close()
-            near, far = host.link(wanted.interface), inside.link(wanted.inside)
+                near = host.link(wanted.interface)
             self._prepare_host_end(host, near)
-            configure(inside, far, wanted.addresses)
-            host.change_link(near.index, LinkChange(up=True))
-            route(inside, far, wanted.addresses, wanted.default_routes)
-            return mac_text(far.mac)
+            arguments = (inside, near.peer, wanted.inside, wanted.addresses)
+            configure(*arguments, wanted.default_routes, is_new=is_new)
+            return mac_text(mac)
 
     def disconnect(self, interface: str) -> bool:
-        with Rtnl.open() as host:
+        with self._host() as host:
             link = find(host, interface)
             if link is None:
                 return False
@@ -144,7 +164,7 @@ class Veths:
 
     def problems(self, wanted: Wanted) -> list[str]:
         if wanted.device != "veth":
-            with Rtnl.open() as host:
+            with self._host() as host:
                 link = find(host, wanted.interface)
             missing = f"the host has no interface {wanted.interface}"
             return ([] if link.up else [f"{wanted.interface} is down"]) if link else [missing]
@@ -153,14 +173,14 @@ class Veths:
         except NotFound as error:
             return [str(error)]
         try:
-            with Rtnl.open() as host:
+            with self._host() as host:
                 return list(_problems(host, opened.rtnl, wanted))
         finally:
             opened.close()
 
     def _connect_machine(self, wanted: Wanted) -> str:
         """The host's end alone: inside is a VM's business."""
-        with Rtnl.open() as host:
+        with self._host() as host:
             link = find(host, wanted.interface)
             if link is None and wanted.device == "existing":
                 raise NotFound(f"the host has no interface {wanted.interface}")
@@ -181,21 +201,24 @@ class Veths:
             for gateway in wanted.gateways or (GATEWAY_4,):
                 if gateway not in present:
                     _answer_for(host, link, gateway)
-            host.change_link(link.index, LinkChange(up=True))
             return wanted.mac
 
     def _prepare_host_end(self, host: Rtnl, near: Link) -> None:
+        """Its settings, then up."""
         if near.up:
             return
+        requests = [rtnl_link.change(near.index, LinkChange(up=True))]
         with contextlib.suppress(NotFound):  # no IPv6 here
             sysctl.set_interface(6, near.name, "accept_ra", 0)
             # The same address as the kernel would make, without the second of
             # duplicate detection during which it may not ask for the workload.
-            host.stop_address_generation(near.index)
-            address = Address(
+            own = Address(
                 interface=near.index, address=GATEWAY_6, length=64, scope=ADDRESS_SCOPE_LINK
             )
-            host.add_address(address)
+            requests[:0] = [rtnl_link.no_generated_address(near.index), rtnl_address.add(own)]
+        for outcome in host.run(requests):
+            if outcome is not None:
+                raise outcome
 
 
 def _loose_pair(host: Rtnl, wanted: Wanted) -> Link:
@@ -220,23 +243,26 @@ def _settings(wanted: Wanted) -> list[Setting]:
     return [*(Setting(wanted.inside, 6, *pair) for pair in _INSIDE_SETTINGS), *forwarding]
 
 
-def _make_pair(host: Rtnl, namespace: int, wanted: Wanted) -> bool:
-    """Make both ends, down; False if one of the names is taken."""
-    mac = parse_mac(wanted.mac) if wanted.mac else None
+def _make_pair(host: Rtnl, namespace: int, wanted: Wanted, mac: bytes) -> Link | None:
+    """Make both ends, down; None if one of the names is taken."""
     mtu = wanted.mtu or None
     peer = VethPeer(name=wanted.inside, namespace=namespace, mac=mac, mtu=mtu)
     try:
-        host.create_veth(wanted.interface, peer, mac=HOST_MAC, mtu=mtu)
+        return host.create_veth(wanted.interface, peer, mac=HOST_MAC, mtu=mtu)
     except AlreadyExists:
-        return False
-    return True
+        return None
 
 
-def _find_or_replace_pair(host: Rtnl, namespace: int, inside: Rtnl, wanted: Wanted) -> None:
-    """What is there is completed; a host end whose workload is gone is replaced."""
+def _find_or_replace_pair(
+    host: Rtnl, namespace: int, inside: Rtnl, wanted: Wanted, mac: bytes
+) -> bytes:
+    """What is there is completed; a host end whose workload is gone is replaced.
+
+    Returns the MAC of the workload's end: its own, or `mac` where it had to be made.
+    """
     near, far = find(host, wanted.interface), find(inside, wanted.inside)
     if near and far and _is_pair(near, far):
-        return
+        return far.mac
     if far is not None:
         raise AlreadyExists(
             f"{wanted.netns} has another interface {wanted.inside!r}; remove it, or ask for "
@@ -244,8 +270,9 @@ def _find_or_replace_pair(host: Rtnl, namespace: int, inside: Rtnl, wanted: Want
         )
     if near is not None:
         host.delete_links([near.index])
-    if not _make_pair(host, namespace, wanted):
+    if _make_pair(host, namespace, wanted, mac) is None:
         raise KernelBusy(f"{wanted.interface} or {wanted.inside} came while it was being made")
+    return mac
 
 
 def _is_pair(near: Link, far: Link) -> bool:

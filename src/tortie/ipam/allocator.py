@@ -83,6 +83,10 @@ _COMPARES_BEFORE_LAST = 100
 _LONGEST_PAUSE_SECONDS = 0.05
 
 
+class HandleExists(AlreadyExists):
+    """The handle was to be new, and holds addresses."""
+
+
 class Allocator:
     """Assigns and releases addresses on behalf of `host`; one event loop only.
 
@@ -123,6 +127,7 @@ class Allocator:
         pools: Collection[str] = (),
         use: str = "Workload",
         handle: Stored[Handle] | None = None,
+        is_new: bool = False,
     ) -> list[Network]:
         """One address of each family, or those asked for by name.
 
@@ -135,7 +140,8 @@ class Allocator:
             pools: take addresses of our choice from these pools only, by
                 name, manual ones too. Empty: every automatic pool.
             use: `Workload` or `Tunnel`.
-            handle: as the caller has just read it, which saves reading it.
+            handle: as the caller has just read it, or believes it to be, which saves reading it.
+            is_new: only if the handle holds nothing yet.
 
         Returns:
             All that the handle holds afterwards, IPv4 first.
@@ -145,6 +151,7 @@ class Allocator:
                 or may not be borrowed, or the handle is malformed.
             AlreadyExists: a requested address is taken, or the handle holds
                 another one of its family.
+            HandleExists: `is_new`, and the handle holds something.
             PoolExhausted: nothing is free.
             Conflict: others were faster `ATTEMPTS` times.
             Unavailable: the datastore is away. Call again with the same handle.
@@ -159,7 +166,7 @@ class Allocator:
         )
         if not wanted.families or not wanted.families <= {4, 6}:
             raise InvalidInput(f"families are 4, 6 or both, not {sorted(wanted.families)}")
-        mine = _Assignment(handle_id, wanted, handle)
+        mine = _Assignment(handle_id, wanted, handle, is_new)
         self._waiting.append(mine)
         try:
             # Whoever has the turn serves everybody who waits.
@@ -296,7 +303,12 @@ class Allocator:
         self._view = view if view.token is not None else None
         if change.writes:
             change.rest_on(choice.config, choice.node)
-            await self._commit(change)
+            try:
+                await self._commit(change)
+            except Unavailable:
+                for item, _ in decided:
+                    item.is_new = False  # what its handle holds by the next look is of this try
+                raise
         for item, outcome in decided:
             item.tell(outcome)
 
@@ -319,6 +331,8 @@ class Allocator:
         if choice.config.problem:
             raise InvalidInput(choice.config.problem)
         mine = held.addresses(handle_id)
+        if item.is_new and mine:
+            raise HandleExists(f"handle {handle_id} holds addresses already")
         lacking = missing(wanted, mine.keys(), handle_id)
         if not lacking.families:
             self._rehome(held, mine, wanted.attribute, choice, change)
@@ -461,8 +475,11 @@ class Allocator:
 class _Assignment:
     """One call that waits for its addresses."""
 
-    def __init__(self, handle_id: str, wanted: Request, handle: Stored[Handle] | None) -> None:
+    def __init__(
+        self, handle_id: str, wanted: Request, handle: Stored[Handle] | None, is_new: bool
+    ) -> None:
         self.handle_id = handle_id
+        self.is_new = is_new
         self.wanted = wanted
         self.handle = handle
         """As its caller has read it; None: not, or it was of no use."""

@@ -192,9 +192,14 @@ def identity(path: str | int = OWN) -> tuple[int, int]:
     """Device and inode: equal for two paths exactly if they are one namespace."""
     handle = open_namespace(path)
     try:
-        status = os.fstat(handle)
+        return held_identity(handle)
     finally:
         os.close(handle)
+
+
+def held_identity(descriptor: int) -> tuple[int, int]:
+    """`identity` of what `open_namespace` has opened."""
+    status = os.fstat(descriptor)
     return status.st_dev, status.st_ino
 
 

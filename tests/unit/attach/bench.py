@@ -119,6 +119,8 @@ class Bench:
         self.plumbing: dict[str, FakePlumbing] = {}
         self.waited: list[int] = []
         self.wait_error: Exception | None = None
+        self.is_ready = False
+        """Known to be ready: then nothing is read for a new container."""
         self.on_wait: Callable[[int, float], Awaitable[None]] = self._wait
         """What enforcing takes; tests may replace it."""
         self.journals: dict[str, CountedJournal] = {}
@@ -158,6 +160,7 @@ class Bench:
             wait,
             # Views are kept, as by the agent: what they rest on is compared.
             Allocator(client, name, unchanged=lambda: 0),
+            lambda: self.is_ready,
         )
         return self.hosts[name]
 

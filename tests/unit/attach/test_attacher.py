@@ -151,6 +151,42 @@ def test_a_failed_move_keeps_the_address(bench: Bench) -> None:
     assert bench.endpoints() == ["prod/h1-tortie-web-eth0"]
 
 
+def test_a_new_container_is_two_transactions_and_no_read(bench: Bench) -> None:
+    bench.is_ready = True
+    bench.add("first", container_id="c0")  # and with it, the allocator's view
+    before = len(bench.steps.taken)
+    bench.add(container_id="c1")
+    steps = ["journal", "transact", "connect", "transact", "wait", "journal"]
+    assert bench.steps.taken[before:] == steps
+
+
+def test_a_container_that_is_not_new_is_looked_up_after_all(bench: Bench) -> None:
+    first = bench.add(container_id="c1")
+    bench.remove(keep_addresses=True)
+    bench.is_ready = True
+    bench.wait_error = Unavailable("late")
+    with pytest.raises(Unavailable):
+        bench.add(container_id="c1", host="h2")
+    assert len(bench.addresses()) == 1, "they were there before it, and stay"
+    bench.wait_error = None
+    bench.run(bench.host("h2").recover())
+    assert bench.add(container_id="c1", host="h2").addresses == first.addresses
+
+
+def test_addresses_of_an_assignment_whose_answer_was_lost_are_its_own(bench: Bench) -> None:
+    bench.is_ready = True
+    bench.add("first", container_id="c0")
+    bench.remove("first")
+    bench.steps.fail_at(2, "after", Unavailable("lost", maybe_applied=True))
+    bench.wait_error = Unavailable("late")
+    with pytest.raises(Unavailable, match="late"):
+        bench.add(container_id="c1")
+    assert bench.steps.failed
+    bench.wait_error = None
+    bench.run(bench.host().recover())
+    assert bench.left_overs() == []
+
+
 def test_addresses_kept_for_a_move_that_never_came_can_be_released(bench: Bench) -> None:
     bench.add()
     bench.remove(keep_addresses=True)
@@ -189,16 +225,18 @@ def test_a_repeated_add_that_fails_undoes_nothing(bench: Bench) -> None:
     assert list(bench.plumbing["h1"].links) == [found.interface]
 
 
+@pytest.mark.parametrize("container", ["", "c1"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("kind", ["crash", "unavailable"])
 def test_an_add_cut_short_at_any_step_leaves_nothing(
-    bench: Bench, moment: Moment, kind: str
+    bench: Bench, moment: Moment, kind: str, container: str
 ) -> None:
+    bench.is_ready = True  # a new container is not looked up
     for at in range(1, MOST_STEPS):
         error = Crash() if kind == "crash" else Unavailable("lost", maybe_applied=True)
         bench.steps.fail_at(at, moment, error)
         try:
-            bench.add(families=(4, 6))
+            bench.add(families=(4, 6), container_id=container)
         except (Crash, TortieError):
             assert bench.run(bench.restart().recover()) is True
             if bench.host().listed().workloads:

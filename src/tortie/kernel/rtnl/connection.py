@@ -130,8 +130,8 @@ class Rtnl:
         mtu: int | None = None,
         group: int | None = None,
     ) -> Link:
-        self._do(link.create_veth(name, peer, mac=mac, mtu=mtu, group=group))
-        return self.link(name)
+        said = self._do(link.create_veth(name, peer, mac=mac, mtu=mtu, group=group))
+        return link.decode(said[0]) if said else self.link(name)
 
     def create_bridge(
         self,

@@ -11,11 +11,13 @@ Traps, all met in practice:
   go in one message and one wait.
 """
 
+import os
 import struct
 
 import msgspec
 
 from tortie.kernel.netlink import (
+    NLM_F_ECHO,
     Message,
     Request,
     attribute,
@@ -168,7 +170,8 @@ def create_veth(
     data = nested(_INFO_DATA, nested(_VETH_INFO_PEER, far))
     near = _header() + _settings(name=name, mac=mac, mtu=mtu, group=group)
     body = near + nested(_LINKINFO, kind, data)
-    return Request(f"create veth {name}", kinds.NEW_LINK, kinds.ADD, body)
+    # The answer is the link as it is then; a kernel before 6.2 does not give one.
+    return Request(f"create veth {name}", kinds.NEW_LINK, kinds.ADD | NLM_F_ECHO, body)
 
 
 def create_bridge(
@@ -238,6 +241,13 @@ def parse_mac(text: str) -> bytes:
         except ValueError:
             pass
     raise InvalidInput(f"{text!r} is not a MAC address")
+
+
+def random_mac() -> bytes:
+    """As the kernel makes one: of one station, locally administered."""
+    chosen = bytearray(os.urandom(MAC_BYTES))
+    chosen[0] = chosen[0] & 0xFE | 0x02
+    return bytes(chosen)
 
 
 def mac_text(mac: bytes) -> str:

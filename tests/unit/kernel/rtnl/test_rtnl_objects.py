@@ -214,7 +214,7 @@ def test_a_veth_peer_is_nested_in_its_own_header() -> None:
     expected = header + attribute(3, b"cali1\0")
     expected += nested(18, attribute(1, b"veth\0"), nested(2, nested(1, peer)))
     assert request.payload == expected
-    assert request.flags == 0x600
+    assert request.flags == 0x608  # CREATE, EXCL, ECHO
 
 
 def test_a_change_names_only_what_changes() -> None:
