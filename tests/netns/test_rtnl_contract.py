@@ -492,3 +492,23 @@ def test_diversions_are_made_again_and_taken_away(backend: Backend) -> None:
     backend.delete_links([beside.index])
     with pytest.raises(NotFound):
         backend.link("beside")
+
+
+def test_the_interface_towards_an_address(backend: Backend) -> None:
+    near, far = up_veth(backend, "cali1"), up_veth(backend, "cali2")
+    assert backend.interface_towards(parse_address("10.65.0.1")) == 0
+    wanted = [
+        workload(near, "10.65.0.0/24"),
+        workload(far, "10.65.0.7/32"),
+        workload(far, "fd00::/64"),
+    ]
+    assert backend.replace_routes(wanted) == [None] * len(wanted)
+    assert backend.interface_towards(parse_address("10.65.0.1")) == near
+    assert backend.interface_towards(parse_address("10.65.0.7")) == far
+    assert backend.interface_towards(parse_address("fd00::7")) == far
+    assert backend.interface_towards(parse_address("fd01::7")) == 0
+    shut = Route(
+        destination=parse_network("10.65.0.8/32"), kind=route.Kind.BLACKHOLE, protocol=OURS
+    )
+    assert backend.replace_routes([shut]) == [None]
+    assert backend.interface_towards(parse_address("10.65.0.8")) == 0

@@ -40,6 +40,9 @@ class NoConnections:
     def delete_involving(self, addresses: frozenset[Network]) -> int:
         return 0
 
+    def flows(self) -> list[Flow]:
+        return []
+
     def flows_involving(self, addresses: frozenset[Network]) -> list[Flow]:
         return []
 

@@ -37,6 +37,7 @@ from tortie.ipam.allocator import Allocator
 from tortie.kernel.conntrack import Conntrack
 from tortie.kernel.netlink import NetlinkSocket, OutcomeUnknown
 from tortie.kernel.nft.connection import Changes, Nft, supports_owner_tables
+from tortie.kernel.own_connections import own_connections
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.kernel.rtnl.monitor import (
     AddressChanged,
@@ -161,6 +162,7 @@ def build_dataplane(
         kernel.conntrack,
         owned_tables=kernel.changes is None,
         on_found=lambda: inbox.put_now(CONNECTIONS, None),
+        spared=own_connections,
     )
 
 

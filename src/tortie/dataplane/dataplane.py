@@ -18,6 +18,7 @@ What fails stays pending, and is tried again by the next apply.
 """
 
 import asyncio
+import functools
 import logging
 import time
 from collections import defaultdict
@@ -31,7 +32,7 @@ from tortie.dataplane.driver.nftables import NftablesDriver, NftablesStatistics
 from tortie.dataplane.driver.route import RouteDriver
 from tortie.dataplane.driver.shaper import ShaperDriver
 from tortie.dataplane.driver.sysctl import SysctlDriver, global_key
-from tortie.dataplane.manager.connection import ConnectionManager
+from tortie.dataplane.manager.connection import ConnectionManager, Surroundings
 from tortie.dataplane.manager.counts import Counts, counts
 from tortie.dataplane.manager.endpoint import EndpointManager
 from tortie.dataplane.manager.floating import FloatingManager
@@ -51,6 +52,7 @@ from tortie.desired.kinds import Kind
 from tortie.kernel import nflog
 from tortie.kernel.conntrack import Counted, Flow
 from tortie.kernel.nft.connection import Backend as NftBackend
+from tortie.kernel.own_connections import Ends
 from tortie.kernel.rtnl import route
 from tortie.kernel.rtnl.backend import Backend as RtnlBackend
 from tortie.kernel.rtnl.monitor import (
@@ -79,6 +81,9 @@ class Connections(Protocol):
 
     def delete_involving(self, addresses: frozenset[Network]) -> int:
         """Delete every connection of these addresses; returns how many there were."""
+
+    def flows(self) -> list[Flow]:
+        """All connections."""
 
     def flows_involving(self, addresses: frozenset[Network]) -> list[Flow]:
         """Connections with one of these addresses at any end."""
@@ -115,16 +120,19 @@ class Dataplane:
         *,
         owned_tables: bool = False,
         on_found: Callable[[], None] | None = None,
+        spared: Callable[[], frozenset[Ends]] = frozenset,
     ) -> None:
         """
         Args:
             owned_tables: what `kernel.nft.connection.supports_owner_tables` said.
             on_found: called when connections have been listed that may be denied now, for an
                 `apply` that cuts them; None: the `apply` that wants the list waits for it.
+            spared: connections that stay, whatever policy says of them by now.
         """
         self._settings = settings
         self._rtnl = rtnl
         self._conntrack = conntrack
+        self._spared = spared
         self._nft = NftablesDriver(nft, owned=owned_tables)
         self._sysctls = SysctlDriver()
         self._links = Links(self._sysctls, settings)
@@ -145,7 +153,9 @@ class Dataplane:
         self._seen = SeenManager(
             self._links, self._endpoints, policies, ip_sets, self._host_endpoints, settings
         )
-        self._connections = ConnectionManager(self._endpoints, policies, ip_sets)
+        self._connections = ConnectionManager(
+            self._endpoints, policies, ip_sets, self._host_endpoints, settings
+        )
         self._refusals = Refusals(
             self._nft, policies, self._endpoints, ip_sets, limits, sources, self._host_endpoints
         )
@@ -315,7 +325,7 @@ class Dataplane:
 
         None means until something changes, or `on_found` is called.
         """
-        if self._search is not None or not self._connections.suspects():
+        if self._search is not None or not self._connections.suspects().any:
             return None
         return max(0.0, self._next_cut - time.monotonic())
 
@@ -396,7 +406,7 @@ class Dataplane:
             return
         try:
             flows = await search
-            denied = self._connections.denied(flows, self._own_addresses()) if flows else []
+            denied = self._connections.denied(flows, self._surroundings()) if flows else []
             self._cut += self._conntrack.delete(denied) if denied else 0
         except TortieError:
             self._connections.give_back()
@@ -408,17 +418,28 @@ class Dataplane:
 
     def _search_denied(self) -> asyncio.Future[list[Flow]] | None:
         """List the connections of all suspects; None if there are none, or it is too early."""
-        if not self._connections.suspects() or time.monotonic() < self._next_cut:
+        if not self._connections.suspects().any or time.monotonic() < self._next_cut:
             return None
         suspects = self._connections.take()
         if not self._settings.cut_denied_connections:
             return None
         self._search_began = time.monotonic()
         loop = asyncio.get_running_loop()
-        self._search = loop.run_in_executor(None, self._conntrack.flows_involving, suspects)
+        if suspects.host:
+            self._search = loop.run_in_executor(None, self._conntrack.flows)
+        else:
+            list_flows = self._conntrack.flows_involving
+            self._search = loop.run_in_executor(None, list_flows, suspects.addresses)
         if (on_found := self._on_found) is not None:
             self._search.add_done_callback(lambda _: on_found())
         return self._search
+
+    def _surroundings(self) -> Surroundings:
+        @functools.cache
+        def interface_towards(address: Network) -> str:
+            return self._links.name_of(self._rtnl.interface_towards(address)) or ""
+
+        return Surroundings(self._own_addresses(), interface_towards, self._spared())
 
     def _own_addresses(self) -> frozenset[Network]:
         found = self._rtnl.routes(table=route.TABLE_LOCAL)

@@ -6,8 +6,6 @@ change all is worked out anew, once for each apply, and what differs is written.
 An interface that an endpoint names has its elements before there is such a link,
 so that it is closed when it comes. What the tables need for host endpoints is
 there as long as there is one (see `rules.host_endpoint`).
-
-Known connections of the host are never cut: they may be our own to the datastore.
 """
 
 import logging
@@ -20,7 +18,7 @@ from tortie.dataplane.rules import host_endpoint as rules
 from tortie.dataplane.rules import names
 from tortie.dataplane.rules.content import Content
 from tortie.dataplane.settings import Settings
-from tortie.desired.host_endpoint import HostEndpoint
+from tortie.desired.host_endpoint import ALL_INTERFACES, LOOPBACK, HostEndpoint
 from tortie.desired.kinds import Kind
 from tortie.kernel.nft import keys
 from tortie.lib.errors import InvalidInput
@@ -53,6 +51,7 @@ class HostEndpointManager:
         """Endpoints that the kernel refused: see `manager.refusal`."""
         self._stale = False
         """Something was noted since `resolve`."""
+        self._tightened = False
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
         """`HOST_ENDPOINT`."""
@@ -81,6 +80,27 @@ class HostEndpointManager:
     def interfaces(self) -> dict[str, str]:
         """Name of the host endpoint by interface; `*` is those that are not named."""
         return self._names
+
+    def endpoint_of(self, interface: str) -> HostEndpoint | None:
+        """The endpoint that an interface belongs to; for workloads' that of all interfaces."""
+        own = self._names.get(interface)
+        if own is None and interface != LOOPBACK:
+            own = self._names.get(ALL_INTERFACES)
+        return None if own is None else self._endpoints.get(own)
+
+    @property
+    def for_all(self) -> HostEndpoint | None:
+        return self._endpoints.get(self._names.get(ALL_INTERFACES, ""))
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether not all interfaces belong to the same endpoint."""
+        return bool(self._names.keys() - {ALL_INTERFACES})
+
+    def take_tightened(self) -> bool:
+        """Whether an interface has other lists than when this was last asked."""
+        tightened, self._tightened = self._tightened, False
+        return tightened
 
     @property
     def in_sync(self) -> bool:
@@ -145,6 +165,7 @@ class HostEndpointManager:
         old, self._written = self._written, wanted
         self._write_content()
         changed = [one for one in old.keys() | wanted.keys() if old.get(one) != wanted.get(one)]
+        self._tightened = self._tightened or bool(changed)
         # The new lists first: a policy that both name then stays as it is.
         for interface in changed:
             for one in _lists(wanted.get(interface)) - _lists(old.get(interface)):

@@ -127,11 +127,10 @@ class PolicyManager:
             for chain in content.chains:
                 yield half, chain, content.origins
 
-    def take_tightened(self) -> set[EndpointId]:
-        """Workload endpoints whose lists may allow less than when this was last asked."""
+    def take_tightened(self) -> set[User]:
+        """Whose lists may allow less than when this was last asked."""
         tightened, self._tightened = self._tightened, set()
-        users = {user for one in tightened for user in self._list_users.get(one, ())}
-        return {user for user in users if isinstance(user, EndpointId)}
+        return {user for one in tightened for user in self._list_users.get(one, ())}
 
     def use(self, one: PlacedList, user: User) -> None:
         """The user has this list now. The maps of its place are there."""

@@ -18,6 +18,7 @@ from tortie.kernel.rtnl.neighbour import Neighbour
 from tortie.kernel.rtnl.route import Route
 from tortie.kernel.rtnl.shaper import Bucket, Shape
 from tortie.lib.errors import TortieError
+from tortie.lib.ip import Network
 
 Outcomes = list[TortieError | None]
 """In the order of the request; None means done."""
@@ -142,6 +143,10 @@ class Backend(Protocol):
         interface: int = 0,
     ) -> list[Route]:
         """Routes of all tables, or those that match; 0 and None mean any."""
+        ...
+
+    def interface_towards(self, address: Network) -> int:
+        """Index of the link by which this host would send to the address; 0 if it would not."""
         ...
 
     def add_routes(self, wanted: Sequence[Route]) -> Outcomes:

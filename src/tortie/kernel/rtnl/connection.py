@@ -47,6 +47,7 @@ from tortie.lib.errors import (
     TortieError,
     kernel_error,
 )
+from tortie.lib.ip import Network
 
 T = TypeVar("T")
 
@@ -262,6 +263,13 @@ class Rtnl:
             and protocol in (0, entry.protocol)
             and interface in (0, entry.interface)
         ]
+
+    def interface_towards(self, address: Network) -> int:
+        try:
+            (answer,) = self._sock.request(route.lookup(address))
+        except (KernelRefused, NotFound):  # unreachable, blackhole, prohibit
+            return 0
+        return route.decode_interface(answer)
 
     def add_route(self, wanted: Route) -> None:
         """

@@ -17,10 +17,11 @@ from tortie.kernel.rtnl.address import Address
 from tortie.kernel.rtnl.backend import Outcomes
 from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer
 from tortie.kernel.rtnl.neighbour import Neighbour, NeighbourKey
-from tortie.kernel.rtnl.route import WITHOUT_HOP, Route, RouteKey
+from tortie.kernel.rtnl.route import TABLE_MAIN, WITHOUT_HOP, Route, RouteKey
 from tortie.kernel.rtnl.shaper import Bucket, Shape
 from tortie.kernel.sysctl import check_interface_name
 from tortie.lib.errors import AlreadyExists, KernelRefused, NotFound, TortieError
+from tortie.lib.ip import Network
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -197,6 +198,14 @@ class FakeRtnl:
             and protocol in (0, route.protocol)
             and interface in (0, route.interface)
         ]
+
+    def interface_towards(self, address: Network) -> int:
+        fitting = [
+            found for found in self.routes(table=TABLE_MAIN) if found.destination.contains(address)
+        ]
+        # The longest prefix, then the lowest metric.
+        best = max(fitting, key=lambda one: (one.destination.length, -one.metric), default=None)
+        return best.interface if best is not None else 0
 
     def add_routes(self, wanted: Sequence[Route]) -> Outcomes:
         return [_outcome(self._add_route, route) for route in wanted]

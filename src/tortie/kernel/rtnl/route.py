@@ -174,6 +174,20 @@ def dump(
     return Request("list routes", kinds.GET_ROUTE, 0, body)
 
 
+def lookup(address: Network) -> Request:
+    """Ask by which route a packet of this host's to the address would go."""
+    number = kinds.AF[address.family]
+    body = _HEADER.pack(number, address.length, 0, 0, 0, 0, 0, 0, 0)
+    body += attribute(_DST, address.packed)
+    return Request(f"look up {address.address_text}", kinds.GET_ROUTE, 0, body)
+
+
+def decode_interface(answer: Message) -> int:
+    """The link's index from the answer to `lookup`; 0 for none."""
+    found = attribute_map(answer.payload[_HEADER.size :])
+    return u32(found[_OIF]) if _OIF in found else 0
+
+
 def add(wanted: Route) -> Request:
     return Request("add route", kinds.NEW_ROUTE, kinds.ADD, encode(wanted))
 
