@@ -1,7 +1,6 @@
 """A database on paper: what Neutron's would answer, changed by the test under one lock."""
 
-import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from tortie.openstack.inventory import (
     FixedIP,
@@ -14,10 +13,15 @@ from tortie.openstack.inventory import (
 
 
 class PaperInventory:
-    """Dicts by id. Assigning an entry is a commit; each call of the protocol reads anew."""
+    """Dicts by id. Assigning an entry is a commit; each call of the protocol reads anew.
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
+    Args:
+        after_read: called when ports have been read, and before they are given away: a test
+            makes time pass there, or something happen.
+    """
+
+    def __init__(self, after_read: Callable[[], None] = lambda: None) -> None:
+        self.after_read = after_read
         self.all_ports: dict[str, Port] = {}
         self.all_groups: dict[str, SecurityGroup] = {}
         self.all_subnets: dict[str, Subnet] = {}
@@ -26,13 +30,14 @@ class PaperInventory:
     def ports(self, selection: Selection | None = None) -> Iterator[Port]:
         self.reads += 1
         if selection is not None and not (selection.networks or selection.subnets):
-            for port_id in selection.ids:
-                if found := self.all_ports.get(port_id):
-                    yield found
-            return
-        for port in list(self.all_ports.values()):
-            if selection is None or _selected(port, selection):
-                yield port
+            found = [self.all_ports.get(port_id) for port_id in selection.ids]
+        else:
+            found = [*self.all_ports.values()]
+        chosen = [
+            port for port in found if port and (selection is None or _selected(port, selection))
+        ]
+        self.after_read()
+        yield from chosen
 
     def security_groups(self, ids: Collection[str] | None = None) -> Iterator[SecurityGroup]:
         for group in list(self.all_groups.values()):

@@ -114,6 +114,7 @@ def _rules(rule: SecurityGroupRule) -> Iterator[Rule]:
     if (number, family) == (58, 4):
         raise InvalidInput("ICMPv6 in an IPv4 rule")
     ports = () if number in _ICMP else _ports(rule, number)
+    icmp = _icmp(rule) if number in _ICMP else None
     for remote in _remotes(rule, family):
         local = EntityRule(ports=ports)
         if rule.direction == "ingress":
@@ -125,7 +126,7 @@ def _rules(rule: SecurityGroupRule) -> Iterator[Rule]:
             action="Allow",
             ip_version=family,
             protocol=None if number is None else _NAMES.get(number, number),
-            icmp=_icmp(rule) if number in _ICMP else None,
+            icmp=icmp,
             source=source,
             destination=destination,
         )
