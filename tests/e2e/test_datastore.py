@@ -194,4 +194,44 @@ def test_endpoint_status_is_told_where_asked_for(live: LiveLab, tmp_path: Path) 
     finally:
         live.remove("guest")
     live.eventually(lambda: key not in live.entries(prefix), "gone with its endpoint")
+    _host_endpoints_are_told(live, tmp_path)
     live.write_raw(dict.fromkeys(live.entries(prefix)))
+
+
+def _host_endpoints_are_told(live: LiveLab, tmp_path: Path) -> None:
+    prefix = "/calico/felix/v1/host/h2/endpoint/"
+
+    def told() -> dict[str, object]:
+        return {
+            path.removeprefix(prefix): json.loads(entry.value)["status"]
+            for path, entry in live.entries(prefix).items()
+        }
+
+    live.command_in("h2", "ip", "link", "add", "told0", "type", "veth", "peer", "told1")
+    file = tmp_path / "host-endpoints.json"
+    try:
+        made = [
+            {
+                "apiVersion": "projectcalico.org/v3",
+                "kind": "HostEndpoint",
+                "metadata": {"name": f"h2-{interface}"},
+                "spec": {"node": "h2", "interfaceName": interface},
+            }
+            for interface in ("told0", "nowhere")
+        ]
+        live.command_in("h2", "ip", "link", "set", "told0", "up")
+        live.command_in("h2", "ip", "link", "set", "told1", "up")
+        for one in made:
+            file.write_text(json.dumps(one))
+            live.ok("apply", "-f", str(file))
+        wanted = {"h2-told0": "up", "h2-nowhere": "error"}
+        live.eventually(lambda: told() == wanted, "each has its status")
+        assert not any(entry.lease for entry in live.entries(prefix).values())
+        live.command_in("h2", "ip", "link", "set", "told1", "down")
+        live.eventually(lambda: told()["h2-told0"] == "down", "without a carrier it is down")
+        live.ok("delete", "hostendpoint", "h2-told0")
+        live.eventually(lambda: told() == {"h2-nowhere": "error"}, "gone with its endpoint")
+    finally:
+        live.command_in("h2", "ip", "link", "del", "told0")
+    live.ok("delete", "hostendpoint", "h2-nowhere")
+    live.eventually(lambda: not told(), "and the other one")

@@ -689,3 +689,38 @@ def test_a_link_that_takes_another_name_is_another_interface(host: Host, outside
     assert comes_in(outside, 4, WEB)
     give(host, interface="up5")
     assert not comes_in(outside, 4, WEB)
+
+
+def test_their_status_is_that_of_their_links(host: Host, two: tuple[Machine, Machine]) -> None:
+    """As Felix reports it."""
+    a, b = two
+    for name, interface, address in (
+        ("named", "up0", None),
+        ("second", "up0", None),  # another one has the interface
+        ("by address", "", b.near[4]),
+        ("nowhere", "eth9", None),
+        ("no such address", "", parse_address("203.0.113.1")),
+        ("all", "*", None),
+    ):
+        found = HostEndpoint(interface, (address,) if address is not None else ())
+        host.update(Kind.HOST_ENDPOINT, name, found)
+    host.apply()
+    wanted = {
+        "named": "up",
+        "second": "error",
+        "by address": "up",
+        "nowhere": "error",
+        "no such address": "error",
+        "all": "up",
+    }
+    assert host.dataplane.host_endpoint_statuses() == wanted
+    host.read_link_events()
+    a.run("ip link set eth0 down")
+    host.read_link_events()
+    host.apply()
+    assert host.dataplane.host_endpoint_statuses() == wanted | {"named": "down"}
+    subprocess.run(["ip", "link", "del", "up0"], check=True)
+    host.read_link_events()
+    host.apply()
+    assert host.dataplane.host_endpoint_statuses()["named"] == "error"
+    assert host.dataplane.host_endpoint_statuses()["by address"] == "up"

@@ -1,9 +1,12 @@
-"""Calico's status key per endpoint, `up` or `down`, for orchestrators that wait for it.
+"""Calico's status key per endpoint, for orchestrators that wait for it, and whoever looks.
 
-Only where `endpointReportingEnabled` says so. The loop tells by `apply` what
-the dataplane has; a task of its own writes it, `endpointReportingDelay` after
-the first change, so that neither a slow datastore nor a flapping link holds
-enforcement back.
+Of a workload's `up` or `down`; of a host's these, and `error` for one that no interface belongs
+to. Without a lease, as Felix writes them: a key stays until its endpoint goes, or the agent finds
+it out of date at its start.
+
+Only where `endpointReportingEnabled` says so. The loop tells by `apply` what the dataplane has; a
+task of its own writes it, `endpointReportingDelay` after the first change, so that neither a slow
+datastore nor a flapping link holds enforcement back.
 """
 
 import asyncio
@@ -12,12 +15,13 @@ from collections.abc import Callable, Hashable, Mapping
 
 import msgspec
 
+from tortie.dataplane.manager.host_endpoint import HostEndpointStatus
 from tortie.datastore.client import Client, Delete, Operation, Put, Txn
 from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Kind
 from tortie.lib.backoff import Backoff
 from tortie.lib.errors import TortieError
-from tortie.model.keys import FELIX, EndpointStatusKey, escape
+from tortie.model.keys import FELIX, FELIX_V1, EndpointStatusKey, HostEndpointStatusKey, escape
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +34,7 @@ class EndpointReporter:
 
     Args:
         endpoints_up: every endpoint here, and whether its link is up.
+        host_endpoints: the status of every host endpoint here.
         in_sync: whether the kernel has all that it should have. What was not
             up before is not called up until then: `up` promises enforcement.
     """
@@ -41,6 +46,7 @@ class EndpointReporter:
         region: str,
         delay_seconds: float,
         endpoints_up: Callable[[], Mapping[EndpointId, bool]],
+        host_endpoints: Callable[[], Mapping[str, HostEndpointStatus]],
         in_sync: Callable[[], bool],
     ) -> None:
         self._client = client
@@ -48,8 +54,10 @@ class EndpointReporter:
         self._region = region
         self._delay_seconds = delay_seconds
         self._endpoints_up = endpoints_up
+        self._host_endpoints_now = host_endpoints
         self._in_sync = in_sync
         self._up: dict[EndpointId, bool] = {}
+        self._host_endpoints: dict[str, HostEndpointStatus] = {}
         self._written: dict[str, bytes] | None = None
         """What the datastore has; None means not known yet."""
         self._news = asyncio.Event()
@@ -64,8 +72,13 @@ class EndpointReporter:
             endpoint: is_up and (in_sync or self._up.get(endpoint, False))
             for endpoint, is_up in self._endpoints_up().items()
         }
-        if up != self._up:
-            self._up = up
+        host_endpoints = {
+            name: status
+            for name, status in self._host_endpoints_now().items()
+            if in_sync or status != "up" or self._host_endpoints.get(name) == "up"
+        }
+        if (up, host_endpoints) != (self._up, self._host_endpoints):
+            self._up, self._host_endpoints = up, host_endpoints
             self._news.set()
 
     async def run(self) -> None:
@@ -87,11 +100,24 @@ class EndpointReporter:
 
     async def _write(self) -> None:
         if self._written is None:
-            prefix = f"{FELIX}{self._region}/host/{escape(self._host)}/workload/"
-            listing = await self._client.list(prefix)
-            self._written = {entry.key: entry.value for entry in listing.entries}
+            host = escape(self._host)
+            self._written = {
+                entry.key: entry.value
+                for prefix in (
+                    f"{FELIX}{self._region}/host/{host}/workload/",
+                    f"{FELIX_V1}host/{host}/endpoint/",
+                )
+                for entry in (await self._client.list(prefix)).entries
+            }
         written = self._written
-        wanted = {self._path(endpoint): _value(up) for endpoint, up in self._up.items()}
+        wanted = {
+            self._path(endpoint): _value("up" if up else "down")
+            for endpoint, up in self._up.items()
+        }
+        wanted |= {
+            HostEndpointStatusKey(self._host, name).path: _value(status)
+            for name, status in self._host_endpoints.items()
+        }
         changes: list[Operation] = [Delete(path) for path in written.keys() - wanted.keys()]
         changes += [Put(path, wanted[path]) for path in wanted if written.get(path) != wanted[path]]
         for start in range(0, len(changes), _AT_ONCE):
@@ -119,5 +145,5 @@ def name_parts(name: str) -> tuple[str, str, str, str]:
     return node, orchestrator, workload, endpoint
 
 
-def _value(up: bool) -> bytes:
-    return msgspec.json.encode({"status": "up" if up else "down"})
+def _value(status: str) -> bytes:
+    return msgspec.json.encode({"status": status})

@@ -221,6 +221,7 @@ def build_endpoint_status(
         config.region,
         config["EndpointReportingDelaySecs"],
         dataplane.endpoints_up,
+        dataplane.host_endpoint_statuses,
         lambda: dataplane.in_sync,
     )
 

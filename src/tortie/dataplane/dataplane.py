@@ -36,7 +36,7 @@ from tortie.dataplane.manager.connection import ConnectionManager, Surroundings
 from tortie.dataplane.manager.counts import Counts, counts
 from tortie.dataplane.manager.endpoint import EndpointManager
 from tortie.dataplane.manager.floating import FloatingManager
-from tortie.dataplane.manager.host_endpoint import HostEndpointManager
+from tortie.dataplane.manager.host_endpoint import HostEndpointManager, HostEndpointStatus
 from tortie.dataplane.manager.ipset import IPSetManager
 from tortie.dataplane.manager.limit import LimitManager
 from tortie.dataplane.manager.masquerade import MasqueradeManager
@@ -277,18 +277,26 @@ class Dataplane:
         return self._seen.see(logged)
 
     def endpoints_up(self) -> dict[EndpointId, bool]:
-        """Every endpoint here, and whether its link is there and up.
+        """Every endpoint here, and whether its link is there and up, with a carrier.
 
         After an `apply` without error: those that are up are enforced and routed.
         """
         found = {}
         for endpoint_id, endpoint in self._endpoints.endpoints.items():
-            link = self._links.get(endpoint.interface)
-            up = link is not None and link.up
-            found[endpoint_id] = up and not (
+            found[endpoint_id] = bool(self._is_running(endpoint.interface)) and not (
                 self._refusals and self._refusals.is_closed(endpoint_id)
             )
         return found
+
+    def host_endpoint_statuses(self) -> dict[str, HostEndpointStatus]:
+        """Of every host endpoint here; after an `apply` without error, what is `up` is enforced."""
+
+        return self._host_endpoints.statuses(self._is_running)
+
+    def _is_running(self, name: str) -> bool | None:
+        """Whether the link is up, its other end too; None if there is no such link."""
+        link = self._links.get(name)
+        return None if link is None else link.up and link.carrier
 
     def interfaces(self) -> dict[EndpointId, str]:
         """Of every endpoint here that has one."""

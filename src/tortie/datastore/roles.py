@@ -13,10 +13,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tortie.datastore.etcd.messages import Access, Permission, range_end
-from tortie.model.keys import FELIX, IPAM, PLURALS, RESOURCES, ROOT, ResourceKey, escape
-
-FELIX_V1 = "/calico/felix/v1/"
-"""Where the status of host endpoints is."""
+from tortie.model.keys import (
+    FELIX,
+    FELIX_V1,
+    IPAM,
+    PLURALS,
+    RESOURCES,
+    ROOT,
+    ResourceKey,
+    escape,
+)
 
 POLICY_KINDS = (
     "GlobalNetworkPolicy",

@@ -14,6 +14,8 @@ ROOT = "/calico/"
 RESOURCES = "/calico/resources/v3/projectcalico.org/"
 IPAM = "/calico/ipam/v2/"
 FELIX = "/calico/felix/v2/"
+FELIX_V1 = "/calico/felix/v1/"
+"""Where the status of host endpoints is."""
 
 PLURALS = {
     "BGPConfiguration": "bgpconfigurations",
@@ -149,6 +151,15 @@ class EndpointStatusKey(msgspec.Struct, frozen=True, order=True):
             f"{FELIX}{self.region}/host/{escape(self.host)}/workload/{escape(self.orchestrator)}"
             f"/{escape(self.workload)}/endpoint/{escape(self.endpoint)}"
         )
+
+
+class HostEndpointStatusKey(msgspec.Struct, frozen=True, order=True):
+    host: str
+    name: str
+
+    @property
+    def path(self) -> str:
+        return f"{FELIX_V1}host/{escape(self.host)}/endpoint/{escape(self.name)}"
 
 
 def parse_key(path: str) -> Key | None:

@@ -9,8 +9,9 @@ there as long as there is one (see `rules.host_endpoint`).
 """
 
 import logging
-from collections.abc import Hashable, Iterator, Mapping
-from typing import cast
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Literal, cast
 
 from tortie.dataplane.driver.table import TableState
 from tortie.dataplane.manager.policy import PlacedList, PolicyManager
@@ -27,6 +28,9 @@ from tortie.lib.ip import Network
 log = logging.getLogger(__name__)
 
 _LISTS_MAPS = frozenset(names.lists_map(direction, place) for place, direction in names.HOST_PLACES)
+
+
+HostEndpointStatus = Literal["up", "down", "error"]
 
 
 class HostEndpointManager:
@@ -87,6 +91,28 @@ class HostEndpointManager:
         if own is None and interface != LOOPBACK:
             own = self._names.get(ALL_INTERFACES)
         return None if own is None else self._endpoints.get(own)
+
+    def statuses(self, is_running: Callable[[str], bool | None]) -> dict[str, HostEndpointStatus]:
+        """Of each endpoint, as Felix has it: `down` if a link of it is, `error` if there is none
+        that belongs to it; that of all interfaces is up. One that the kernel refused is in error.
+
+        Args:
+            is_running: whether a link is up; None for one that is not there.
+
+        Source: felix/dataplane/linux/endpoint_mgr.go, calculateHostEndpointStatus.
+        """
+        links: defaultdict[str, list[bool]] = defaultdict(list)
+        for interface, name in self._names.items():
+            running = True if interface == ALL_INTERFACES else is_running(interface)
+            if running is not None:
+                links[name].append(running)
+        found: dict[str, HostEndpointStatus] = {}
+        for name in self._endpoints:
+            if name in self._closed or name not in links:
+                found[name] = "error"
+            else:
+                found[name] = "up" if all(links[name]) else "down"
+        return found
 
     @property
     def for_all(self) -> HostEndpoint | None:
