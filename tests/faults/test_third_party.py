@@ -15,9 +15,9 @@ from tortie.dataplane.settings import Settings
 from tortie.desired.policy import PolicyList
 from tortie.kernel.nft.connection import Nft, supports_owner_tables
 
-FLUSHES = 40
-EXPOSED_SECONDS = 0.04
-"""For each flush, on average, on shared cores; about 0.005 on idle ones. 180 in Calico."""
+FLUSHES, REPAIRED_FLUSHES = 40, 20
+PATIENCE_SECONDS = 30.0
+"""Nothing here looks for damage but what the kernel tells of it: no audit runs."""
 
 TABLES = ("inet tortie", "arp tortie")
 
@@ -30,19 +30,18 @@ def whole(field: Arena) -> list[str]:
     return field.host.ruleset(*TABLES)
 
 
-def seconds_until(holds: Callable[[], bool], patience: float = 5.0) -> float:
-    began = time.monotonic()
+def wait_until(holds: Callable[[], bool], what: str = "never repaired") -> None:
+    give_up = time.monotonic() + PATIENCE_SECONDS
     while not holds():
-        assert time.monotonic() - began < patience, "never repaired"
+        assert time.monotonic() < give_up, what
         time.sleep(0.001)
-    return time.monotonic() - began
 
 
 def test_the_monitor_sees_a_leak(field: Arena) -> None:
     """Before its silence is believed."""
     with monitored(field) as seen:
         nft("delete table inet tortie")
-        time.sleep(0.1)
+        wait_until(lambda: seen.leaked > 5, "it sees no leak")
     assert seen.leaked > 5, str(seen)
     assert seen.heartbeats > 5
     assert seen.broken is None
@@ -65,37 +64,47 @@ def _all_tables() -> str:
     return subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout
 
 
-def flush_again_and_again(field: Arena) -> tuple[Seen, float]:
-    """Each flush when the one before is repaired; what was seen, and the seconds it took."""
+def flush_again_and_again(field: Arena) -> Seen:
+    """Each flush when the one before is repaired and the connection has gone on."""
     with running(field) as agent, monitored(field) as seen:
-        began = time.monotonic()
-        for done in range(FLUSHES):
+        for done in range(REPAIRED_FLUSHES):
             nft("flush ruleset")
-            seconds_until(lambda done=done: agent.nftables.repairs > done)  # type: ignore[misc]
-            time.sleep(0.02)
-        took = time.monotonic() - began
-        assert agent.nftables.repairs >= FLUSHES, "the flushes took place"
+            wait_until(lambda done=done: agent.nftables.repairs > done)  # type: ignore[misc]
+            beats, delivered = seen.heartbeats, seen.delivered
+            wait_until(
+                lambda beats=beats, delivered=delivered: (  # type: ignore[misc]
+                    seen.heartbeats > beats and seen.delivered > delivered
+                ),
+                "what is allowed goes on after each repair",
+            )
+        assert agent.nftables.repairs >= REPAIRED_FLUSHES, "the flushes took place"
     assert seen.broken is None, "an established connection lives on"
-    return seen, took
+    return seen
 
 
 def test_k1_flush_of_tables_that_are_not_owned(field: Arena) -> None:
-    """Repaired as the kernel tells of it; what passes meanwhile is counted and bounded."""
+    """Repaired as the kernel tells of it. `benchmarks repair` measures how long that takes."""
     before = whole(field)
-    seen, took = flush_again_and_again(field)
+    seen = flush_again_and_again(field)
     assert whole(field) == before
     assert seen.leaked, "without a second line, a flush is a hole as wide as the repair"
-    exposed_seconds = took * seen.leaked / seen.forbidden / FLUSHES
-    assert exposed_seconds < EXPOSED_SECONDS, f"{exposed_seconds:.4f} s each: {seen}"
 
 
 def test_k1_flush_of_tables_that_are_not_owned_behind_guarded_links(guarded: Arena) -> None:
     """The same hole in the tables, and nothing gets through it to a workload."""
     before = whole(guarded)
-    seen, _ = flush_again_and_again(guarded)
+    seen = flush_again_and_again(guarded)
     assert whole(guarded) == before
     assert seen.leaked == 0, str(seen)
-    assert seen.delivered > FLUSHES, f"what is allowed goes on after each repair: {seen}"
+
+
+def listed(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def filters(interface: str) -> str:
+    ways = ("ingress", "egress")
+    return "".join(listed("tc", "filter", "show", "dev", interface, way) for way in ways)
 
 
 def test_guards_alone_let_nothing_through(guarded: Arena) -> None:
@@ -105,15 +114,18 @@ def test_guards_alone_let_nothing_through(guarded: Arena) -> None:
         time.sleep(0.2)
         assert not guarded.attacker.pings(guarded.open.ipv4)
         assert not guarded.attacker.pings(guarded.open.ipv6)
-        assert guarded.attacker.arp_is_answered(
-            sender=guarded.attacker.ipv4.address_text,
-            mac=guarded.attacker.mac,
-            target=guarded.open.ipv4.address_text,
+        wait_until(
+            lambda: guarded.attacker.arp_is_answered(
+                sender=guarded.attacker.ipv4.address_text,
+                mac=guarded.attacker.mac,
+                target=guarded.open.ipv4.address_text,
+            ),
+            "its gateway does not answer ARP",
         )
+        guarded.host.resync()
     assert seen.leaked == 0, str(seen)
-    guarded.host.resync()
-    assert guarded.attacker.pings(guarded.open.ipv4)
-    assert guarded.attacker.pings(guarded.open.ipv6)
+    for to in (guarded.open.ipv4, guarded.open.ipv6):
+        wait_until(lambda to=to: guarded.attacker.pings(to), f"{to} stays closed")  # type: ignore[misc]
 
 
 def test_an_agent_without_guards_takes_away_those_of_one_with(guarded: Arena) -> None:
@@ -124,7 +136,10 @@ def test_an_agent_without_guards_takes_away_those_of_one_with(guarded: Arena) ->
     with monitored(guarded) as seen:
         guarded.host.apply()
         assert not guarded.host.dataplane.statistics().pending
-        assert guarded.attacker.pings(guarded.open.ipv4)
+        wait_until(lambda: guarded.attacker.pings(guarded.open.ipv4), "it stays closed")
+    left = filters(guarded.attacker.interface) + listed("ip", "rule") + listed("ip", "-6", "rule")
+    assert "bpf" not in left, left
+    assert "blackhole" not in left, left
     assert seen.broken is None
     assert seen.leaked == 0, str(seen)
 
@@ -172,13 +187,11 @@ def test_k2_damage_is_repaired(field: Arena, what: str) -> None:
     command = DAMAGE[what]
     with running(field) as agent:
         # The first turn reads everything; after it the agent only listens.
-        seconds_until(lambda: agent.statistics[0] > 0)
-        time.sleep(0.02)
+        wait_until(lambda: agent.statistics[0] > 0)
         commits = agent.nftables.commits
         assert nft(command) == 0, command
-        waited = seconds_until(lambda: agent.nftables.commits > commits)
-        seconds_until(lambda: whole(field) == before)
-    assert waited < 1, "the goal for drift by others"
+        wait_until(lambda: agent.nftables.commits > commits)
+        wait_until(lambda: whole(field) == before)
 
 
 @pytest.mark.parametrize("what", DAMAGE)
@@ -239,7 +252,7 @@ def test_k22_sysctls_are_put_back_by_the_audit(field: Arena) -> None:
                 file.write(value)
         assert {path: read(path) for path in SYSCTLS} == SYSCTLS, "the fault is there"
         agent.audit()
-        seconds_until(lambda: {path: read(path) for path in SYSCTLS} == before)
+        wait_until(lambda: {path: read(path) for path in SYSCTLS} == before)
 
 
 FOREIGN = r"""
@@ -323,9 +336,9 @@ def test_k23_tables_of_others_are_as_they_were(field: Arena) -> None:
     with running(field) as agent:
         agent.call(lambda: field.host.remove(field.guarded))
         nft("flush table inet tortie")
-        seconds_until(lambda: agent.nftables.repairs > 0)
+        wait_until(lambda: agent.nftables.repairs > 0)
         nft("delete table inet tortie")
-        seconds_until(lambda: bool(field.host.ruleset("inet tortie")))
+        wait_until(lambda: bool(field.host.ruleset("inet tortie")))
         agent.audit()
     field.host.restart()
     _tell_again(field)

@@ -10,6 +10,8 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from itertools import count
 
+from tests.netns.marking import MarkingRtnl
+
 from tortie.dataplane.dataplane import Dataplane
 from tortie.dataplane.driver.nftables import INET
 from tortie.dataplane.settings import Settings
@@ -205,7 +207,7 @@ class Host:
         self.settings = settings or Settings(host="h1")
         self._owned = owned
         self.nft = Nft.open()
-        self.rtnl = Rtnl.open()
+        self.rtnl = MarkingRtnl.open()
         self.conntrack = Conntrack.open()
         self.dataplane = self.restart()
         self._events = NetlinkSocket.open(NETLINK_ROUTE, groups=(Group.LINK,))

@@ -15,6 +15,7 @@ from tortie.kernel.rtnl.fake import FakeRtnl
 from tortie.kernel.rtnl.link import LinkChange, VethPeer
 from tortie.kernel.rtnl.neighbour import Neighbour
 from tortie.kernel.rtnl.route import Route
+from tortie.kernel.rtnl.rule import ACTION_BLACKHOLE, Rule
 from tortie.kernel.rtnl.shaper import Bucket, Shape
 from tortie.lib.errors import AlreadyExists, InvalidInput, KernelRefused, NotFound
 from tortie.lib.ip import parse_address, parse_network
@@ -462,6 +463,40 @@ def test_guards_are_made_again_and_one_missing_link_stops_nobody(backend: Backen
         assert done is None
     backend.unguard_links()
     backend.unguard_links()
+
+
+def test_what_comes_in_is_marked_where_the_kernel_can(backend: Backend) -> None:
+    """Of our own kernel that is `skbedit`, which not every one has; a guest's has it (soak)."""
+    index = up_veth(backend)
+    for _ in range(2):
+        gone, done = backend.mark_links([9999, index], 0x70000, 0xF0000)
+        assert isinstance(gone, NotFound)
+        assert done is None or isinstance(done, KernelRefused)
+    backend.unguard_links()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_rules_stand_behind_their_equals_and_the_first_goes_first(
+    backend: Backend, family: int
+) -> None:
+    before = backend.rules(family)
+    local = before[0]
+    assert (local.priority, local.table) == (0, 255)
+    ours = Rule(
+        family=family, priority=0, action=ACTION_BLACKHOLE, mark=1, mask=0xFF, protocol=OURS
+    )
+    backend.add_rule(ours)
+    with pytest.raises(AlreadyExists):
+        backend.add_rule(ours)
+    assert backend.rules(family) == [local, ours, *before[1:]]
+    backend.add_rule(local, again=True)
+    assert backend.rules(family) == [local, ours, local, *before[1:]]
+    backend.delete_rule(local)
+    assert backend.rules(family) == [ours, local, *before[1:]]
+    backend.delete_rule(ours)
+    with pytest.raises(NotFound):
+        backend.delete_rule(ours)
+    assert backend.rules(family) == before
 
 
 def test_buckets_are_set_again_read_back_and_taken_away(backend: Backend) -> None:

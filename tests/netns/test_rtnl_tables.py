@@ -21,6 +21,7 @@ from tortie.lib.errors import AlreadyExists, InvalidInput, KernelRefused, NotFou
 from tortie.lib.ip import Network, parse_address, parse_network
 
 OURS = 80
+IFF_RUNNING = 0x40
 MAC = bytes.fromhex("02000000aa01")
 
 
@@ -37,6 +38,10 @@ def cali(rtnl: Rtnl) -> int:
     for index in (made.index, rtnl.link("far1").index):
         rtnl.stop_address_generation(index)
         rtnl.change_link(index, LinkChange(up=True))
+    give_up = time.monotonic() + 5
+    while not rtnl.link(made.index).flags & IFF_RUNNING:  # the carrier comes a moment later
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
     return made.index
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tortie.agent.ownership import obtain
-from tortie.dataplane.driver import nftables
+from tortie.dataplane.driver import nftables, unseen_rule
 from tortie.dataplane.rules import early
 from tortie.kernel.netlink import NetlinkSocket
 from tortie.kernel.nft.connection import Nft
@@ -44,6 +44,8 @@ async def remove_state(run_directory: Path, prefix: str, route_protocol: int) ->
                     rtnl.change_link(link.index, LinkChange(up=False))
             routes = rtnl.routes(table=TABLE_MAIN, protocol=route_protocol)
             rtnl.delete_routes(routes)
+            rtnl.unguard_links()
+            unseen_rule.remove(rtnl, route_protocol)
         nft = Nft(NetlinkSocket.adopt(os.dup(ownership.netlink.fileno())))
         try:
             there = {table.table_name for table in await nft.tables()}

@@ -57,8 +57,8 @@ def owned_tables(_: Host) -> Finding:
     if supports_owner_tables():
         return good("the kernel has owned tables: others cannot flush ours")
     return warning(
-        "the kernel has no owned tables: if somebody flushes the ruleset, workloads are open "
-        "until the agent's repair, some milliseconds later",
+        "the kernel has no owned tables: if somebody flushes the ruleset, workloads are cut off "
+        "and host endpoints open until the agent's repair, some milliseconds later",
         "Linux 6.9 or later; on Debian 12 from backports. Until then keep `nft flush ruleset` off "
         "this host (nftables.service does it when it restarts)",
     )

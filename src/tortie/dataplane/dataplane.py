@@ -32,6 +32,7 @@ from tortie.dataplane.driver.nftables import NftablesDriver, NftablesStatistics
 from tortie.dataplane.driver.route import RouteDriver
 from tortie.dataplane.driver.shaper import ShaperDriver
 from tortie.dataplane.driver.sysctl import SysctlDriver, global_key
+from tortie.dataplane.driver.unseen_rule import UnseenRuleDriver
 from tortie.dataplane.manager.connection import ConnectionManager, Surroundings
 from tortie.dataplane.manager.counts import Counts, counts
 from tortie.dataplane.manager.endpoint import EndpointManager
@@ -136,7 +137,8 @@ class Dataplane:
         self._nft = NftablesDriver(nft, owned=owned_tables)
         self._sysctls = SysctlDriver()
         self._links = Links(self._sysctls, settings)
-        self._guards = GuardDriver(rtnl, self._links, mark_bit=settings.mark_seen)
+        self._guards = GuardDriver(rtnl, self._links, settings)
+        self._unseen_rule = UnseenRuleDriver(rtnl, settings)
         self._neighbours = NeighbourDriver(rtnl, self._links)
         self._routes = RouteDriver(rtnl, protocol=settings.route_protocol)
         inet, arp = self._nft.inet, self._nft.arp
@@ -247,6 +249,7 @@ class Dataplane:
         self._host_endpoints.resolve()
         self._guards.open_former()
         await self._refusals.apply()
+        self._unseen_rule.apply()
         self._report(self._guards.apply())
         await self._cut_departed()
         self._report(self._sysctls.apply())
@@ -267,6 +270,7 @@ class Dataplane:
         await self._refusals.resync()
         self._read_back()
         self._guards.resync()
+        self._unseen_rule.resync()
         await self._sysctls.resync()
         await self.apply()
 
@@ -364,6 +368,7 @@ class Dataplane:
     def _pending_count(self) -> int:
         drivers = (
             self._guards,
+            self._unseen_rule,
             self._sysctls,
             self._neighbours,
             self._routes,

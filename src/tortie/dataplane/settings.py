@@ -114,6 +114,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             left &= left - 1
         return left & -left if self.guard_links else 0
 
+    @property
+    def mark_unseen(self) -> int:
+        """What all of our bits say on a packet that a workload has just sent, until these tables
+        clear them; 0 where links are not guarded.
+
+        All but `mark_seen`: no chain makes that of a packet which is yet to be routed, as
+        `mark_deferred` is set behind that; and nobody else's single bit is taken for it.
+        """
+        return self.mark_mask & ~self.mark_seen if self.mark_seen else 0
+
 
 def _lowest(mask: int) -> int:
     return mask & -mask

@@ -16,6 +16,7 @@ from tortie.kernel.rtnl.address import Address
 from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer
 from tortie.kernel.rtnl.neighbour import Neighbour
 from tortie.kernel.rtnl.route import Route
+from tortie.kernel.rtnl.rule import Rule
 from tortie.kernel.rtnl.shaper import Bucket, Shape
 from tortie.lib.errors import TortieError
 from tortie.lib.ip import Network
@@ -25,7 +26,7 @@ Outcomes = list[TortieError | None]
 
 
 class Backend(Protocol):
-    """Links, addresses, routes and neighbours of one network namespace.
+    """Links, addresses, routes, rules and neighbours of one network namespace.
 
     Raises, in every call: `KernelBusy` (try again), and `OutcomeUnknown`, a
     kind of it, when answers were lost: read back before the next write.
@@ -89,8 +90,40 @@ class Backend(Protocol):
         """
         ...
 
+    def mark_links(self, indexes: Sequence[int], mark: int, mask: int) -> Outcomes:
+        """Have all but ARP that comes in by these links get `mark` in the bits of `mask`.
+
+        Outcomes: NotFound for a link that is gone, KernelRefused where the
+        kernel has no such filters or cannot write marks.
+        """
+        ...
+
     def unguard_links(self) -> None:
-        """Every link lets its packets out again, as far as we kept them in."""
+        """Every link lets its packets out again, as far as we kept them in, and marks none."""
+        ...
+
+    def rules(self, family: int | None = None) -> list[Rule]:
+        """Routing rules, in order of evaluation within a family."""
+        ...
+
+    def add_rule(self, wanted: Rule, *, again: bool = False) -> None:
+        """Behind those of the same priority.
+
+        Args:
+            again: even if there is an equal one.
+
+        Raises:
+            AlreadyExists: there is an equal one.
+            KernelRefused: the family has no rules.
+        """
+        ...
+
+    def delete_rule(self, gone: Rule) -> None:
+        """The first that is equal.
+
+        Raises:
+            NotFound: no such rule.
+        """
         ...
 
     def create_ifb(self, name: str, *, mtu: int) -> Link:

@@ -10,7 +10,7 @@ answers for the caller's namespace, not for the socket's).
 import errno
 import os
 import socket
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
 from tortie.kernel.netlink import (
@@ -177,13 +177,19 @@ class Rtnl:
         self._attempt(link.delete_group(group))
 
     def guard_links(self, indexes: Sequence[int], mark_bit: int) -> Outcomes:
+        return self._filter_links(indexes, lambda index: guard.add_filter(index, mark_bit))
+
+    def mark_links(self, indexes: Sequence[int], mark: int, mask: int) -> Outcomes:
+        return self._filter_links(indexes, lambda index: guard.add_marker(index, mark, mask))
+
+    def _filter_links(self, indexes: Sequence[int], make: Callable[[int], Request]) -> Outcomes:
         outcomes = self.run([guard.add_hook(index) for index in indexes])
         hooked = [
             place
             for place, outcome in enumerate(outcomes)
             if outcome is None or isinstance(outcome, AlreadyExists)
         ]
-        filters = self.run([guard.add_filter(indexes[place], mark_bit) for place in hooked])
+        filters = self.run([make(indexes[place]) for place in hooked])
         for place, outcome in zip(hooked, filters, strict=True):
             if isinstance(outcome, NotFound):
                 # The link is there, it has just got its hook: there are no such filters.
@@ -193,7 +199,7 @@ class Rtnl:
 
     def unguard_links(self) -> None:
         found = map(guard.hook_of, self._sock.dump(guard.dump_hooks()))
-        self.run([guard.delete_filter(index) for index in _present(found)])
+        self.run([one for index in _present(found) for one in guard.delete_filters(index)])
 
     def create_ifb(self, name: str, *, mtu: int) -> Link:
         self._do(link.create_ifb(name, mtu=mtu))
@@ -305,21 +311,12 @@ class Rtnl:
     # Rules.
 
     def rules(self, family: int | None = None) -> list[Rule]:
-        """In order of evaluation within a family."""
         return _present(map(rule.decode, self._sock.dump(rule.dump(family))))
 
-    def add_rule(self, wanted: Rule) -> None:
-        """
-        Raises:
-            AlreadyExists: an equal rule.
-        """
-        self._do(rule.add(wanted))
+    def add_rule(self, wanted: Rule, *, again: bool = False) -> None:
+        self._do(rule.add(wanted, again=again))
 
     def delete_rule(self, gone: Rule) -> None:
-        """
-        Raises:
-            NotFound: no such rule.
-        """
         self._do(rule.delete(gone))
 
     # Neighbours.

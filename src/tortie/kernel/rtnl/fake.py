@@ -2,8 +2,8 @@
 
 Passes the same contract suite as the kernel (tests/netns/test_rtnl_contract.py).
 It knows what drivers depend on: identities and replacement, what goes when a
-link goes or is set down, and what is refused. It does not know what addresses do,
-rules, routes that lose some of several hops, the carrier of a peer in another namespace,
+link goes or is set down, and what is refused. It does not know what addresses and
+rules do, routes that lose some of several hops, the carrier of a peer in another namespace,
 or which gateways are reachable.
 """
 
@@ -17,7 +17,8 @@ from tortie.kernel.rtnl.address import Address
 from tortie.kernel.rtnl.backend import Outcomes
 from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer
 from tortie.kernel.rtnl.neighbour import Neighbour, NeighbourKey
-from tortie.kernel.rtnl.route import TABLE_MAIN, WITHOUT_HOP, Route, RouteKey
+from tortie.kernel.rtnl.route import TABLE_LOCAL, TABLE_MAIN, WITHOUT_HOP, Route, RouteKey
+from tortie.kernel.rtnl.rule import Rule
 from tortie.kernel.rtnl.shaper import Bucket, Shape
 from tortie.kernel.sysctl import check_interface_name
 from tortie.lib.errors import AlreadyExists, KernelRefused, NotFound, TortieError
@@ -48,6 +49,13 @@ class FakeRtnl:
         self._next_index = 2
         self.guarded: dict[int, int] = {}
         """Mark bit without which nothing leaves, by link."""
+        self.marked: dict[int, tuple[int, int]] = {}
+        """Mark and mask of what comes in, by link."""
+        self._rules = [
+            Rule(family=family, priority=priority, table=table, protocol=2)
+            for family in (4, 6)
+            for priority, table in ((0, TABLE_LOCAL), (32766, TABLE_MAIN))
+        ]
         self.buckets: dict[int, Bucket] = {}
         self.diverted: dict[int, int] = {}
         """Through which link what comes in goes, by link."""
@@ -177,8 +185,29 @@ class FakeRtnl:
     def guard_links(self, indexes: Sequence[int], mark_bit: int) -> Outcomes:
         return [_outcome(lambda one: self._guard(one, mark_bit), index) for index in indexes]
 
+    def mark_links(self, indexes: Sequence[int], mark: int, mask: int) -> Outcomes:
+        return [_outcome(lambda one: self._mark(one, (mark, mask)), index) for index in indexes]
+
     def unguard_links(self) -> None:
         self.guarded.clear()
+        self.marked.clear()
+
+    # Rules.
+
+    def rules(self, family: int | None = None) -> list[Rule]:
+        return [one for one in self._rules if family in (None, one.family)]
+
+    def add_rule(self, wanted: Rule, *, again: bool = False) -> None:
+        if wanted in self._rules and not again:
+            raise AlreadyExists(f"add rule {wanted.priority}: File exists")
+        self._rules.append(wanted)
+        self._rules.sort(key=lambda one: (one.family, one.priority))  # equal ones stay in order
+
+    def delete_rule(self, gone: Rule) -> None:
+        try:
+            self._rules.remove(gone)
+        except ValueError:
+            raise NotFound(f"delete rule {gone.priority}: No such file or directory") from None
 
     # Routes.
 
@@ -264,9 +293,15 @@ class FakeRtnl:
             raise NotFound(f"guard link {index}: No such device")
         self.guarded[index] = mark_bit
 
+    def _mark(self, index: int, mark: tuple[int, int]) -> None:
+        if index not in self._links:
+            raise NotFound(f"mark what comes in by link {index}: No such device")
+        self.marked[index] = mark
+
     def _forget(self, index: int) -> None:
         del self._links[index]
         self.guarded.pop(index, None)
+        self.marked.pop(index, None)
         self._clear(index)
 
     def _clear(self, index: int) -> None:

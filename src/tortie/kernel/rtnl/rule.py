@@ -5,6 +5,7 @@ import struct
 import msgspec
 
 from tortie.kernel.netlink import (
+    NLM_F_CREATE,
     Message,
     Request,
     attribute,
@@ -85,12 +86,18 @@ def dump(family: int | None = None) -> Request:
     return Request("list rules", kinds.GET_RULE, 0, _HEADER.pack(number, *[0] * 8))
 
 
-def add(wanted: Rule) -> Request:
-    """The kernel checks for an equal rule; two that differ anywhere may coexist."""
-    return Request(f"add rule {wanted.priority}", kinds.NEW_RULE, kinds.ADD, _body(wanted))
+def add(wanted: Rule, *, again: bool = False) -> Request:
+    """Behind all of the same priority. Two that differ anywhere may coexist.
+
+    Args:
+        again: equal ones, too; else the kernel refuses it with EEXIST.
+    """
+    flags = NLM_F_CREATE if again else kinds.ADD
+    return Request(f"add rule {wanted.priority}", kinds.NEW_RULE, flags, _body(wanted))
 
 
 def delete(gone: Rule) -> Request:
+    """Of equal ones the first."""
     return Request(f"delete rule {gone.priority}", kinds.DELETE_RULE, 0, _body(gone))
 
 
