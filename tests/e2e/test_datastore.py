@@ -194,6 +194,15 @@ def test_endpoint_status_is_told_where_asked_for(live: LiveLab, tmp_path: Path) 
     finally:
         live.remove("guest")
     live.eventually(lambda: key not in live.entries(prefix), "gone with its endpoint")
+    wrong = "/calico/resources/v3/projectcalico.org/workloadendpoints/red/h2-tortie-bad-eth0"
+    live.write_raw(
+        {wrong: b'{"metadata":{"name":"h2-tortie-bad-eth0","namespace":"red"},"spec":7}'}
+    )
+    bad = f"{prefix}tortie/red%2fbad/endpoint/eth0"
+    live.eventually(lambda: bad in live.entries(prefix), "one that nobody can read is told")
+    assert json.loads(live.entries(prefix)[bad].value) == {"status": "error"}
+    live.write_raw({wrong: None})
+    live.eventually(lambda: bad not in live.entries(prefix), "and that it is gone")
     _host_endpoints_are_told(live, tmp_path)
     live.write_raw(dict.fromkeys(live.entries(prefix)))
 

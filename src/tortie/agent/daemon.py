@@ -68,7 +68,9 @@ async def serve(
         to_bird = ToBIRD(kernel.rtnl, dataplane) if moving else None
         if bgp is not None:
             stack.push_async_callback(bgp.close)
-        endpoint_status = wiring.build_endpoint_status(config, client, dataplane)
+        endpoint_status = wiring.build_endpoint_status(
+            config, client, dataplane, lambda: (*graph.problems, *ingest.invalid)
+        )
         others: tuple[Consumer, ...] = tuple(
             part for part in (bgp, to_bird, endpoint_status) if part
         )

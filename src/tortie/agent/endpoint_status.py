@@ -1,8 +1,8 @@
 """Calico's status key per endpoint, for orchestrators that wait for it, and whoever looks.
 
-Of a workload's `up` or `down`; of a host's these, and `error` for one that no interface belongs
-to. Without a lease, as Felix writes them: a key stays until its endpoint goes, or the agent finds
-it out of date at its start.
+`up` or `down`, and `error`: of a workload's that it cannot be enforced as it is stored, so it is
+closed; of a host's that no interface belongs to it. Without a lease, as Felix writes them: a key
+stays until its endpoint goes, or the agent finds it out of date at its start.
 
 Only where `endpointReportingEnabled` says so. The loop tells by `apply` what the dataplane has; a
 task of its own writes it, `endpointReportingDelay` after the first change, so that neither a slow
@@ -11,7 +11,7 @@ datastore nor a flapping link holds enforcement back.
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -21,7 +21,15 @@ from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Kind
 from tortie.lib.backoff import Backoff
 from tortie.lib.errors import TortieError
-from tortie.model.keys import FELIX, FELIX_V1, EndpointStatusKey, HostEndpointStatusKey, escape
+from tortie.model.keys import (
+    FELIX,
+    FELIX_V1,
+    EndpointStatusKey,
+    HostEndpointStatusKey,
+    Key,
+    ResourceKey,
+    escape,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +42,8 @@ class EndpointReporter:
 
     Args:
         endpoints_up: every endpoint here, and whether its link is up.
+        closed: those here that are stored and cannot be enforced as they are: the object is
+            wrong, or the kernel does not take it.
         host_endpoints: the status of every host endpoint here.
         in_sync: whether the kernel has all that it should have. What was not
             up before is not called up until then: `up` promises enforcement.
@@ -46,6 +56,7 @@ class EndpointReporter:
         region: str,
         delay_seconds: float,
         endpoints_up: Callable[[], Mapping[EndpointId, bool]],
+        closed: Callable[[], Iterable[EndpointId]],
         host_endpoints: Callable[[], Mapping[str, HostEndpointStatus]],
         in_sync: Callable[[], bool],
     ) -> None:
@@ -54,9 +65,11 @@ class EndpointReporter:
         self._region = region
         self._delay_seconds = delay_seconds
         self._endpoints_up = endpoints_up
+        self._closed_now = closed
         self._host_endpoints_now = host_endpoints
         self._in_sync = in_sync
         self._up: dict[EndpointId, bool] = {}
+        self._closed: frozenset[EndpointId] = frozenset()
         self._host_endpoints: dict[str, HostEndpointStatus] = {}
         self._written: dict[str, bytes] | None = None
         """What the datastore has; None means not known yet."""
@@ -77,8 +90,9 @@ class EndpointReporter:
             for name, status in self._host_endpoints_now().items()
             if in_sync or status != "up" or self._host_endpoints.get(name) == "up"
         }
-        if (up, host_endpoints) != (self._up, self._host_endpoints):
-            self._up, self._host_endpoints = up, host_endpoints
+        closed = frozenset(self._closed_now())
+        if (up, closed, host_endpoints) != (self._up, self._closed, self._host_endpoints):
+            self._up, self._closed, self._host_endpoints = up, closed, host_endpoints
             self._news.set()
 
     async def run(self) -> None:
@@ -114,6 +128,7 @@ class EndpointReporter:
             self._path(endpoint): _value("up" if up else "down")
             for endpoint, up in self._up.items()
         }
+        wanted |= {self._path(endpoint): _value("error") for endpoint in self._closed}
         wanted |= {
             HostEndpointStatusKey(self._host, name).path: _value(status)
             for name, status in self._host_endpoints.items()
@@ -130,6 +145,15 @@ class EndpointReporter:
             self._host, orchestrator, f"{endpoint.namespace}/{workload}", name, self._region
         )
         return key.path
+
+
+def invalid_here(host: str, wrong: Iterable[Key]) -> Iterator[EndpointId]:
+    """Of objects that count as absent, the workload endpoints of a host: their names say whose."""
+    for key in wrong:
+        if not isinstance(key, ResourceKey) or key.kind != "WorkloadEndpoint":
+            continue
+        if name_parts(key.name)[0] == host:
+            yield EndpointId(key.namespace, key.name)
 
 
 def name_parts(name: str) -> tuple[str, str, str, str]:

@@ -5,12 +5,12 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tortie.agent.config import Config
-from tortie.agent.endpoint_status import EndpointReporter
+from tortie.agent.endpoint_status import EndpointReporter, invalid_here
 from tortie.agent.firewall_watch import FirewallWatch
 from tortie.agent.ingest import AUDIT, CONNECTIONS, AgentInbox, Ingest
 from tortie.agent.loop import Consumer
@@ -32,6 +32,7 @@ from tortie.dataplane.dataplane import Dataplane
 from tortie.dataplane.driver.nftables import ARP, INET
 from tortie.dataplane.settings import LogLimit, ProtoPort, Settings
 from tortie.datastore.client import Client
+from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Emit, Kind
 from tortie.ipam.allocator import Allocator
 from tortie.kernel.conntrack import Conntrack
@@ -50,6 +51,7 @@ from tortie.kernel.rtnl.monitor import (
 )
 from tortie.lib import supervisor
 from tortie.lib.health import Health
+from tortie.model.keys import Key
 
 if TYPE_CHECKING:
     pass
@@ -210,17 +212,27 @@ def build_firewall_watch(config: Config, health: Health) -> FirewallWatch:
 
 
 def build_endpoint_status(
-    config: Config, client: Client, dataplane: Dataplane
+    config: Config, client: Client, dataplane: Dataplane, wrong: Callable[[], Iterable[Key]]
 ) -> EndpointReporter | None:
-    """None where nobody asked for it."""
+    """None where nobody asked for it.
+
+    Args:
+        wrong: what is stored and counts as absent.
+    """
     if not config["EndpointReportingEnabled"]:
         return None
+
+    def closed() -> Iterator[EndpointId]:
+        yield from dataplane.endpoints_refused()
+        yield from invalid_here(config.host, wrong())
+
     return EndpointReporter(
         client,
         config.host,
         config.region,
         config["EndpointReportingDelaySecs"],
         dataplane.endpoints_up,
+        closed,
         dataplane.host_endpoint_statuses,
         lambda: dataplane.in_sync,
     )

@@ -292,6 +292,11 @@ class Dataplane:
             )
         return found
 
+    def endpoints_refused(self) -> list[EndpointId]:
+        """Those here that are closed because the kernel does not take what they should be."""
+        endpoints = self._endpoints.endpoints
+        return [one for one in endpoints if self._refusals and self._refusals.is_closed(one)]
+
     def host_endpoint_statuses(self) -> dict[str, HostEndpointStatus]:
         """Of every host endpoint here; after an `apply` without error, what is `up` is enforced."""
 
