@@ -38,8 +38,8 @@ SILENCE_SECONDS = 0.15
 class Workload:
     """A namespace with one interface, joined to the calling thread's namespace."""
 
-    def __init__(self, number: int, rtnl: Rtnl) -> None:
-        self.interface = f"cali{number}"
+    def __init__(self, number: int, rtnl: Rtnl, *, prefix: str = "cali") -> None:
+        self.interface = f"{prefix}{number}"
         self.mac = f"02:00:00:00:00:{number:02x}"
         self.ipv4 = parse_address(f"10.65.0.{number}")
         self.ipv6 = parse_address(f"fd00:65::{number}")

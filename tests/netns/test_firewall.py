@@ -227,7 +227,7 @@ def test_what_lets_through_is_not_named(name: str) -> None:
 def test_what_is_closed_before_the_agent_is_no_obstacle() -> None:
     """The early table is ours too, and gives way by itself."""
     change = Transaction()
-    early.add_early_tables(change, "cali", TableFlag(0))
+    early.add_early_tables(change, ("cali",), TableFlag(0))
     put("", str(change))
     assert obstacles() == []
 
@@ -297,7 +297,7 @@ def test_docker_with_its_defaults(tmp_path: Path, forwarding_first: bool) -> Non
 def test_readiness_and_checksystem_say_it(caplog: pytest.LogCaptureFixture) -> None:
     """And take it back when it is over; the log has it once."""
     health = Health()
-    watch = FirewallWatch("cali", health.reporter("other firewalls"), ipv6=True)
+    watch = FirewallWatch(("cali",), health.reporter("other firewalls"), ipv6=True)
     nft = Nft.open()
     put("iptables -P FORWARD DROP", "")
     for _ in range(2):

@@ -21,6 +21,7 @@ from tortie.agent.parameters import (
     PARAMETERS,
     parse_parameter,
     parse_yaml_value,
+    workload_prefixes,
 )
 from tortie.lib.errors import InvalidInput
 from tortie.selector.syntax import parse
@@ -63,6 +64,11 @@ class Config:
         """This host's name in the datastore. Calico lower-cases it."""
         name: str = self["FelixHostname"] or socket.gethostname()
         return name.lower()
+
+    @property
+    def workload_prefixes(self) -> tuple[str, ...]:
+        """Of workloads' interfaces; those that are made here have the first."""
+        return workload_prefixes(self["InterfacePrefix"])
 
     @property
     def region(self) -> str:

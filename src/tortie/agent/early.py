@@ -19,6 +19,7 @@ from pathlib import Path
 from tortie.agent import remembered
 from tortie.agent.config import Local, resolve
 from tortie.agent.ownership import Ownership, obtain
+from tortie.agent.parameters import workload_prefixes
 from tortie.dataplane.driver import nftables
 from tortie.dataplane.rules.early import add_early_tables
 from tortie.kernel.netlink import NetlinkSocket
@@ -40,7 +41,8 @@ class Outcome(Enum):
 
 
 def interface_prefix(local: Local, state_directory: Path) -> str:
-    """Of workload interfaces, as far as this machine knows it without its datastore."""
+    """Of workload interfaces, as far as this machine knows it without its datastore; or several,
+    see `parameters.workload_prefixes`."""
     config = resolve(local)
     prefix: str = config["InterfacePrefix"]
     if config.origin("InterfacePrefix") != "default":
@@ -50,7 +52,8 @@ def interface_prefix(local: Local, state_directory: Path) -> str:
 
 
 async def close_workloads(run_directory: Path, prefix: str) -> Outcome:
-    """Close every interface whose name begins with `prefix`, unless policy is in force.
+    """Close every interface whose name begins with `prefix`, or with one of several (see
+    `parameters.workload_prefixes`), unless policy is in force.
 
     Raises:
         AlreadyExists: an agent runs here, and sees to it.
@@ -74,7 +77,7 @@ async def _close(ownership: Ownership, prefix: str) -> Outcome:
             if await _in_force(nft):
                 return Outcome.ENFORCED
             transaction = Transaction()
-            add_early_tables(transaction, prefix, flags)
+            add_early_tables(transaction, workload_prefixes(prefix), flags)
             # Refused if an agent's tables have come since we looked.
             with contextlib.suppress(KernelBusy):
                 await nft.commit(transaction, generation=generation)

@@ -17,8 +17,8 @@ CHECK_SECONDS = 60.0
 
 
 class FirewallWatch:
-    def __init__(self, interface_prefix: str, health: Reporter, *, ipv6: bool) -> None:
-        self._prefix = interface_prefix
+    def __init__(self, prefixes: tuple[str, ...], health: Reporter, *, ipv6: bool) -> None:
+        self._prefixes = prefixes
         self._health = health
         self._ipv6 = ipv6
         self._said = ""
@@ -36,7 +36,11 @@ class FirewallWatch:
     async def check(self, nft: Nft) -> None:
         """Look once, and say what is found; log it when it is something new."""
         try:
-            found = await find_obstacles(nft, self._prefix, ipv6=self._ipv6)
+            found = [
+                obstacle
+                for prefix in self._prefixes
+                for obstacle in await find_obstacles(nft, prefix, ipv6=self._ipv6)
+            ]
         except TortieError as error:
             # Not knowing is no reason to be taken out of service.
             self._say(f"other firewalls cannot be read: {error}", ready=True)

@@ -161,6 +161,12 @@ def _rate(text: str) -> Rate | None:
     return Rate(int(found[1]), seconds[found[2]])
 
 
+def workload_prefixes(text: str) -> tuple[str, ...]:
+    """Of `InterfacePrefix`, such as `cali,tap`: what workloads' interfaces begin with. Those that
+    are made here get the first."""
+    return tuple(dict.fromkeys(text.split(",")))
+
+
 FELIX_REPORTERS = dict.fromkeys(
     ("asynccalcgraph", "calculationgraph", "internaldataplanemainloop"), "loop"
 )
@@ -185,6 +191,8 @@ _FAILSAFE_INBOUND = "tcp:22,udp:68,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,t
 _FAILSAFE_OUTBOUND = "udp:53,udp:67,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667"
 _ROUTES = _one_of("Disabled", "EnabledIPIPOnly", "EnabledNoEncapOnly", "Enabled")
 _HOST_NAME = _matching(r"[a-zA-Z0-9:._+-]{1,64}")
+_PREFIXES = _matching(r"[a-zA-Z0-9_-]{1,14}(,[a-zA-Z0-9_-]{1,14})*")
+"""See `workload_prefixes`."""
 _FILE = _matching(r"[^\0]{0,4095}")
 _CLIENT_AUTH = _one_of(
     "NoClientCert", "RequireAnyClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert"
@@ -194,7 +202,7 @@ _SEVERITY = _one_of("Trace", "Debug", "Info", "Warning", "Error", "Fatal")
 PARAMETERS = (
     Parameter("FelixHostname", "", _matching(r"[a-zA-Z0-9_.-]{1,253}"), ""),
     Parameter("OpenstackRegion", "openstackRegion", _matching(r"[a-z0-9-]{0,46}"), ""),
-    Parameter("InterfacePrefix", "interfacePrefix", _matching(r"[a-zA-Z0-9_-]{1,14}"), "cali"),
+    Parameter("InterfacePrefix", "interfacePrefix", _PREFIXES, "cali"),
     Parameter(
         "DefaultEndpointToHostAction",
         "defaultEndpointToHostAction",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tortie.agent.ownership import obtain
+from tortie.agent.parameters import workload_prefixes
 from tortie.dataplane.driver import nftables, unseen_rule
 from tortie.dataplane.rules import early
 from tortie.kernel.netlink import NetlinkSocket
@@ -25,7 +26,7 @@ class Removed(NamedTuple):
 
 def workload_links(prefix: str) -> list[Link]:
     with Rtnl.open() as rtnl:
-        return [link for link in rtnl.links() if link.name.startswith(prefix)]
+        return [link for link in rtnl.links() if link.name.startswith(workload_prefixes(prefix))]
 
 
 async def remove_state(run_directory: Path, prefix: str, route_protocol: int) -> Removed:
@@ -40,7 +41,7 @@ async def remove_state(run_directory: Path, prefix: str, route_protocol: int) ->
     try:
         with Rtnl.open() as rtnl:
             for link in rtnl.links():
-                if link.name.startswith(prefix):
+                if link.name.startswith(workload_prefixes(prefix)):
                     rtnl.change_link(link.index, LinkChange(up=False))
             routes = rtnl.routes(table=TABLE_MAIN, protocol=route_protocol)
             rtnl.delete_routes(routes)

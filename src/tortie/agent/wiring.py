@@ -134,7 +134,7 @@ def build_dataplane(
     rate = config["LogActionRateLimit"]
     settings = Settings(
         host=config.host,
-        interface_prefix=config["InterfacePrefix"],
+        interface_prefixes=config.workload_prefixes,
         ipv6=config["Ipv6Support"],
         endpoint_to_host_action=config["DefaultEndpointToHostAction"],
         allow_vxlan_from_workloads=config["AllowVXLANPacketsFromWorkloads"],
@@ -208,7 +208,7 @@ def build_status(config: Config, client: Client) -> StatusReporter:
 
 def build_firewall_watch(config: Config, health: Health) -> FirewallWatch:
     reporter = health.reporter("other firewalls")
-    return FirewallWatch(config["InterfacePrefix"], reporter, ipv6=config["Ipv6Support"])
+    return FirewallWatch(config.workload_prefixes, reporter, ipv6=config["Ipv6Support"])
 
 
 def build_endpoint_status(
@@ -247,7 +247,7 @@ def build_attach(
     ingest: Ingest,
 ) -> Server:
     attacher = Attacher(
-        AttachSettings(config.host, config["InterfacePrefix"]),
+        AttachSettings(config.host, config.workload_prefixes[0]),
         client,
         Veths(namespaces),
         Journal(paths.state / "attach"),

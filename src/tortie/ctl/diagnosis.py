@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from tortie.agent.config import Config, Local, read_local, resolve
 from tortie.agent.early import interface_prefix
+from tortie.agent.parameters import workload_prefixes
 from tortie.agent.routing import Routing, choose_routing
 from tortie.ctl.cluster_facts import Cluster, EtcdServer, ask_etcd, read_cluster
 from tortie.datastore.connect import DatastoreSettings, from_environment
@@ -124,8 +125,9 @@ class Host:
         return choose_routing(self.config["ProgramClusterRoutes"], bgp, self.datastore.type)
 
     @property
-    def interface_prefix(self) -> str:
-        return interface_prefix(self.local, self.state_directory)
+    def interface_prefixes(self) -> tuple[str, ...]:
+        """Of workloads' interfaces."""
+        return workload_prefixes(interface_prefix(self.local, self.state_directory))
 
 
 def read_environment_file(path: Path) -> dict[str, str]:

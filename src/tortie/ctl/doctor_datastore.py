@@ -264,12 +264,14 @@ def pools(host: Host) -> Finding:
     known = [one for one in found.of("IPPool") if isinstance(one, IPPool)]
     if not known:
         return warning("there is no IPPool: no workload gets an address", "tortie apply one")
-    prefix = host.interface_prefix
+    prefixes = host.interface_prefixes
     for link in interfaces():
         for address in link.addresses:
             for pool in known:
                 own = Network(address.address.family, address.address.value, address.address.bits)
-                if not link.name.startswith(prefix) and parse_network(pool.spec.cidr).contains(own):
+                if not link.name.startswith(prefixes) and parse_network(pool.spec.cidr).contains(
+                    own
+                ):
                     return problem(
                         f"IPPool {pool.metadata.name} ({pool.spec.cidr}) holds {address.address} "
                         f"of {link.name}",

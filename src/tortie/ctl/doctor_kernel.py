@@ -84,9 +84,9 @@ def policy(host: Host) -> Finding:
             "workload interfaces are closed: the agent has not said yet who may pass",
             "see the checks of the datastore and of the agent",
         )
-    prefix = host.interface_prefix
+    names = " and ".join(f"{prefix}*" for prefix in host.interface_prefixes)
     return problem(
-        f"there is no policy in force, and interfaces {prefix}* are open",
+        f"there is no policy in force, and interfaces {names} are open",
         "start the agent: tortie node install; or close them: tortie node close",
     )
 
@@ -95,7 +95,11 @@ def firewalls(host: Host) -> Finding:
     """Chains of others that drop what workloads send; an accept of ours cannot help."""
     if os.geteuid() != 0:
         return unknown("only root may ask", "run tortie doctor as root")
-    found = asyncio.run(find_obstacles_here(host.interface_prefix))
+    found = [
+        obstacle
+        for prefix in host.interface_prefixes
+        for obstacle in asyncio.run(find_obstacles_here(prefix))
+    ]
     if found:
         return problem(
             "; ".join(f"{one.chain} drops workloads' traffic" for one in found),
@@ -156,7 +160,7 @@ def connections(_: Host) -> Finding:
 
 def mtu(host: Host) -> Finding:
     """Packets that fit a workload's link must fit the way out."""
-    prefix = host.interface_prefix
+    prefixes = host.interface_prefixes
     with Rtnl.open() as rtnl:
         links = rtnl.links()
         out = {route.interface for route in rtnl.routes() if route.gateway is not None}
@@ -165,12 +169,12 @@ def mtu(host: Host) -> Finding:
     uplinks = [
         link
         for link in links
-        if link.index in out and link.name != "lo" and not link.name.startswith(prefix)
+        if link.index in out and link.name != "lo" and not link.name.startswith(prefixes)
     ]
     if not uplinks:
         return unknown("no interface leads to other hosts")
     least = min(uplinks, key=lambda link: link.mtu)
-    large = [link.name for link in links if link.name.startswith(prefix) and link.mtu > least.mtu]
+    large = [link.name for link in links if link.name.startswith(prefixes) and link.mtu > least.mtu]
     if large:
         return problem(
             f"{', '.join(large[:5])} have an MTU over that of {least.name}, {least.mtu}: large "

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tortie.agent.config import FELIX_CFG, read_local
 from tortie.agent.early import Outcome, close_workloads, interface_prefix
+from tortie.agent.parameters import workload_prefixes
 from tortie.ctl.grammar import Given
 from tortie.ctl.node import RUN_DIRECTORY
 from tortie.ctl.screen import Screen
@@ -28,8 +29,9 @@ def main(given: Given, screen: Screen) -> int:
     except AlreadyExists:
         screen.print("an agent runs here, and has seen to it")
     else:
+        closed = " and ".join(f"{one}*" for one in workload_prefixes(prefix))
         screen.print(
-            f"interfaces {prefix}* are closed until the agent knows their policy"
+            f"interfaces {closed} are closed until the agent knows their policy"
             if outcome is Outcome.CLOSED
             else "policy is in force; nothing to do"
         )
@@ -39,7 +41,7 @@ def main(given: Given, screen: Screen) -> int:
 
 
 def close(given: Given) -> tuple[str, Outcome]:
-    """The prefix of the interfaces, and what became of them.
+    """The prefix of the interfaces, or several with commas between, and what became of them.
 
     Raises:
         AlreadyExists: an agent runs here.

@@ -32,8 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str
     """This node's name in the datastore."""
-    interface_prefix: str = "cali"
-    """Links whose names begin so are workloads'; 1 to 15 bytes."""
+    interface_prefixes: tuple[str, ...] = ("cali",)
+    """Links whose names begin so are workloads'; each 1 to 15 bytes."""
     ipv6: bool = True
     """False: IPv6 is dropped from and to workloads, neighbour discovery included."""
     endpoint_to_host_action: EndpointToHostAction = "Drop"

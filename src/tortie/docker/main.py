@@ -95,7 +95,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         swarm=swarm_socket(arguments.run_directory),
         state=arguments.state_directory / "docker",
         scope=arguments.scope,
-        workload_prefix=agent["InterfacePrefix"],
+        workload_prefix=agent.workload_prefixes[0],
         opens_forwarding=not arguments.leave_firewall,
     )
     settings = settings_from(settings, os.environ)

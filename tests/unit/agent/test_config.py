@@ -134,3 +134,11 @@ def test_settings_of_translation(name: str, text: object, value: object) -> None
 def test_durations(text: str, seconds: float) -> None:
     config = resolve(NONE, [("default", {"reportingInterval": text})])
     assert config["ReportingIntervalSecs"] == pytest.approx(seconds)
+
+
+def test_workloads_may_have_several_prefixes() -> None:
+    """As Neutron's driver asks for beside others: `cali,tap`."""
+    config = resolve(Local({"interfaceprefix": "cali,tap,cali"}, {}, ""))
+    assert config.workload_prefixes == ("cali", "tap")
+    for bad in ("", "cali,", ",tap", "cali tap", "a" * 15, "cali,ta/p"):
+        assert resolve(Local({"interfaceprefix": bad}, {}, "")).workload_prefixes == ("cali",)

@@ -135,7 +135,7 @@ def test_settings_of_the_unit_count(tmp_path: Path) -> None:
     )
     examined = host(tmp_path, ETCD_ENDPOINTS="http://b:2")
     assert examined.name == "n1"
-    assert examined.interface_prefix == "tap"
+    assert examined.interface_prefixes == ("tap",)
     assert examined.datastore.endpoints == ("http://b:2",)
     assert read_environment_file(tmp_path / "none") == {}
 

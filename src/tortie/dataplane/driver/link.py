@@ -52,7 +52,7 @@ class Links:
 
     def __init__(self, sysctls: SysctlDriver, settings: Settings) -> None:
         self._sysctls = sysctls
-        self._prefix = settings.interface_prefix
+        self._prefixes = settings.interface_prefixes
         self._families = (4, 6) if settings.ipv6 else (4,)
         self._by_name: dict[str, Link] = {}
         self._name_by_index: dict[int, str] = {}
@@ -63,7 +63,7 @@ class Links:
         return self._by_name.get(name)
 
     def is_workload(self, name: str) -> bool:
-        return name.startswith(self._prefix)
+        return name.startswith(self._prefixes)
 
     def name_of(self, index: int) -> str | None:
         return self._name_by_index.get(index)

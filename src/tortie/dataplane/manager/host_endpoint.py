@@ -39,7 +39,7 @@ class HostEndpointManager:
     def __init__(self, table: TableState, policies: PolicyManager, settings: Settings) -> None:
         self._table = table
         self._policies = policies
-        self._workloads = settings.interface_prefix
+        self._workloads = settings.interface_prefixes
         self._settings = settings
         self._content: Content | None = None
         """As it is in the tables; None while no interface has an endpoint."""

@@ -2,8 +2,8 @@
 
 From boot until the agent's first transaction there is nobody who knows who may
 speak to whom; so nobody may. Two small tables, `inet tortie-early` and
-`arp tortie-early`, drop whatever comes from or goes to an interface with the
-workloads' prefix, and look at nothing else. `agent/early.py` loads them; the
+`arp tortie-early`, drop whatever comes from or goes to an interface with a
+prefix of workloads, and look at nothing else. `agent/early.py` loads them; the
 driver of our own tables deletes them in the same transaction in which those
 come into force (`driver/nftables.py`), so that no packet meets neither.
 """
@@ -22,10 +22,10 @@ PRIORITY = -300
 """NF_IP_PRI_RAW: before connections are tracked, so that none is made for what is dropped."""
 
 
-def add_early_tables(transaction: Transaction, interface_prefix: str, flags: TableFlag) -> None:
+def add_early_tables(transaction: Transaction, prefixes: tuple[str, ...], flags: TableFlag) -> None:
     """Add both tables, in the place of what was there under their names."""
-    came_in = (*match.input_interface(interface_prefix), *match.counted(DROP))
-    goes_out = (*match.output_interface(interface_prefix), *match.counted(DROP))
+    came_in = match.coming_in(prefixes, match.counted(DROP))
+    goes_out = match.going_out(prefixes, match.counted(DROP))
     chains = {
         # What comes in dies here, whether it is for this host or for another.
         (INET, "prerouting"): (Hook.PREROUTING, came_in),
@@ -36,6 +36,7 @@ def add_early_tables(transaction: Transaction, interface_prefix: str, flags: Tab
     }
     for name in TABLES:
         transaction.replace_table(Table(name.family, name.name, flags))
-    for (table, chain), (hook, rule) in chains.items():
+    for (table, chain), (hook, rules) in chains.items():
         transaction.add_chain(table, Chain(chain, Base("filter", hook, PRIORITY)))
-        transaction.add_rule(table, Rule(chain, rule))
+        for rule in rules:
+            transaction.add_rule(table, Rule(chain, rule))

@@ -194,7 +194,7 @@ def _input(settings: Settings, closed: Collection[str]) -> NamedChain:
         "host-input",
         Hook.INPUT,
         _TO_PRIORITY,
-        (*match.input_interface(settings.interface_prefix), ACCEPT),
+        *match.coming_in(settings.interface_prefixes, (ACCEPT,)),
         _accepted(settings),
         *_ask_own_or_all("host", "ingress", settings, closed),
     )
@@ -207,7 +207,7 @@ def _output(settings: Settings, closed: Collection[str]) -> NamedChain:
         Hook.OUTPUT,
         _TO_PRIORITY,
         _accepted(settings),
-        (*match.output_interface(settings.interface_prefix), ACCEPT),
+        *match.going_out(settings.interface_prefixes, (ACCEPT,)),
         (*match.destination_was_translated(), *defer, ACCEPT),
         *_ask_own_or_all("host", "egress", settings, closed),
     )
@@ -220,7 +220,7 @@ def _postrouting(settings: Settings, closed: Collection[str]) -> NamedChain:
         FILTER_PRIORITY,
         (*match.mark_is_clear(settings.mark_deferred), ACCEPT),
         match.clear_mark(settings.mark_deferred),
-        (*match.output_interface(settings.interface_prefix), ACCEPT),
+        *match.going_out(settings.interface_prefixes, (ACCEPT,)),
         *_ask_own_or_all("host", "egress", settings, closed),
     )
 

@@ -57,6 +57,15 @@ def output_interface(prefix: str) -> Expressions:
     return (Meta(MetaKey.OIFNAME), Cmp(CmpOp.EQ, prefix.encode()))
 
 
+def coming_in(prefixes: tuple[str, ...], then: Expressions) -> tuple[Expressions, ...]:
+    """A rule for each prefix: what came in by a link whose name begins so."""
+    return tuple((*input_interface(one), *then) for one in prefixes)
+
+
+def going_out(prefixes: tuple[str, ...], then: Expressions) -> tuple[Expressions, ...]:
+    return tuple((*output_interface(one), *then) for one in prefixes)
+
+
 def not_loopback() -> Expressions:
     return (Meta(MetaKey.IIFNAME), Cmp(CmpOp.NEQ, keys.ifname("lo")))
 

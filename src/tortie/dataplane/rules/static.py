@@ -107,18 +107,22 @@ def inet_table(settings: Settings) -> Content:
         _link_local_source(settings),
         _link_local_neighbour(settings),
         *(_other_source(settings) if settings.other_sources else ()),
-        half("forward-from", Hook.FORWARD, FROM_PRIORITY, _from_jump(settings, _FROM_WORKLOAD)),
+        half(
+            "forward-from", Hook.FORWARD, FROM_PRIORITY, *_from_workloads(settings, _FROM_WORKLOAD)
+        ),
         half(
             "forward-to",
             Hook.FORWARD,
             FILTER_PRIORITY,
-            _to_jump(settings),
+            *_to_workloads(settings),
             before=_seen(settings),
         ),
         _from_workload(settings),
         _to_workload(settings),
-        half("input-from", Hook.INPUT, FROM_PRIORITY, _from_jump(settings, _WORKLOAD_INPUT)),
-        half("input-to", Hook.INPUT, FILTER_PRIORITY, _from_jump(settings, _WORKLOAD_TO_HOST)),
+        half("input-from", Hook.INPUT, FROM_PRIORITY, *_from_workloads(settings, _WORKLOAD_INPUT)),
+        half(
+            "input-to", Hook.INPUT, FILTER_PRIORITY, *_from_workloads(settings, _WORKLOAD_TO_HOST)
+        ),
         _workload_input(settings),
         _workload_to_host(settings),
         _output(settings),
@@ -129,15 +133,21 @@ def inet_table(settings: Settings) -> Content:
 
 def arp_table(settings: Settings) -> Content:
     """Chains and sets of `arp tortie`: a workload speaks for its own addresses only."""
-    interface = match.input_interface(settings.interface_prefix)
     iifname = Meta(MetaKey.IIFNAME)
     sender = _arp_payload(14, 4, register=4)
     mac = _arp_payload(8, 6, register=5)
     senders = chain(
         "input",
-        (*interface, iifname, sender, mac, Lookup(names.ARP_SENDERS), ACCEPT),
-        (*interface, iifname, sender, Lookup(names.ARP_SENDERS_ANY_MAC), ACCEPT),
-        (*interface, *match.counted(DROP)),
+        *(
+            rule
+            for prefix in settings.interface_prefixes
+            for interface in (match.input_interface(prefix),)
+            for rule in (
+                (*interface, iifname, sender, mac, Lookup(names.ARP_SENDERS), ACCEPT),
+                (*interface, iifname, sender, Lookup(names.ARP_SENDERS_ANY_MAC), ACCEPT),
+                (*interface, *match.counted(DROP)),
+            )
+        ),
         base=Base("filter", ArpHook.INPUT, FILTER_PRIORITY),
     )
     sets = (
@@ -183,7 +193,7 @@ def _raw_prerouting(settings: Settings) -> NamedChain:
             (*match.family(6), *outside, load, _is(_LOOPBACK6), *match.counted(DROP))
             for load in (match.source(6), match.destination(6))
         ),
-        (*match.input_interface(settings.interface_prefix), goto(_WORKLOAD_SOURCE)),
+        *_from_workloads(settings, _WORKLOAD_SOURCE),
         base=Base("filter", Hook.PREROUTING, RAW_PRIORITY),
     )
 
@@ -250,16 +260,15 @@ def _seen(settings: Settings) -> tuple[Expressions, ...]:
     """First where a way to a workload begins, so that no accept before it escapes the guard."""
     if not settings.mark_seen:
         return ()
-    to_workload = match.output_interface(settings.interface_prefix)
-    return ((*to_workload, *match.set_mark(settings.mark_seen)),)
+    return match.going_out(settings.interface_prefixes, match.set_mark(settings.mark_seen))
 
 
-def _from_jump(settings: Settings, target: str) -> Expressions:
-    return (*match.input_interface(settings.interface_prefix), goto(target))
+def _from_workloads(settings: Settings, target: str) -> tuple[Expressions, ...]:
+    return match.coming_in(settings.interface_prefixes, (goto(target),))
 
 
-def _to_jump(settings: Settings) -> Expressions:
-    return (*match.output_interface(settings.interface_prefix), goto(_TO_WORKLOAD))
+def _to_workloads(settings: Settings) -> tuple[Expressions, ...]:
+    return match.going_out(settings.interface_prefixes, (goto(_TO_WORKLOAD),))
 
 
 def _egress() -> Expressions:
@@ -346,11 +355,11 @@ def _to_drop(reason: str, settings: Settings) -> Expressions:
 
 def _output(settings: Settings) -> NamedChain:
     """This host always reaches its workloads, as in Calico; it is no router to them."""
-    to_workload = match.output_interface(settings.interface_prefix)
+    advertisement = (*_icmpv6(ROUTER_ADVERTISEMENT), *match.counted(DROP))
     return chain(
         "output",
         *_seen(settings),
-        (*to_workload, *_icmpv6(ROUTER_ADVERTISEMENT), *match.counted(DROP)),
+        *match.going_out(settings.interface_prefixes, advertisement),
         base=Base("filter", Hook.OUTPUT, FILTER_PRIORITY),
     )
 
