@@ -20,7 +20,7 @@ from tortie.datastore.memory import MemoryClient, MemoryStore
 from tortie.ipam.allocator import Allocator
 from tortie.ipam.audit import Leak, allocations, hosts_gone, leaked
 from tortie.ipam.inventory import Inventory, inventory
-from tortie.ipam.ownership import Collector, release_leak
+from tortie.ipam.ownership import FULL_TURNS, Collector, release_leak
 from tortie.lib.errors import TortieError, Unavailable
 from tortie.lib.ip import Network, parse_address, parse_network
 from tortie.model.codec import encode
@@ -299,6 +299,20 @@ class Ipam(RuleBasedStateMachine):
         key = AffinityKey(host, Network(4, parse_address("10.9.0.0").value + 4 * place, 30))
         if key.path not in self.entries:
             self._put(key, encode(key, BlockAffinity(state=state)))
+
+    def teardown(self) -> None:
+        """I9: when all is quiet, what is allocated is what somebody was told that he has."""
+        for host, recorded in self.recorded.items():
+            for handle in recorded - self.acknowledged.keys():  # as `Removal.recover` does
+                call = self.hosts[host].allocator.release(handle, only_host=True)
+                self._run(host, ("none", 0, "before"), call)
+            recorded &= self.acknowledged.keys()
+        for host in HOSTS:
+            for _ in range(FULL_TURNS + 2):  # one of them looks at everything, and one again
+                self.collect(host, ("none", 0, "before"))
+        held = allocated(self._dump())
+        assert set(held.values()) <= self.acknowledged.keys(), "I9: a leak was not collected"
+        self.sound()
 
     def _dump(self) -> dict[str, bytes]:
         return {entry.key: entry.value for entry in self.store.entries("/calico/")}
