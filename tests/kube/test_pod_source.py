@@ -147,7 +147,7 @@ def test_a_pod_s_own_pools_come_before_its_namespace_s(
 def test_refusals_say_what_to_do(control_plane: ControlPlane, namespace: str) -> None:
     with pytest.raises(NotFound, match='pods "none" not found'):
         ask(control_plane, namespace, "none")
-    with pytest.raises(Denied, match="must allow to get pods and namespaces"):
+    with pytest.raises(Denied, match="must allow to get pods, namespaces and nodes"):
         ask(control_plane, namespace, "none", token="")
     with pytest.raises(Denied, match="Unauthorized"):
         ask(control_plane, namespace, "none", token="wrong")
@@ -259,3 +259,63 @@ def test_a_pod_that_cannot_be_described_is_not_attached(
     elsewhere.write_text(json.dumps(away))
     found = refused(args, elsewhere)
     assert (found["code"], "https://127.0.0.1:1" in found["msg"]) == (11, True)
+
+
+def test_host_local_gives_addresses_of_the_node_s_own_subnets(
+    control_plane: ControlPlane, namespace: str, host: Host, containers: Containers
+) -> None:
+    """`usePodCidr` in every place where a subnet may stand; DEL needs no server for it."""
+    # A server of 1.20 keeps one subnet of a node.
+    cidrs = {f"v4-{namespace}": "10.97.0.0/29", f"v6-{namespace}": "fd97::/125"}
+    bare = f"bare-{namespace}"
+    for name in (*cidrs, bare):
+        spec = {"podCIDR": cidrs[name]} if name in cidrs else {}
+        meta = {"name": name}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": meta, "spec": spec}
+        control_plane.create(node)
+    make_pod(control_plane, namespace, "web-0")
+    kept = {"type": "host-local", "dataDir": str(host.directory / "host-local")}
+    args = pod_args(namespace, "web-0")
+
+    def config(ipam: dict[str, Any], node: str) -> dict[str, Any]:
+        kubernetes = {"kubeconfig": str(control_plane.kubeconfig()), "node_name": node}
+        return network(ipam={**kept, **ipam}, kubernetes=kubernetes)
+
+    cases: list[tuple[dict[str, Any], str, str]] = [
+        ({"subnet": "usePodCidr"}, f"v4-{namespace}", "10.97.0."),
+        ({"subnet": "usePodCidrIPv6"}, f"v6-{namespace}", "fd97::"),
+        ({"ranges": [[{"subnet": "USEPODCIDR"}]]}, f"v4-{namespace}", "10.97.0."),
+    ]
+    for number, (ipam, node_name, prefix) in enumerate(cases):
+        container, path = f"c{number}", containers.new()
+        wanted = config(ipam, node_name)
+        result = host.ok("ADD", wanted, container, path, args=args)
+        assert [one["address"].startswith(prefix) for one in result["ips"]] == [True]
+        host.ok("CHECK", {**wanted, "prevResult": result}, container, path, args=args)
+        with stopped(host, when=number == 2):
+            host.ok("DEL", {**wanted, "kubernetes": {}}, container, args=args)
+    assert host.left_overs() == []
+    names = {found.name for found in (host.directory / "host-local" / "net1").iterdir()}
+    assert not [name for name in names if name.startswith(("10.97", "fd97"))], "all given back"
+
+    def refused(changed: dict[str, Any]) -> Any:
+        return host.refused("ADD", changed, "c9", containers.new(), args=args)
+
+    without = refused(config({"subnet": "usePodCidr"}, bare))
+    assert (without["code"], "no podCIDR of IPv4" in without["msg"]) == (7, True)
+    nobody = refused(config({"subnet": "usePodCidr"}, "nobody"))
+    assert (nobody["code"], "kubernetes.node_name" in nobody["msg"]) == (7, True)
+    assert host.left_overs() == []
+
+
+@contextlib.contextmanager
+def stopped(host: Host, *, when: bool) -> Iterator[None]:
+    """The agent is away meanwhile."""
+    if when:
+        host.stop()
+    yield
+    if when:
+        host.start()
+        deadline = time.monotonic() + 10
+        while list((host.directory / "spool").glob("*.json")) and time.monotonic() < deadline:
+            time.sleep(0.05)

@@ -7,7 +7,8 @@ is cut out of one of three envelopes, told apart by how they begin:
 
     {"result":…}      printed; exit 0
     {"error":…}       CNI's error object, printed; exit 1
-    {"delegate":…}    run that IPAM plugin of CNI_PATH, ask again with what it said
+    {"delegate":…}    run that IPAM plugin of CNI_PATH, perhaps with another configuration, and
+                      ask again with what it said
 
 When no agent listens, ADD fails with code 11 (try again later), and DEL writes what is to be
 removed into a directory that the agent works off when it is back.
@@ -241,6 +242,8 @@ def run_delegate(command: str, config: str, name: object) -> "tuple[int, str]":
     import os
     import subprocess
 
+    if command == "DEL":
+        config = releasing(config)
     for directory in environ.get(b"CNI_PATH", b"").decode().split(":"):
         path = os.path.join(directory, str(name))
         if directory.startswith("/") and os.access(path, os.X_OK):
@@ -257,12 +260,30 @@ def run_delegate(command: str, config: str, name: object) -> "tuple[int, str]":
     return 1, f'{{"cniVersion":"0.2.0","code":7,"msg":{quoted(error)}}}'
 
 
+def releasing(config: str) -> str:
+    """For DEL: host-local finds what to release by container; a subnet has only to be one."""
+    if "usepodcidr" not in config.lower():
+        return config
+    import json
+
+    any_of = {"usepodcidr": "0.0.0.0/0", "usepodcidripv6": "::/0"}
+
+    def replaced(found: "dict[str, Any]") -> "dict[str, Any]":
+        subnet = found.get("subnet")
+        if isinstance(subnet, str):
+            found["subnet"] = any_of.get(subnet.lower(), subnet)
+        return found
+
+    return json.dumps(json.loads(config, object_hook=replaced))
+
+
 def delegated(command: str, config: str, answer: str) -> int:
     """Addresses come from another IPAM plugin: run it, and tell the agent what it said."""
     import json
 
-    name = json.loads(answer)["delegate"]
-    code, output = run_delegate(command, config, name)
+    said = json.loads(answer)
+    name, own = said["delegate"], said.get("config", config)
+    code, output = run_delegate(command, own, name)
     if command == "DEL" or code:
         if code:
             show(output.strip())

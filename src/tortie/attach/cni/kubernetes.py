@@ -49,17 +49,25 @@ class KubernetesPods:
 
     async def pod(self, namespace: str, name: str) -> Pod:
         where = f"/api/v1/namespaces/{quote(namespace, safe='')}"
+        described, around = await self._asked(f"{where}/pods/{quote(name, safe='')}", where)
+        return pod_of(described, around)
+
+    async def pod_cidrs(self, node: str) -> tuple[str, ...]:
+        [described] = await self._asked(f"/api/v1/nodes/{quote(node, safe='')}")
+        spec = mapping(described, "spec")
+        several = spec.get("podCIDRs")  # since Kubernetes 1.16
+        return tuple(map(str, several)) if several else tuple(filter(None, [text(spec, "podCIDR")]))
+
+    async def _asked(self, *paths: str) -> "list[Mapping[str, Any]]":
+        """Several objects at once."""
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(2 * self._answer_seconds):
-                described, around = await asyncio.gather(
-                    self._asked(f"{where}/pods/{quote(name, safe='')}"), self._asked(where)
+                return await asyncio.gather(
+                    *(loop.run_in_executor(self._threads, self._get, path) for path in paths)
                 )
         except TimeoutError:
             raise Unavailable(self._said("no answer in time")) from None
-        return pod_of(described, around)
-
-    def _asked(self, path: str) -> "asyncio.Future[Mapping[str, Any]]":
-        return asyncio.get_running_loop().run_in_executor(self._threads, self._get, path)
 
     def _get(self, path: str) -> Mapping[str, Any]:
         """One object; blocks. A connection that was kept may have been closed by the server."""
@@ -115,7 +123,7 @@ class KubernetesPods:
         if status == 404:
             return NotFound(said)
         if status in (401, 403):
-            return Denied(f"{said}; it must allow to get pods and namespaces")
+            return Denied(f"{said}; it must allow to get pods, namespaces and nodes")
         return Unavailable(said)
 
     def _said(self, what: str) -> str:

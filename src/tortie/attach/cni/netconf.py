@@ -44,7 +44,6 @@ Truth = bool | str | None
 
 class IPAM(msgspec.Struct, frozen=True, kw_only=True):
     type: str = ""
-    subnet: str | None = None
     assign_ipv4: Truth = None
     assign_ipv6: Truth = None
     ipv4_pools: tuple[str, ...] | None = None
@@ -58,6 +57,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 class Kubernetes(msgspec.Struct, frozen=True, kw_only=True):
     kubeconfig: str = ""
     """Where pods are described; empty: what the runtime passes is all."""
+    node_name: str = ""
+    """What Kubernetes calls this host; empty: as the agent does."""
 
 
 class FeatureControl(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,14 +262,15 @@ def parse_config(text: str) -> NetConf:
             f"ipam.type {config.ipam_type!r} is not supported; use tortie-ipam, calico-ipam or "
             f"one of {', '.join(DELEGATES)}",
         )
-    if config.ipam and config.ipam.subnet and config.ipam.subnet.lower() == "usepodcidr":
-        raise CNIFailure(
-            BAD_CONFIG,
-            "ipam.subnet usePodCidr is not supported: name the subnet, or use tortie-ipam",
-        )
     if config.kubeconfig and not config.kubeconfig.startswith("/"):
         raise CNIFailure(
             BAD_CONFIG, f"kubernetes.kubeconfig {config.kubeconfig!r} must be an absolute path"
+        )
+    if config.device_type == "netkit":
+        raise CNIFailure(
+            BAD_CONFIG,
+            "device_type 'netkit' is not supported: its devices take eBPF programs, which enforce "
+            "nothing here; use veth, which is enforced by nftables",
         )
     if config.device_type not in ("", "veth"):
         raise CNIFailure(

@@ -36,3 +36,7 @@ class PodSource(Protocol):
             Unavailable: no answer in time; ask again.
         """
         ...
+
+    async def pod_cidrs(self, node: str) -> tuple[str, ...]:
+        """The subnets that Kubernetes gave a node; raises as `pod`."""
+        ...

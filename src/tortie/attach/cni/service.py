@@ -30,6 +30,7 @@ from tortie.attach.cni.failure import (
 )
 from tortie.attach.cni.ipam import IPAMService, pool_names, valid_attachments
 from tortie.attach.cni.netconf import DELEGATES, Call, parse_call, version_of
+from tortie.attach.cni.pod_cidr import wanted_families, with_pod_cidrs
 from tortie.attach.cni.pods import PodSource
 from tortie.attach.cni.result import attached_result, parse_addresses
 from tortie.attach.cni.spool import read_removal, spooled
@@ -86,7 +87,8 @@ class CniService:
         """Known to exist. One that is deleted by hand is made again after a restart."""
 
     async def answer(self, request: Cni, pid: int = 0) -> bytes:
-        """One line: `{"result":…}`, `{"error":…}` or `{"delegate":…}`.
+        """One line: `{"result":…}`, `{"error":…}` or `{"delegate":…}`, perhaps with the
+        `config` that this one is to be run with.
 
         Args:
             pid: of the plugin that asks, and waits for the answer.
@@ -95,7 +97,7 @@ class CniService:
             call = parse_call(request)
             call = call._replace(netns_here=seen_by(pid, call.netns, request.handle))
             if wants_delegate(call):
-                return await self._delegate(call)
+                return await self._delegate(call, request.config)
             result = await self._act(call)
         except TortieError as error:
             found = encode_failure(failure_of(error), version_of(request.config))
@@ -125,10 +127,44 @@ class CniService:
                 path.unlink()
         return done
 
-    async def _delegate(self, call: Call) -> bytes:
+    async def _delegate(self, call: Call, config: str) -> bytes:
+        answer = {"delegate": call.config.ipam_type}
         if call.command == "DEL":  # first nothing delivers to the address, then it is free
             await self._act(call)
-        return msgspec.json.encode({"delegate": call.config.ipam_type}) + b"\n"
+        elif wanted_families(config):
+            answer["config"] = await self._with_pod_cidrs(call, config)
+        return msgspec.json.encode(answer) + b"\n"
+
+    async def _with_pod_cidrs(self, call: Call, config: str) -> str:
+        """
+        Raises:
+            CNIFailure: nobody says what this node's subnets are.
+        """
+        if not call.config.kubeconfig:
+            raise CNIFailure(
+                BAD_CONFIG,
+                "usePodCidr needs kubernetes.kubeconfig: the API server says what this node's is",
+            )
+        kubernetes = call.config.kubernetes
+        node = (kubernetes.node_name if kubernetes else "") or self._attacher.host
+        try:
+            cidrs = await self._source(call).pod_cidrs(node)
+        except Unavailable as error:
+            raise CNIFailure(TRY_AGAIN_LATER, f"node {node}: {error}") from None
+        except NotFound as error:
+            hint = "name it in kubernetes.node_name"
+            raise CNIFailure(BAD_CONFIG, f"usePodCidr: {error}; {hint}") from None
+        return with_pod_cidrs(config, node, cidrs)
+
+    def _source(self, call: Call) -> PodSource:
+        """
+        Raises:
+            CNIFailure: the kubeconfig cannot be used.
+        """
+        try:
+            return self._pods(Path(call.config.kubeconfig))
+        except (NotFound, InvalidInput) as error:
+            raise CNIFailure(BAD_CONFIG, f"kubernetes.kubeconfig: {error}") from None
 
     async def _act(self, call: Call) -> bytes | None:
         if call.command in ("ADD", "GC"):
@@ -183,10 +219,7 @@ class CniService:
         """
         if call.pod is None or not call.config.kubeconfig:
             return call
-        try:
-            source = self._pods(Path(call.config.kubeconfig))
-        except (NotFound, InvalidInput) as error:
-            raise CNIFailure(BAD_CONFIG, f"kubernetes.kubeconfig: {error}") from None
+        source = self._source(call)
         try:
             pod = await source.pod(*call.pod)
         except Unavailable as error:
