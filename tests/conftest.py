@@ -17,7 +17,7 @@ import pytest
 from hypothesis import settings
 
 WITH_REAL_DAEMONS = {
-    "attacks", "bgp", "cli", "cni", "datastore", "docker", "e2e", "faults", "hosts", "kube",
+    "attacks", "bgp", "cli", "cni", "datastore", "dhcp", "docker", "e2e", "faults", "hosts", "kube",
     "netns",
 }  # fmt: skip
 

@@ -9,6 +9,8 @@ from tortie.attach.requests import Add, Attached, Nat
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import parse_address, parse_network
 from tortie.model.endpoint import (
+    DHCP_ANNOTATION,
+    DNS_ANNOTATION,
     IPNAT,
     WorkloadEndpoint,
     WorkloadEndpointPort,
@@ -50,8 +52,14 @@ def endpoint_of(request: Add, host: str, interface: str) -> WorkloadEndpoint:
             for port in request.ports
         ),
     )
+    annotations = {DHCP_ANNOTATION: "yes"} if request.dhcp else {}
+    if request.dns:
+        annotations[DNS_ANNOTATION] = ",".join(request.dns)
     metadata = Metadata(
-        name=workload_endpoint_name(spec), namespace=request.namespace, labels=request.labels
+        name=workload_endpoint_name(spec),
+        namespace=request.namespace,
+        labels=request.labels,
+        annotations=annotations,
     )
     endpoint = with_defaults(
         WorkloadEndpoint(kind="WorkloadEndpoint", metadata=metadata, spec=spec)

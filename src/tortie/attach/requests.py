@@ -129,6 +129,10 @@ class Add(_Workload, frozen=True, kw_only=True, tag="add"):
     says what policy needs to know and opens it."""
     allowed_sources: tuple[str, ...] = ()
     """Prefixes that it may send from, beside its own addresses."""
+    dhcp: bool = False
+    """It asks this host for its address: `tortie dhcp serve` answers."""
+    dns: tuple[str, ...] = ()
+    """Name servers that it is told then; empty: that service's own choice."""
 
     @property
     def handle_id(self) -> str:
@@ -317,6 +321,11 @@ def _check_add(request: Add) -> None:
         parse_address(nat.external)
     for prefix in request.allowed_sources:
         parse_network(prefix)
+    for server in request.dns:
+        parse_address(server)
+    _check(request.dhcp or not request.dns, "dns", request.dns, "empty without dhcp")
+    is_machine = request.device in ("tap", "existing")
+    _check(is_machine or not request.dhcp, "dhcp", request.dhcp, "false but for virtual machines")
     if request.mtu:
         good = MTU_MIN <= request.mtu <= MTU_MAX
         _check(good, "mtu", request.mtu, f"{MTU_MIN} to {MTU_MAX}")

@@ -118,6 +118,7 @@ def _open(
         workload.floating,
         workload.limits,
         workload.sources,
+        workload.dhcp,
     )
 
 

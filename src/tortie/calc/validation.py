@@ -39,6 +39,7 @@ from tortie.model.endpoint import (
     HostEndpoint,
     WorkloadEndpoint,
     WorkloadEndpointPort,
+    served_by_dhcp,
 )
 from tortie.model.endpoint_slice import KubernetesEndpointSlice
 from tortie.model.keys import ResourceKey
@@ -122,6 +123,8 @@ class Workload(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
     sources: tuple[Network, ...] = ()
     """See `desired.endpoint.Endpoint`."""
+    dhcp: bool = False
+    """It gets its address by DHCP."""
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -257,6 +260,7 @@ def parse_workload_endpoint(
         floating=floating,
         limits=limits_of(spec.qos_controls),
         sources=tuple(outermost(map(parse_network, spec.allow_spoofed_source_prefixes))),
+        dhcp=served_by_dhcp(resource),
     )
 
 

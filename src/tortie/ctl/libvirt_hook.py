@@ -10,9 +10,10 @@ and does not start the guest when the hook fails. Ours are interfaces of type `e
     </interface>
 
     <metadata>
-      <t:workload xmlns:t='urn:tortie:workload:1' namespace='prod' ipv6='yes'>
+      <t:workload xmlns:t='urn:tortie:workload:1' namespace='prod' ipv6='yes' dhcp='yes'>
         <t:label key='app' value='web'/> <t:profile name='kns.prod'/>
         <t:address dev='calivm1'>10.65.0.7</t:address> <t:pool name='blue'/>
+        <t:dns>10.0.0.53</t:dns>
       </t:workload>
     </metadata>
 
@@ -53,6 +54,8 @@ class Guest(NamedTuple):
     labels: dict[str, str]
     profiles: tuple[str, ...]
     pools: tuple[str, ...]
+    dhcp: bool
+    dns: tuple[str, ...]
     interfaces: tuple[Interface, ...]
 
     def requests(self) -> list[dict[str, Any]]:
@@ -70,6 +73,8 @@ class Guest(NamedTuple):
                 "pools": self.pools,
                 "families": self.families,
                 "addresses": interface.addresses,
+                "dhcp": self.dhcp,
+                "dns": self.dns,
             }
             for interface in self.interfaces
         ]
@@ -103,6 +108,8 @@ def parse_guest(xml: bytes, prefix: str) -> Guest:
         {_needed(one, "key"): one.get("value", "") for one in _all(about, "label")},
         tuple(_needed(one, "name") for one in _all(about, "profile")),
         tuple(_needed(one, "name") for one in _all(about, "pool")),
+        about.get("dhcp") == "yes",
+        tuple((one.text or "").strip() for one in _all(about, "dns")),
         tuple(_interfaces(root, about, prefix)),
     )
 

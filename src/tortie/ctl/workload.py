@@ -41,6 +41,12 @@ def _parser() -> Parser:
     add.add_argument("--ipv6", action="store_true", help="an IPv6 address, too")
     add.add_argument("--mac", default="", help="of the workload's end")
     add.add_argument("--mtu", type=int, default=0)
+    add.add_argument(
+        "--dhcp", action="store_true", help="a VM's: it asks for its address (tortie dhcp serve)"
+    )
+    add.add_argument(
+        "--dns", action="append", default=[], metavar="ADDRESS", help="name server it is told then"
+    )
     add.add_argument("--inside", default="eth0", help="name in the namespace (%(default)s)")
     remove = verbs.add_parser("remove", help="take a workload out", allow_abbrev=False)
     remove.set_defaults(run=_remove)
@@ -78,6 +84,8 @@ def _add(agent: Client, arguments: argparse.Namespace) -> None:
         ports=[_port(text) for text in arguments.port],
         families=[4, 6] if arguments.ipv6 else [4],
         mac=arguments.mac,
+        dhcp=arguments.dhcp,
+        dns=arguments.dns,
         mtu=arguments.mtu,
         inside=arguments.inside,
     )

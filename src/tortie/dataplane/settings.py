@@ -38,8 +38,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """False: IPv6 is dropped from and to workloads, neighbour discovery included."""
     endpoint_to_host_action: EndpointToHostAction = "Drop"
     """What becomes of a packet from a workload to this host that egress policy allows."""
-    dhcp_to_host: bool = False
-    """Let workloads reach a DHCP server on this host (for virtual machines)."""
     allow_vxlan_from_workloads: bool = False
     allow_ipip_from_workloads: bool = False
     vxlan_port: int = 4789

@@ -77,6 +77,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     sources: tuple[Network, ...] = ()
     """What it may send from beside its own addresses, where the host lets any do so; sorted, and
     none within another."""
+    dhcp: bool = False
+    """This host gives it its address by DHCP, and is its router in IPv6's sense."""
 
 
 class Host(msgspec.Struct, frozen=True):

@@ -11,6 +11,11 @@ NAMESPACE_LABEL = "projectcalico.org/namespace"
 ORCHESTRATOR_LABEL = "projectcalico.org/orchestrator"
 SERVICE_ACCOUNT_LABEL = "projectcalico.org/serviceaccount"
 
+DHCP_ANNOTATION = "tortie/dhcp"
+"""`yes`: the workload gets its address by DHCP, from this host."""
+DNS_ANNOTATION = "tortie/dns"
+"""Addresses of the name servers that DHCP tells it, with commas."""
+
 INTERFACE_NAME_MAX_BYTES = 15
 """IFNAMSIZ minus its NUL, from include/uapi/linux/if.h."""
 
@@ -98,6 +103,12 @@ class WorkloadEndpointSpec(Spec, frozen=True, kw_only=True):
 
 class WorkloadEndpoint(Resource, frozen=True, kw_only=True):
     spec: WorkloadEndpointSpec = WorkloadEndpointSpec()
+
+
+def served_by_dhcp(endpoint: WorkloadEndpoint) -> bool:
+    """May the workload ask this host for its address? OpenStack's always may."""
+    annotated = endpoint.metadata.annotations.get(DHCP_ANNOTATION) == "yes"
+    return annotated or endpoint.spec.orchestrator == "openstack"
 
 
 class EndpointPort(Spec, frozen=True, kw_only=True):

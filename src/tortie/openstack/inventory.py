@@ -128,6 +128,8 @@ class Subnet(_Fact, frozen=True, kw_only=True):
     dns_nameservers: tuple[str, ...] = ()
     mtu: int | None = None
     """Of its network."""
+    ipv6_address_mode: str | None = None
+    ipv6_ra_mode: str | None = None
 
 
 class Selection(_Fact, frozen=True, kw_only=True):

@@ -24,6 +24,9 @@ class SubnetValue(msgspec.Struct, frozen=True, kw_only=True):
     gateway_ip: str | None = None
     dns_servers: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     mtu: int | msgspec.UnsetType = msgspec.UNSET
+    ipv6_address_mode: str | msgspec.UnsetType = msgspec.UNSET
+    """`slaac`, as the other one, where guests make their addresses; else DHCPv6 has them."""
+    ipv6_ra_mode: str | msgspec.UnsetType = msgspec.UNSET
 
 
 def subnets_prefix(region: str) -> str:
@@ -45,4 +48,6 @@ def translate_subnet(subnet: Subnet) -> SubnetValue | None:
         gateway_ip=subnet.gateway_ip,
         dns_servers=subnet.dns_nameservers or msgspec.UNSET,
         mtu=subnet.mtu or msgspec.UNSET,
+        ipv6_address_mode=subnet.ipv6_address_mode or msgspec.UNSET,
+        ipv6_ra_mode=subnet.ipv6_ra_mode or msgspec.UNSET,
     )

@@ -11,9 +11,9 @@ INTERFACE = """\
     </interface>"""
 BRIDGED = "<interface type='bridge'><source bridge='br0'/><target dev='vnet3'/></interface>"
 ABOUT = """\
-    <t:workload xmlns:t='urn:tortie:workload:1' namespace='prod' ipv6='yes'>
+    <t:workload xmlns:t='urn:tortie:workload:1' namespace='prod' ipv6='yes' dhcp='yes'>
       <t:label key='app' value='web'/><t:profile name='kns.prod'/><t:pool name='blue'/>
-      <t:address dev='calivm1'>10.65.0.7</t:address>
+      <t:address dev='calivm1'>10.65.0.7</t:address><t:dns>10.0.0.53</t:dns>
     </t:workload>"""
 
 
@@ -40,7 +40,7 @@ def test_what_metadata_says() -> None:
         "namespace": "prod", "workload": "web-1", "endpoint": "eth0", "device": "tap",
         "host_interface": "calivm1", "mac": "52:54:00:00:00:07", "labels": {"app": "web"},
         "profiles": ("kns.prod",), "pools": ("blue",), "families": (4, 6),
-        "addresses": ("10.65.0.7",),
+        "addresses": ("10.65.0.7",), "dhcp": True, "dns": ("10.0.0.53",),
     }  # fmt: skip
 
 

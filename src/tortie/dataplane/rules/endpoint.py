@@ -32,6 +32,8 @@ def endpoint_elements(endpoint: Endpoint, settings: Settings) -> list[ElementDat
         if network.family == 4 or settings.ipv6:
             key = keys.concatenate(interface, network.packed)
             found.append(ElementData(names.SOURCES[network.family], key, NO_DATA))
+    if endpoint.dhcp:
+        found.append(ElementData(names.DHCP, interface, NO_DATA))
     if settings.ipv6:
         found.append(ElementData(names.LINK_LOCAL_LIMITS, interface, NO_DATA))
     if settings.ipv6 and endpoint.mac:

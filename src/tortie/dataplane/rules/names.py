@@ -36,6 +36,8 @@ LINK_LOCAL = "link-local"
 """interface · address: the link-local one that the workload's MAC gives it."""
 LINK_LOCAL_LIMITS = "link-local-limits"
 """interfaces: each may speak so often from other link-local addresses."""
+DHCP = "dhcp"
+"""interfaces: this host is their DHCP server and their IPv6 router."""
 LISTS: dict[Direction, str] = {"ingress": "ingress-lists", "egress": "egress-lists"}
 """interface → list id, of workloads; plain data, so an endpoint's change is cheap."""
 CHAINS: dict[Direction, str] = {"ingress": "ingress-chains", "egress": "egress-chains"}

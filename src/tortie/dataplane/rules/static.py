@@ -10,7 +10,8 @@ Order of a packet's way, with what each chain may decide:
     forward-to         0   to a workload: its ingress list
     input-from        -1   from a workload to this host: its egress list
     input-to           0   from a workload: the endpoint-to-host action
-    output             0   to a workload: all but router advertisements
+    output             0   to a workload: all but router advertisements, which
+                           are for those alone that this host serves by DHCP
     postrouting      100   masquerading, while a pool wants it (see `nat`)
 
 Two base chains on one hook are how an `accept` ends one half only. All policies
@@ -166,6 +167,7 @@ def _sets(settings: Settings) -> list[Set]:
         found += source.maps()
     found.append(Set(names.LINK_LOCAL, (IFNAME, IPV6_ADDR)))
     found.append(Set(names.LINK_LOCAL_LIMITS, (IFNAME,), each=LINK_LOCAL_LIMIT))
+    found.append(Set(names.DHCP, (IFNAME,)))
     found.append(Set(names.RULE_PORTS, (LIST_ID, INET_SERVICE)))
     for direction in ("egress", "ingress"):
         found.append(Set(names.LISTS[direction], (IFNAME,), data=(MARK, LIST_ID)))
@@ -213,10 +215,10 @@ def _workload_source(settings: Settings) -> NamedChain:
             (*match.family(6), match.source(6), *_LINK_LOCAL, goto(_LINK_LOCAL_SOURCE)),
             (*match.family(6), match.source(6), _is(bytes(16)), goto(_LINK_LOCAL_SOURCE)),
         ]
-    if settings.dhcp_to_host:
-        rules.append(
-            (*match.family(4), match.source(4), _is(bytes(4)), *_udp(68, 67), ACCEPT),
-        )
+    # A guest that has no address yet asks for one.
+    rules.append(
+        (*match.family(4), match.source(4), _is(bytes(4)), *_udp(68, 67), *_served(), ACCEPT),
+    )
     if settings.other_sources:
         rules.append((goto(source.OTHER_SOURCE),))
     else:
@@ -234,8 +236,8 @@ def _link_local_source(settings: Settings) -> NamedChain:
     if settings.ipv6:
         rules += ((*_icmpv6(kind), goto(_LINK_LOCAL_NEIGHBOUR)) for kind in MAKES_NEIGHBOUR)
         rules += ((*_icmpv6(kind), ACCEPT) for kind in MULTICAST_REPORTS)
-    if settings.ipv6 and settings.dhcp_to_host:
-        rules.append((*_udp(546, 547), ACCEPT))
+        # The server answers, so the kernel remembers this source, too.
+        rules.append((*_udp(546, 547), *_served(), goto(_LINK_LOCAL_NEIGHBOUR)))
     return chain(_LINK_LOCAL_SOURCE, *rules, _from_drop(seen.NOT_ITS_SOURCE, settings))
 
 
@@ -311,10 +313,9 @@ def _to_workload(settings: Settings) -> NamedChain:
 def _to_host_always(settings: Settings) -> list[Expressions]:
     """Without these a workload cannot be found, whatever its policy says."""
     rules = [(*_icmpv6(kind), ACCEPT) for kind in TO_HOST_ICMPV6] if settings.ipv6 else []
-    if settings.dhcp_to_host:
-        rules.append((*match.family(4), *_udp(68, 67), ACCEPT))
-        if settings.ipv6:
-            rules.append((*match.family(6), *_udp(546, 547), ACCEPT))
+    rules.append((*match.family(4), *_udp(68, 67), *_served(), ACCEPT))
+    if settings.ipv6:
+        rules.append((*match.family(6), *_udp(546, 547), *_served(), ACCEPT))
     return rules
 
 
@@ -354,8 +355,10 @@ def _to_drop(reason: str, settings: Settings) -> Expressions:
 
 
 def _output(settings: Settings) -> NamedChain:
-    """This host always reaches its workloads, as in Calico; it is no router to them."""
-    advertisement = (*_icmpv6(ROUTER_ADVERTISEMENT), *match.counted(DROP))
+    """This host always reaches its workloads, as in Calico; it is a router, in IPv6's sense, to
+    those alone that it serves."""
+    unserved = match.in_set(Meta(MetaKey.OIFNAME), names.DHCP, negate=True)
+    advertisement = (*_icmpv6(ROUTER_ADVERTISEMENT), *unserved, *match.counted(DROP))
     return chain(
         "output",
         *_seen(settings),
@@ -383,6 +386,11 @@ def _first_byte(value: int) -> Expressions:
 
 def _icmpv6(kind: int) -> Expressions:
     return (*match.protocol(ICMPV6), *match.transport(0, bytes((kind,))))
+
+
+def _served() -> Expressions:
+    """This host is the DHCP server of whoever sent it."""
+    return match.in_set(Meta(MetaKey.IIFNAME), names.DHCP)
 
 
 def _udp(source: int, destination: int) -> Expressions:

@@ -15,6 +15,7 @@ _HEADER = struct.Struct("=BBBBI")
 # include/uapi/linux/if_addr.h
 _ADDRESS, _LOCAL, _FLAGS = 1, 2, 8
 _NODAD, _DADFAILED, _TENTATIVE, _PERMANENT = 0x02, 0x08, 0x40, 0x80
+_NOPREFIXROUTE = 0x200
 
 SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_HOST = 0, 253, 254
 """include/uapi/linux/rtnetlink.h, enum rt_scope_t."""
@@ -79,11 +80,16 @@ def dump(family: int | None = None, interface: int = 0) -> Request:
     return Request("list addresses", kinds.GET_ADDRESS, 0, body)
 
 
-def add(wanted: Address, *, replace: bool = True) -> Request:
+def add(wanted: Address, *, replace: bool = True, prefix_route: bool = True) -> Request:
     """Give an interface an address. IPv6 skips duplicate detection: our addresses are
-    unique by allocation, and an endpoint must not wait a second for its own."""
+    unique by allocation, and an endpoint must not wait a second for its own.
+
+    Args:
+        prefix_route: False: no route to the rest of the subnet comes with it.
+    """
     mode = kinds.REPLACE if replace else kinds.ADD
     flags = _NODAD if wanted.address.family == 6 else 0
+    flags |= 0 if prefix_route else _NOPREFIXROUTE
     return Request(
         f"add address {wanted.address.address_text}/{wanted.length} to link {wanted.interface}",
         kinds.NEW_ADDRESS,

@@ -230,13 +230,15 @@ class Rtnl:
         found = _present(map(address.decode, self._sock.dump(address.dump(family, interface))))
         return [entry for entry in found if interface in (0, entry.interface)]
 
-    def add_address(self, wanted: Address, *, replace: bool = True) -> None:
+    def add_address(
+        self, wanted: Address, *, replace: bool = True, prefix_route: bool = True
+    ) -> None:
         """
         Raises:
             NotFound: no such link.
             AlreadyExists: the link has it, and `replace` is False.
         """
-        self._do(address.add(wanted, replace=replace))
+        self._do(address.add(wanted, replace=replace, prefix_route=prefix_route))
 
     def delete_address(self, gone: Address) -> None:
         """
