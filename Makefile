@@ -19,6 +19,7 @@ demo: $(VENV)/run.done ## a three-host cluster in two minutes (DATASTORE=etcd RO
 test: $(VENV)/test.done ## lint, types, contracts and every test
 	@scripts/packages test
 	@scripts/kubernetes >/dev/null
+	@scripts/neutron >/dev/null
 	@$(MAKE) --no-print-directory lint types
 	$(BIN)/pytest $(PYTEST_ARGS)
 

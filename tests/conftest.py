@@ -18,7 +18,7 @@ from hypothesis import settings
 
 WITH_REAL_DAEMONS = {
     "attacks", "bgp", "cli", "cni", "datastore", "dhcp", "docker", "e2e", "faults", "hosts", "kube",
-    "netns",
+    "netns", "openstack",
 }  # fmt: skip
 
 collect_ignore = [] if os.environ.get("TORTIE_RANDOM") else ["soak"]
