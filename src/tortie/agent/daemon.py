@@ -26,6 +26,7 @@ from tortie.datastore.resources import Resources
 from tortie.datastore.syncer import Syncer
 from tortie.lib.health import Health
 from tortie.lib.inbox import Inbox
+from tortie.lib.loop_watch import WatchedSelector
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ async def serve(
     client: Client,
     paths: Paths,
     namespaces: Namespaces,
+    watch: WatchedSelector,
 ) -> None:
     """Run until cancelled.
 
@@ -99,7 +101,16 @@ async def serve(
             serving = asyncio.create_task(server.run(config["HealthHost"], config["HealthPort"]))
             stack.callback(serving.cancel)
         parts = Parts(
-            config.host, graph, dataplane, loop, inbox, ingest, syncer, progress, flow_log
+            config.host,
+            graph,
+            dataplane,
+            loop,
+            inbox,
+            ingest,
+            syncer,
+            progress,
+            flow_log,
+            watch.lag,
         )
         metrics = await observing.serve_metrics(config, parts)
         if metrics is not None:
@@ -116,6 +127,7 @@ async def serve(
             tasks.create_task(syncer.run(), name="syncer")
             tasks.create_task(wiring.audit(inbox), name="audit")
             tasks.create_task(wiring.tell_supervisor(progress, health), name="supervisor")
+            tasks.create_task(wiring.tighten(watch, config, progress), name="loop's limit")
             tasks.create_task(status.run(), name="status")
             tasks.create_task(firewall.run(), name="firewall")
             if endpoint_status is not None:

@@ -26,9 +26,10 @@ from tortie.datastore.resources import Resources, key_of
 from tortie.kernel import capabilities
 from tortie.kernel.capabilities import Capability
 from tortie.lib import log as logs
-from tortie.lib import supervisor
+from tortie.lib import loop_watch, supervisor
 from tortie.lib.backoff import Backoff
 from tortie.lib.errors import Denied, InvalidInput, NotFound, TortieError, Unavailable, failures
+from tortie.lib.loop_watch import WatchedSelector
 from tortie.lib.signals import until_signalled
 from tortie.model.keys import ResourceKey
 from tortie.model.node import ClusterInformation
@@ -77,12 +78,16 @@ def main(argv: Sequence[str]) -> int:
     try:
         local = read_local(os.environ, arguments.felix_config)
         settings = from_environment(os.environ, arguments.config)
-        asyncio.run(
-            until_signalled(
-                _serve(arguments, local, settings, helper),
-                lambda: log.info("stopping; what is in the kernel stays"),
+        with (
+            loop_watch.bounded() as watch,
+            asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(watch)) as runner,
+        ):
+            runner.run(
+                until_signalled(
+                    _serve(arguments, local, settings, helper, watch),
+                    lambda: log.info("stopping; what is in the kernel stays"),
+                )
             )
-        )
     except Restart:
         log.info("settings changed; starting anew")
         helper.close()  # exec keeps children, and nobody would wait for it
@@ -103,6 +108,7 @@ async def _serve(
     local: Local,
     settings: DatastoreSettings,
     helper: namespaces.Namespaces,
+    watch: WatchedSelector,
 ) -> None:
     prefix = early.interface_prefix(local, arguments.state_directory)
     await early.close_workloads(arguments.run_directory, prefix)
@@ -119,7 +125,7 @@ async def _serve(
         log.info("starting", extra={"fields": fields})
         paths = wiring.Paths(arguments.run_directory, arguments.state_directory)
         stored = StoredSettings(local, settings.type)
-        await daemon.serve(stored, running, client, paths, helper)
+        await daemon.serve(stored, running, client, paths, helper, watch)
     except BaseExceptionGroup as group:
         raise next(failures(group)) from group
     finally:

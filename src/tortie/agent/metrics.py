@@ -27,6 +27,7 @@ from tortie.kernel.nft import counters
 from tortie.lib.metrics import (
     CONTENT_TYPE,
     Family,
+    Histogram,
     Kind,
     Sample,
     counter,
@@ -52,6 +53,8 @@ class Parts(NamedTuple):
     syncer: Syncer
     progress: Progress
     flow_log: FlowLog | None
+    lag: Histogram
+    """Of the event loop."""
 
 
 class Metrics:
@@ -197,6 +200,10 @@ class Metrics:
         yield timings.batch.family("tortie_batch_changes", "Changes that were taken in at once.")
         yield timings.calculation.family(
             "tortie_calculation_seconds", "Time that working out a batch of changes took."
+        )
+        yield parts.lag.family(
+            "tortie_loop_lag_seconds",
+            "Time that the event loop was busy at a stretch: what came meanwhile had to wait.",
         )
         yield counter("tortie_loop_turns_total", "Times that the loop woke up.", loop.turns)
         yield gauge(

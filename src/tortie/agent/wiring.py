@@ -51,6 +51,7 @@ from tortie.kernel.rtnl.monitor import (
 )
 from tortie.lib import supervisor
 from tortie.lib.health import Health
+from tortie.lib.loop_watch import STUCK_SECONDS, WatchedSelector
 from tortie.model.keys import Key
 
 if TYPE_CHECKING:
@@ -283,6 +284,13 @@ async def tell_supervisor(progress: Progress, health: Health) -> None:
         said = (f"{one.name}: {one.detail}" for one in health.reports() if one.detail)
         supervisor.notify(STATUS="; ".join(said))
         await asyncio.sleep(interval_seconds)
+
+
+async def tighten(watch: WatchedSelector, config: Config, progress: Progress) -> None:
+    """Once all there is has been taken in, nothing may hold up the loop for long."""
+    await progress.wait(1, math.inf)
+    limits: dict[str, float] = config["HealthTimeoutOverrides"]
+    watch.limit_seconds = limits.get("event loop", STUCK_SECONDS)
 
 
 def watch_changes(kernel: Kernel, inbox: AgentInbox) -> None:
