@@ -23,7 +23,7 @@ spec:
 """
 
 
-def test_the_service_is_killed_and_comes_back(hosts: Hosts) -> None:
+def test_l19_the_service_is_killed_and_comes_back(hosts: Hosts) -> None:
     h1 = hosts.h1
     h1.network("net1")
     h1.network("net2")
@@ -45,7 +45,7 @@ def test_the_service_is_killed_and_comes_back(hosts: Hosts) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_dockerd_ends_and_comes_back_with_live_containers(
+def test_l19_dockerd_ends_and_comes_back_with_live_containers(
     hosts: Hosts, number: signal.Signals
 ) -> None:
     h1, h2 = hosts.h1, hosts.h2
@@ -135,7 +135,9 @@ def test_the_agent_is_killed_while_containers_start(hosts: Hosts) -> None:
     assert eventually(lambda: h1.reaches("peer", address))
 
 
-def test_what_docker_forgot_is_cleaned_up(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_l19_what_docker_forgot_is_cleaned_up(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A driver's endpoint that Docker does not know, as after its crash in the middle."""
     h1 = hosts.h1
     network = h1.network("net1")
@@ -148,6 +150,14 @@ def test_what_docker_forgot_is_cleaned_up(hosts: Hosts, monkeypatch: pytest.Monk
     )
     assert status == 200, answer
     assert len(hosts.endpoints()) == 1
+    # It asks twice, and leaves without an end.
+    joining = {"NetworkID": network, "EndpointID": endpoint, "SandboxKey": "/var/run/none"}
+    first = h1.plugin("NetworkDriver.Join", joining)
+    assert first[0] == 200, first
+    assert h1.plugin("NetworkDriver.Join", joining) == first
+    leaving = {"NetworkID": network, "EndpointID": endpoint}
+    for _ in range(2):
+        assert h1.plugin("NetworkDriver.Leave", leaving)[0] == 200
     h1.run("lives", "net1")
     seconds = 60.0
     assert eventually(lambda: len(hosts.endpoints()) == 1, lambda: h1.service_log, seconds)

@@ -32,7 +32,7 @@ FROM_A = GUARD.replace("ROLE", "role == 'a'")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_enforcement_and_connections_outlive_the_agent(
+def test_l15_enforcement_and_connections_outlive_the_agent(
     live: LiveLab, tmp_path: Path, number: signal.Signals
 ) -> None:
     live.apply(FROM_B, tmp_path)

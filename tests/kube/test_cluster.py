@@ -168,7 +168,7 @@ def test_a_deployment_scales_rolls_and_leaves_nothing_behind(kube: KubeCluster) 
     kube.until(lambda: not kube.left_overs(namespace), lambda: str(kube.left_overs(namespace)))
 
 
-def test_a_finished_pod_gives_its_address_back_and_a_terminating_one_keeps_its_policy(
+def test_l12_l13_a_finished_pod_gives_its_address_back_and_a_terminating_one_keeps_its_policy(
     kube: KubeCluster,
 ) -> None:
     namespace = f"ends{next(numbers)}"

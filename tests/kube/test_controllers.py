@@ -12,13 +12,14 @@ import pytest
 from tests.kube.control_plane import CONTROLLERS, ControlPlane, path_of
 
 from tortie.datastore.memory import MemoryClient
-from tortie.datastore.resources import Resources
+from tortie.datastore.resources import Resources, key_of
 from tortie.ipam.allocator import Allocator
 from tortie.ipam.audit import allocations
 from tortie.ipam.inventory import read_inventory
 from tortie.kube import nodes
 from tortie.kube.api import HttpApi
 from tortie.kube.controllers import Controllers
+from tortie.kube.policies import HOLD_SECONDS
 from tortie.kube.settings import NAMES, Settings
 from tortie.lib import kubeconfig
 from tortie.lib.errors import NotFound
@@ -29,6 +30,7 @@ from tortie.model.kube_controllers import HostEndpointTemplate
 from tortie.model.kubernetes.workload import pod_endpoint
 from tortie.model.metadata import Metadata, Resource
 from tortie.model.node import IPPool, IPPoolSpec, Node, NodeBGP, NodeSpec, OrchRef
+from tortie.model.validation import with_defaults
 
 SETTINGS = Settings(
     controllers=frozenset(NAMES),
@@ -144,6 +146,38 @@ def test_a_policy_is_followed_from_its_making_to_its_end(
             await until(has_81)
             await on_thread(control_plane.delete, path)
             await until(lambda: is_gone(resources, key))
+
+    asyncio.run(run())
+
+
+def test_l11_policy_outlives_the_pods_of_a_namespace_that_ends(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    """CVE-2024-7598: policies go before pods that take their time, also while nobody looks."""
+    web, other = (ResourceKey("NetworkPolicy", f"knp.default.{n}", namespace) for n in "ab")
+
+    async def run() -> None:
+        client = MemoryClient()
+        resources = Resources(client)
+        for name in "ab":
+            await on_thread(control_plane.create, policy(namespace, name))
+        made = pod_endpoint(await on_thread(control_plane.create, pod(namespace, "slow")))
+        assert made is not None
+        async with running(control_plane, resources):
+            # Its own endpoint, as the plugin has made it.
+            endpoint = await resources.create(with_defaults(made[1]))
+            await resources.get(web)
+            await on_thread(control_plane.delete, path_of(policy(namespace, "b")))
+            await until(lambda: is_gone(resources, other))  # the namespace lives: at once
+            # Without a controller manager it stays Terminating, and we say in which order.
+            await on_thread(control_plane.delete, f"/api/v1/namespaces/{namespace}")
+            await on_thread(control_plane.delete, path_of(policy(namespace, "a")))
+            await asyncio.sleep(2 * HOLD_SECONDS + 0.5)
+            assert not await is_gone(resources, web)
+        async with running(control_plane, resources):  # another leader
+            assert not await is_gone(resources, web)
+            await resources.delete(key_of(endpoint.resource))
+            await until(lambda: is_gone(resources, web))
 
     asyncio.run(run())
 

@@ -89,7 +89,7 @@ def reaches_host(sender: Workload, family: int) -> bool:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_nothing_passes_until_the_dataplane_is_there(
+def test_l9_nothing_passes_until_the_dataplane_is_there(
     run_directory: Path, host: Host, pair: tuple[Workload, Workload], family: int
 ) -> None:
     a, b = pair

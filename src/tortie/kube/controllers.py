@@ -24,6 +24,7 @@ from tortie.kube.load_balancer import LoadBalancer
 from tortie.kube.mirror import Mirror, Origin
 from tortie.kube.nodes import NodeController, is_automatic
 from tortie.kube.pods import PodMirror
+from tortie.kube.policies import PolicyMirror
 from tortie.kube.queue import Queue
 from tortie.kube.reflector import Reflector
 from tortie.kube.reports import Reports, quietly
@@ -34,7 +35,6 @@ from tortie.model.keys import PLURALS, RESOURCES, ResourceKey, parse_key
 from tortie.model.kubernetes.cluster_policy import NAME_PREFIXES as CLUSTER_POLICY_PREFIXES
 from tortie.model.kubernetes.cluster_policy import equal_orders
 from tortie.model.kubernetes.fields import Object, mapping, text
-from tortie.model.kubernetes.network_policy import NAME_PREFIX
 from tortie.model.metadata import Resource
 from tortie.model.node import Node
 from tortie.model.policy import GlobalNetworkPolicy
@@ -261,10 +261,8 @@ class Controllers:
     def _build(self) -> None:
         enabled = self._settings.controllers
         if "policy" in enabled:
-            self._mirror(
-                "NetworkPolicy", (kinds.NETWORK_POLICIES,),
-                lambda key: key.name.startswith(NAME_PREFIX),
-            )  # fmt: skip
+            policies = PolicyMirror(self._api, self._resources, self._changed, self._change_later)
+            self._add(policies, (kinds.NETWORK_POLICIES,))
             # What rules that name services rest on, and what hosts announce by BGP.
             self._mirror("KubernetesService", (kinds.SERVICES,), lambda _: True)
             self._mirror("KubernetesEndpointSlice", (kinds.ENDPOINT_SLICES,), lambda _: True)
@@ -316,6 +314,9 @@ class Controllers:
 
     def _changed(self, mirror: Mirror, key: ResourceKey) -> None:
         self._queue.add(Item(mirror, key))
+
+    def _change_later(self, mirror: Mirror, key: ResourceKey, seconds: float) -> None:
+        self._queue.add_later(Item(mirror, key), seconds)
 
     @property
     def _load_balancer(self) -> LoadBalancer:

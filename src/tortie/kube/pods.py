@@ -26,7 +26,7 @@ class PodMirror(Mirror):
     def __init__(
         self, resources: Resources, changed: Callable[[Mirror, ResourceKey], None]
     ) -> None:
-        super().__init__("WorkloadEndpoint", (PODS,), resources, _is_pods, changed)
+        super().__init__("WorkloadEndpoint", (PODS,), resources, is_pods, changed)
 
     def content(self, resource: Resource) -> object:
         spec = cast(WorkloadEndpoint, resource).spec
@@ -44,7 +44,8 @@ class PodMirror(Mirror):
         """The plugin's DEL removes it, or its host's agent, or the deletion of its node."""
 
 
-def _is_pods(key: ResourceKey) -> bool:
+def is_pods(key: ResourceKey) -> bool:
+    """Is this endpoint a pod's?"""
     return "-k8s-" in key.name
 
 
