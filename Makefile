@@ -41,7 +41,8 @@ e2e: $(VENV)/test.done ## clusters in the lab, over embedded and direct, and ove
 
 soak: $(VENV)/test.done ## random histories, policies and faults, again and again (ROUNDS=20)
 	@scripts/packages test
-	TORTIE_RANDOM=1 $(BIN)/pytest tests/soak $(PYTEST_ARGS)
+	TORTIE_RANDOM=1 TORTIE_FLUSH_SECONDS=300 \
+	    $(BIN)/pytest tests/soak tests/faults/test_lab_flushes.py $(PYTEST_ARGS)
 	for round in $$(seq $(ROUNDS)); do \
 	    TORTIE_RANDOM=$$round $(BIN)/pytest tests/property tests/graph tests/oracle tests/faults tests/netns \
 	        --hypothesis-seed=$$round $(PYTEST_ARGS) || exit 1; \
