@@ -387,7 +387,7 @@ def test_loopback_addresses_are_not_reachable_from_a_workload(
         with pytest.raises(TimeoutError):
             server.recv(1)
         counted = subprocess.run(
-            ["nft", "list", "chain", "inet", "tortie", "raw-prerouting"],
+            ["nft", "list", "chain", "inet", "tortie", "workload-source"],
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
         assert "ip daddr 127.0.0.0/8 counter packets 1" in counted

@@ -42,7 +42,7 @@ from tortie.lib.ip import Network, parse_network
 from tortie.model import policy as model
 from tortie.model.endpoint import NAMESPACE_LABEL, SERVICE_ACCOUNT_LABEL
 from tortie.selector.normal import conjunction, in_namespace, selector_id, uses_global, with_prefix
-from tortie.selector.syntax import All, Global, Has, In, Node, Not, parse
+from tortie.selector.syntax import All, Global, Has, In, Node, Not, compile_selector
 
 NAMESPACE_PREFIX = "pcns."
 """Before the labels of a namespace, as its endpoints inherit them."""
@@ -122,7 +122,7 @@ def parse_selector(text: str) -> Node:
     Raises:
         InvalidInput: it does not parse, or uses `global()`.
     """
-    node = parse(text)
+    node = compile_selector(text)
     if uses_global(node):
         raise InvalidInput(f"selector {text!r}: global() may stand only in a namespaceSelector")
     return node
@@ -134,7 +134,7 @@ def parse_namespace_selector(text: str) -> Node:
     Raises:
         InvalidInput: it does not parse, or `global()` does not stand alone in it.
     """
-    node = parse(text)
+    node = compile_selector(text)
     if isinstance(node, Global):
         return Not(Has(NAMESPACE_LABEL))
     if uses_global(node):

@@ -10,12 +10,12 @@ def begin_loading() -> None:
 
 
 def settle() -> None:
-    """Behind the loading. Takes about 1 µs for each object.
+    """Behind the loading.
 
     What is there is looked at no more when looking for cycles, so that no later search stops us
-    for long; and pages that the loading has used and freed go back to the kernel.
+    for long; and pages that the loading has used and freed go back to the kernel. The loading
+    leaves no cycles worth 0.1 s and more to find (112 objects beside 5,000 endpoints).
     """
-    gc.collect()
     gc.freeze()
     gc.enable()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

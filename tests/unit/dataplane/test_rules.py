@@ -337,10 +337,10 @@ def static_chain(name: str, settings: Settings = SETTINGS) -> list[str]:
 
 
 def test_both_halves_of_forwarding_begin_alike() -> None:
-    half = [
-        "ct state established accept",
-        "ct state related meta l4proto icmp accept",
-        "ct state related meta l4proto ipv6-icmp accept",
+    half = ["ct state established accept", "ct state related jump related-errors"]
+    assert static_chain("related-errors") == [
+        "meta l4proto icmp accept",
+        "meta l4proto ipv6-icmp accept",
     ]
     assert static_chain("forward-from") == [*half, 'iifname "cali*" goto from-workload']
     assert static_chain("forward-to") == [*half, 'oifname "cali*" goto to-workload']
@@ -350,16 +350,62 @@ def test_both_halves_of_forwarding_begin_alike() -> None:
     "chain",
     [
         "from-workload",
+        "from-workload-udp",
         "to-workload",
         "workload-source",
         "link-local-source",
         "link-local-neighbour",
-        "workload-input",
     ],
 )
 def test_every_way_of_a_workload_ends_in_a_drop(chain: str) -> None:
     for settings in (SETTINGS, Settings(host="h1", ipv6=False)):
         assert static_chain(chain, settings)[-1] == "drop"
+        assert static_chain("workload-input", settings)[-1] == "goto from-workload"
+
+
+@pytest.mark.parametrize(
+    "settings", [SETTINGS, Settings(host="h1", other_sources=True)], ids=["own", "others"]
+)
+def test_loopback_is_nobodys_source_and_no_destination(settings: Settings) -> None:
+    """What comes from elsewhere is asked behind the jump of what comes from workloads."""
+    assert static_chain("raw-prerouting", settings) == [
+        "meta mark set meta mark & 0x0000ffff",
+        'iifname "cali*" goto workload-source',
+        'meta nfproto ipv4 ip saddr 127 iifname != "lo" drop',
+        'meta nfproto ipv4 ip daddr 127 iifname != "lo" drop',
+        'meta nfproto ipv6 ip6 saddr ::1 iifname != "lo" drop',
+        'meta nfproto ipv6 ip6 daddr ::1 iifname != "lo" drop',
+    ]
+    asked = static_chain("workload-source", settings)
+    assert asked[:3] == [
+        "meta nfproto ipv4 ip daddr 127 drop",
+        "meta nfproto ipv4 iifname . ip saddr @sources4 accept",
+        "meta nfproto ipv6 ip6 daddr ::1 drop",
+    ]
+    if settings.other_sources:
+        assert asked[-3:] == [
+            "meta nfproto ipv4 ip saddr 127 drop",
+            "meta nfproto ipv6 ip6 saddr ::1 drop",
+            "goto other-source",
+        ]
+
+
+def test_an_address_of_loopback_is_never_a_source() -> None:
+    networks = tuple(map(parse_network, ("127.0.0.1/32", "10.65.0.1/32", "::1/128", "fd65::1/128")))
+    found = endpoint.endpoint_elements(Endpoint("cali1", networks), SETTINGS)
+    sources = [one for one in found if one.set_name in ("sources4", "sources6")]
+    assert {one.set_name: one.key[16:] for one in sources} == {
+        "sources4": bytes((10, 65, 0, 1)),
+        "sources6": bytes.fromhex("fd65" + "00" * 13 + "01"),
+    }
+    assert len(sources) == 2
+
+
+def test_tcp_is_not_asked_what_it_is_not() -> None:
+    asked = static_chain("from-workload")
+    assert asked[1] == "meta l4proto tcp iifname map @egress-lists vmap @egress-chains"
+    assert asked[-2] == "iifname map @egress-lists vmap @egress-chains"
+    assert static_chain("from-workload-udp")[-2] == asked[-2]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from tortie.dataplane.rules import match
 from tortie.dataplane.rules.content import ChainContent
 from tortie.dataplane.rules.match import Expressions
 from tortie.kernel.nft.constants import CtState, Hook
-from tortie.kernel.nft.expressions import ACCEPT
+from tortie.kernel.nft.expressions import ACCEPT, jump
 from tortie.kernel.nft.objects import Base, Rule
 
 RAW_PRIORITY, MANGLE_PRIORITY, DESTINATION_NAT_PRIORITY = -300, -150, -100
@@ -14,6 +14,8 @@ FILTER_PRIORITY, SOURCE_NAT_PRIORITY = 0, 100
 ICMP, ICMPV6 = 1, 58
 
 NamedChain = tuple[str, ChainContent]
+
+_RELATED_ERRORS = "related-errors"
 
 
 def chain(name: str, *rules: Expressions, base: Base | None = None) -> NamedChain:
@@ -37,15 +39,21 @@ def half(
     Args:
         before: rules for those, too.
     """
-    related = match.connection(CtState.RELATED)
     return filter_chain(
         name,
         hook,
         priority,
         *before,
         (*match.connection(CtState.ESTABLISHED), ACCEPT),
-        # Errors only: helpers' expectations would let a workload open any port.
-        (*related, *match.protocol(ICMP), ACCEPT),
-        (*related, *match.protocol(ICMPV6), ACCEPT),
+        (*match.connection(CtState.RELATED), jump(_RELATED_ERRORS)),
         *rules,
+    )
+
+
+def related_errors() -> NamedChain:
+    """For every `half`. Errors only: helpers' expectations would let a workload open any port."""
+    return chain(
+        _RELATED_ERRORS,
+        (*match.protocol(ICMP), ACCEPT),
+        (*match.protocol(ICMPV6), ACCEPT),
     )

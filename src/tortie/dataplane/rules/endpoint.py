@@ -13,6 +13,7 @@ from tortie.dataplane.settings import Settings
 from tortie.desired.endpoint import Endpoint
 from tortie.desired.policy import PolicyList
 from tortie.kernel.nft import keys
+from tortie.lib.ip import Network
 
 
 class ElementData(NamedTuple):
@@ -29,7 +30,7 @@ def endpoint_elements(endpoint: Endpoint, settings: Settings) -> list[ElementDat
         _list_element("ingress", interface, endpoint.ingress),
     ]
     for network in endpoint.networks:
-        if network.family == 4 or settings.ipv6:
+        if (network.family == 4 or settings.ipv6) and not _is_loopback(network):
             key = keys.concatenate(interface, network.packed)
             found.append(ElementData(names.SOURCES[network.family], key, NO_DATA))
     if endpoint.dhcp:
@@ -43,6 +44,13 @@ def endpoint_elements(endpoint: Endpoint, settings: Settings) -> list[ElementDat
         data = names.list_data(names.source_list_id(endpoint.sources))
         found.append(ElementData(names.SOURCE_LISTS, interface, data))
     return found
+
+
+def _is_loopback(network: Network) -> bool:
+    """Nobody's own: the rules rely on it that no source is one."""
+    if network.family == 4:
+        return network.value >> 24 == 127
+    return network.value == 1
 
 
 def _link_local(mac: str) -> bytes:

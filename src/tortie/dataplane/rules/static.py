@@ -18,9 +18,15 @@ Two base chains on one hook are how an `accept` ends one half only. All policies
 of base chains are `accept`: traffic that is not of workloads is not ours. A
 workload's packet never gets to one's end, except where something said accept.
 
+Every packet comes by the first rules of these, so what is cheap and decides most comes first:
+known connections; where one does not apply, the value that is not there before the interface's
+name, which costs more to load; TCP before what TCP is not.
+
 Host endpoints and floating addresses have base chains beside these, while there
 are any: see `host_endpoint` and `nat`.
 """
+
+from collections.abc import Callable
 
 from tortie.dataplane.rules import match, names, seen, source
 from tortie.dataplane.rules.chain import (
@@ -30,6 +36,7 @@ from tortie.dataplane.rules.chain import (
     NamedChain,
     chain,
     half,
+    related_errors,
 )
 from tortie.dataplane.rules.content import Content, interval_set
 from tortie.dataplane.rules.match import Expressions
@@ -71,7 +78,7 @@ from tortie.kernel.nft.objects import (
 FROM_PRIORITY = FILTER_PRIORITY - 1
 """Just before: what the sender's side says comes first."""
 
-UDP, IPIP, IPV6_IN_IP, GRE = 17, 4, 41, 47
+TCP, UDP, IPIP, IPV6_IN_IP, GRE = 6, 17, 4, 41, 47
 
 ROUTER_ADVERTISEMENT, REDIRECT = 134, 137
 MAKES_NEIGHBOUR, MULTICAST_REPORTS = (133, 135, 136), (131, 132, 143)
@@ -85,13 +92,14 @@ LINK_LOCAL_LIMIT = Limit(6, unit_seconds=60, burst=10)
 some times when it starts. The kernel forgets an entry after a minute, and keeps 1,024."""
 
 _FROM_WORKLOAD, _TO_WORKLOAD = "from-workload", "to-workload"
+_FROM_WORKLOAD_UDP = "from-workload-udp"
 _WORKLOAD_SOURCE, _WORKLOAD_TO_HOST = "workload-source", "workload-to-host"
 _LINK_LOCAL_SOURCE, _LINK_LOCAL_NEIGHBOUR = "link-local-source", "link-local-neighbour"
 _WORKLOAD_INPUT = "workload-input"
 
 DROPPING: dict[Direction, tuple[str, ...]] = {
     "egress": (_WORKLOAD_SOURCE, _LINK_LOCAL_SOURCE, source.OTHER_SOURCE, _FROM_WORKLOAD,
-               _WORKLOAD_INPUT, _WORKLOAD_TO_HOST),
+               _FROM_WORKLOAD_UDP, _WORKLOAD_TO_HOST),
     "ingress": (_TO_WORKLOAD,),
 }  # fmt: skip
 """Chains that drop what policy is not asked about, by the direction that they are for."""
@@ -108,6 +116,7 @@ def inet_table(settings: Settings) -> Content:
         _link_local_source(settings),
         _link_local_neighbour(settings),
         *(_other_source(settings) if settings.other_sources else ()),
+        related_errors(),
         half(
             "forward-from", Hook.FORWARD, FROM_PRIORITY, *_from_workloads(settings, _FROM_WORKLOAD)
         ),
@@ -119,6 +128,7 @@ def inet_table(settings: Settings) -> Content:
             before=_seen(settings),
         ),
         _from_workload(settings),
+        _from_workload_udp(settings),
         _to_workload(settings),
         half("input-from", Hook.INPUT, FROM_PRIORITY, *_from_workloads(settings, _WORKLOAD_INPUT)),
         half(
@@ -181,28 +191,27 @@ def _sets(settings: Settings) -> list[Set]:
 
 
 def _raw_prerouting(settings: Settings) -> NamedChain:
-    outside = match.not_loopback()
     return chain(
         "raw-prerouting",
         match.clear_mark(settings.mark_mask),
+        *_from_workloads(settings, _WORKLOAD_SOURCE),
         # A host's services on loopback are reachable from outside as soon as
         # anyone sets route_localnet, which others' software does.
         *(
-            (*match.family(4), *outside, load, *_first_byte(127), *match.counted(DROP))
-            for load in (match.source(4), match.destination(4))
+            (*_loopback(family, load), *match.not_loopback(), *match.counted(DROP))
+            for family in (4, 6)
+            for load in (match.source, match.destination)
         ),
-        *(
-            (*match.family(6), *outside, load, _is(_LOOPBACK6), *match.counted(DROP))
-            for load in (match.source(6), match.destination(6))
-        ),
-        *_from_workloads(settings, _WORKLOAD_SOURCE),
         base=Base("filter", Hook.PREROUTING, RAW_PRIORITY),
     )
 
 
 def _workload_source(settings: Settings) -> NamedChain:
+    # No endpoint has an address of loopback; whoever may send from others might send from one.
     rules = [
+        (*_loopback(4, match.destination), *match.counted(DROP)),
         (*match.family(4), *match.interface_and_source(4, names.SOURCES[4]), ACCEPT),
+        (*_loopback(6, match.destination), *match.counted(DROP)),
     ]
     if settings.ipv6:
         rules += [
@@ -220,6 +229,7 @@ def _workload_source(settings: Settings) -> NamedChain:
         (*match.family(4), match.source(4), _is(bytes(4)), *_udp(68, 67), *_served(), ACCEPT),
     )
     if settings.other_sources:
+        rules += ((*_loopback(family, match.source), *match.counted(DROP)) for family in (4, 6))
         rules.append((goto(source.OTHER_SOURCE),))
     else:
         rules.append(_from_drop(seen.NOT_ITS_SOURCE, settings))
@@ -278,28 +288,33 @@ def _egress() -> Expressions:
 
 
 def _from_workload(settings: Settings) -> NamedChain:
+    """Beside policy, what a workload is not: the end of a tunnel, a DHCP server. The host may
+    be the tunnel's other end, and would unpack what nothing has checked."""
+    tunnels = () if settings.allow_ipip_from_workloads else (IPIP, IPV6_IN_IP, GRE)
     return chain(
         _FROM_WORKLOAD,
         (*match.connection(CtState.INVALID), *_from_drop(seen.INVALID, settings)),
-        *_never_from_workload(settings),
+        (*match.protocol(TCP), *_egress()),
+        (*match.protocol(UDP), goto(_FROM_WORKLOAD_UDP)),
+        *((*match.protocol(one), *_from_drop(seen.TUNNEL, settings)) for one in tunnels),
         _egress(),
         _from_drop(seen.NO_ENDPOINT, settings),
     )
 
 
-def _never_from_workload(settings: Settings) -> list[Expressions]:
-    """What a workload is not: the end of a tunnel, a DHCP server. The host may be
-    the tunnel's other end, and would unpack what nothing has checked."""
-    rules: list[Expressions] = []
-    if not settings.allow_vxlan_from_workloads:
-        port = match.transport(2, keys.port(settings.vxlan_port))
-        rules.append((*match.protocol(UDP), *port, *_from_drop(seen.TUNNEL, settings)))
-    if not settings.allow_ipip_from_workloads:
-        for protocol in (IPIP, IPV6_IN_IP, GRE):
-            rules.append((*match.protocol(protocol), *_from_drop(seen.TUNNEL, settings)))
-    for family, ports in ((4, _udp(67, 68)), (6, _udp(547, 546))):
-        rules.append((*match.family(family), *ports, *_from_drop(seen.NOT_ITS_PLACE, settings)))
-    return rules
+def _from_workload_udp(settings: Settings) -> NamedChain:
+    vxlan = match.transport(2, keys.port(settings.vxlan_port))
+    tunnel = (*vxlan, *_from_drop(seen.TUNNEL, settings))
+    return chain(
+        _FROM_WORKLOAD_UDP,
+        *(() if settings.allow_vxlan_from_workloads else (tunnel,)),
+        *(
+            (*_ports(*ports), *match.family(family), *_from_drop(seen.NOT_ITS_PLACE, settings))
+            for family, ports in ((4, (67, 68)), (6, (547, 546)))
+        ),
+        _egress(),
+        _from_drop(seen.NO_ENDPOINT, settings),
+    )
 
 
 def _to_workload(settings: Settings) -> NamedChain:
@@ -320,14 +335,7 @@ def _to_host_always(settings: Settings) -> list[Expressions]:
 
 
 def _workload_input(settings: Settings) -> NamedChain:
-    return chain(
-        _WORKLOAD_INPUT,
-        *_to_host_always(settings),
-        (*match.connection(CtState.INVALID), *_from_drop(seen.INVALID, settings)),
-        *_never_from_workload(settings),
-        _egress(),
-        _from_drop(seen.NO_ENDPOINT, settings),
-    )
+    return chain(_WORKLOAD_INPUT, *_to_host_always(settings), (goto(_FROM_WORKLOAD),))
 
 
 def _workload_to_host(settings: Settings) -> NamedChain:
@@ -379,9 +387,10 @@ def _is(value: bytes) -> Cmp:
     return Cmp(CmpOp.EQ, value)
 
 
-def _first_byte(value: int) -> Expressions:
-    """The address in register 0 is of this /8 network."""
-    return (Cmp(CmpOp.EQ, bytes((value,))),)
+def _loopback(family: int, load: Callable[[int], Payload]) -> Expressions:
+    """The address that `load` loads is 127/8 or ::1."""
+    value = bytes((127,)) if family == 4 else _LOOPBACK6
+    return (*match.family(family), load(family), _is(value))
 
 
 def _icmpv6(kind: int) -> Expressions:
@@ -394,8 +403,11 @@ def _served() -> Expressions:
 
 
 def _udp(source: int, destination: int) -> Expressions:
-    ports = keys.port(source) + keys.port(destination)
-    return (*match.protocol(UDP), *match.transport(0, ports))
+    return (*match.protocol(UDP), *_ports(source, destination))
+
+
+def _ports(source: int, destination: int) -> Expressions:
+    return match.transport(0, keys.port(source) + keys.port(destination))
 
 
 def _arp_payload(offset: int, length: int, *, register: int) -> Payload:
