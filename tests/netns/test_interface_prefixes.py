@@ -101,7 +101,7 @@ def test_both_are_closed_at_boot(
     for one in pair:
         subprocess.run(["ip", "route", "add", str(one.ipv4), "dev", one.interface], check=True)
         subprocess.run(["sysctl", "-qw", f"net.ipv4.conf.{one.interface}.proxy_arp=1"], check=True)
-    assert hears(a, b, 80), "nobody closes them"
+    assert hears(a, b, 80, patience=5), "nobody closes them"
     assert asyncio.run(close_workloads(tmp_path, "cali,tap")) is Outcome.CLOSED
     assert not hears(a, b, 80)
     assert not hears(b, a, 80)

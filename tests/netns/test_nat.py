@@ -94,6 +94,22 @@ def test_masquerading_by_pool(
 
 
 @both_families
+@pytest.mark.parametrize("pattern", ["up0", "up+", "+"])
+def test_masquerading_where_it_goes_out_alone(netns: None, family: int, pattern: str) -> None:
+    """`iptablesNATOutgoingInterfaceFilter`, a name or, as iptables has it, how one begins."""
+    host = opened(Settings(host="h1", nat_interface=pattern))
+    with machines(host, "up0", "out1") as (near, other), workloads(host, 1) as (a,):
+        host.endpoint(a)
+        host.update(Kind.POOL, POOL[family], Pool(masquerade=True))
+        host.apply()
+        own = a.address(family).address_text
+        assert seen_as(a, near, family)[0] == near.near[family].address_text
+        expected = other.near[family].address_text if pattern == "+" else own
+        assert seen_as(a, other, family)[0] == expected
+    host.close()
+
+
+@both_families
 def test_the_ports_of_masquerading(netns: None, family: int) -> None:
     host = opened(Settings(host="h1", nat_ports=(40000, 40003)))
     with machines(host, "up0") as (outside,), workloads(host, 1) as (a,):

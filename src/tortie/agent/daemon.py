@@ -125,7 +125,7 @@ async def serve(
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(loop.run(), name="loop")
             tasks.create_task(syncer.run(), name="syncer")
-            tasks.create_task(wiring.audit(inbox), name="audit")
+            tasks.create_task(wiring.audit(inbox, config["NftablesRefreshInterval"]), name="audit")
             tasks.create_task(wiring.tell_supervisor(progress, health), name="supervisor")
             tasks.create_task(wiring.tighten(watch, config, progress), name="loop's limit")
             tasks.create_task(status.run(), name="status")

@@ -122,14 +122,34 @@ def _network(text: str) -> Network:
         raise ValueError(f"has no network: {error}") from None
 
 
-def _ipv4_address(text: str) -> Network | None:
+def _address(family: int) -> Callable[[str], Network | None]:
     """Empty means none."""
-    if not text:
-        return None
-    found = _network(text)
-    if found.family != 4 or not found.is_address:
-        raise ValueError("must be an IPv4 address")
-    return found
+
+    def parse(text: str) -> Network | None:
+        if not text:
+            return None
+        found = _network(text)
+        if found.family != family or not found.is_address:
+            raise ValueError(f"must be an IPv{family} address")
+        return found
+
+    return parse
+
+
+def _interface_patterns(text: str) -> str:
+    """`kube-ipvs0,/^lxc/`: names, and expressions between slashes; as one expression for all of a
+    name. Empty means none."""
+    parts = []
+    for item in filter(None, (one.strip() for one in text.split(","))):
+        if item.startswith("/") and item.endswith("/") and len(item) > 2:
+            try:
+                re.compile(item[1:-1])
+            except re.error as error:
+                raise ValueError(f"has no regular expression: {item}: {error}") from None
+            parts.append(f"(?s:.*(?:{item[1:-1]}).*)")
+        else:
+            parts.append(re.escape(item))
+    return "|".join(parts)
 
 
 def _port_range(text: str) -> tuple[int, int] | None:
@@ -268,13 +288,27 @@ PARAMETERS = (
     Parameter("ReportingTTLSecs", "reportingTTL", _seconds, 90.0),
     Parameter("EndpointReportingEnabled", "endpointReportingEnabled", _bool, False),
     Parameter("EndpointReportingDelaySecs", "endpointReportingDelay", _seconds, 1.0),
-    Parameter("NftablesRefreshInterval", "nftablesRefreshInterval", _seconds, 180.0),
+    # Calico's is 180; ours compares everything, not the rules alone, and reads little to do so.
+    Parameter("NftablesRefreshInterval", "nftablesRefreshInterval", _seconds, 60.0),
     # Calico's own default is 3 (boot); ours must be a number that nobody else uses,
     # for by it a fresh process knows which routes are its own.
     Parameter("DeviceRouteProtocol", "deviceRouteProtocol", _number(5, 255), 80),
     Parameter("ProgramClusterRoutes", "programClusterRoutes", _ROUTES, ""),
     Parameter("NATPortRange", "natPortRange", _port_range, None),
-    Parameter("NATOutgoingAddress", "natOutgoingAddress", _ipv4_address, None),
+    Parameter("NATOutgoingAddress", "natOutgoingAddress", _address(4), None),
+    # By its name for iptables alone; Calico goes by it with nftables, too.
+    Parameter(
+        "IptablesNATOutgoingInterfaceFilter",
+        "iptablesNATOutgoingInterfaceFilter",
+        _matching(r"([a-zA-Z0-9:._+-]{1,15})?"),
+        "",
+    ),
+    Parameter("DeviceRouteSourceAddress", "deviceRouteSourceAddress", _address(4), None),
+    Parameter("DeviceRouteSourceAddressIPv6", "deviceRouteSourceAddressIPv6", _address(6), None),
+    Parameter("RouteSyncDisabled", "routeSyncDisabled", _bool, False),
+    Parameter("IPForwarding", "ipForwarding", _one_of("Enabled", "Disabled"), "Enabled"),
+    Parameter("InterfaceExclude", "interfaceExclude", _interface_patterns, "kube\\-ipvs0"),
+    Parameter("DisableConntrackInvalidCheck", "disableConntrackInvalidCheck", _bool, False),
     Parameter("FloatingIPs", "floatingIPs", _one_of("Disabled", "Enabled"), "Disabled"),
     Parameter(
         "NATOutgoingExclusions",

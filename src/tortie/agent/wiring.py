@@ -154,6 +154,16 @@ def build_dataplane(
         nat_exclusions=config["NATOutgoingExclusions"],
         nat_address=config["NATOutgoingAddress"],
         nat_ports=config["NATPortRange"],
+        nat_interface=config["IptablesNATOutgoingInterfaceFilter"],
+        route_sources=tuple(
+            one
+            for name in ("DeviceRouteSourceAddress", "DeviceRouteSourceAddressIPv6")
+            if (one := config[name]) is not None
+        ),
+        install_routes=not config["RouteSyncDisabled"],
+        forwarding=config["IPForwarding"] == "Enabled",
+        drop_invalid=not config["DisableConntrackInvalidCheck"],
+        excluded_interfaces=config["InterfaceExclude"],
         route_protocol=config["DeviceRouteProtocol"],
         install_remote_routes=remote_routes,
         guard_links=kernel.changes is not None,
@@ -261,10 +271,10 @@ def build_attach(
     return Server(attacher, paths.run / "attach.sock", cni)
 
 
-async def audit(inbox: AgentInbox) -> None:
-    """Now and then have the kernel compared with what we want, for ever."""
-    while True:
-        await asyncio.sleep(AUDIT_SECONDS)
+async def audit(inbox: AgentInbox, interval_seconds: float) -> None:
+    """Now and then have the kernel compared with what we want, for ever; 0 means never."""
+    while interval_seconds:
+        await asyncio.sleep(interval_seconds)
         inbox.put_now(AUDIT, None)
 
 

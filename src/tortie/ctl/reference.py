@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
+from tortie.agent.parameters import BY_YAML_NAME, PARAMETERS
 from tortie.ctl import manual
+from tortie.ctl.felix_settings import HONOURED, why_not
 from tortie.ctl.fields import Described, describe
 from tortie.ctl.grammar import Command, Flag
 from tortie.ctl.help import overview
@@ -17,6 +21,7 @@ from tortie.ctl.programs import all_commands, flags_of
 from tortie.datastore.etcd.messages import Access, Permission, range_end
 from tortie.datastore.roles import cluster_roles, host_roles
 from tortie.model.catalogue import TYPES
+from tortie.model.felix_configuration import FelixConfigurationSpec
 
 GENERATED = "<!-- Made by scripts/reference; change the source instead. -->\n"
 
@@ -25,7 +30,12 @@ _DEPTH_MAX = 12
 
 def pages() -> dict[str, str]:
     """File name, below docs/reference → text."""
-    found = {"README.md": _index(), "commands.md": _commands(), "etcd-roles.md": _roles()}
+    found = {
+        "README.md": _index(),
+        "commands.md": _commands(),
+        "etcd-roles.md": _roles(),
+        "settings.md": _settings(),
+    }
     found |= {f"resources/{kind.lower()}.md": _kind(kind) for kind in sorted(TYPES)}
     found["man/tortie.1"] = manual.overview_page()
     for command in all_commands():
@@ -41,11 +51,46 @@ def _index() -> str:
 - [Commands](commands.md), and the same as manual pages in `man/`
 - [Compared with calicoctl](calicoctl.md)
 - [Roles of etcd](etcd-roles.md)
+- [Settings of the agent](settings.md): which of Felix's count here
 
 Resources are of `apiVersion: projectcalico.org/v3`. `tortie explain KIND.FIELD` says the same
 as these pages:
 
 {kinds}
+"""
+
+
+def _settings() -> str:
+    rows = []
+    for one in sorted(PARAMETERS, key=lambda one: one.yaml_name or one.name):
+        if one.yaml_name:
+            cells = (f"`{one.yaml_name}`", f"`FELIX_{one.name}`", HONOURED[one.yaml_name])
+            rows.append(f"| {' | '.join(cells)} |")
+    names = [field.encode_name for field in msgspec.structs.fields(FelixConfigurationSpec)]
+    others = [name for name in names if name not in BY_YAML_NAME]
+    kept = "\n".join(f"| `{name}` | {why_not(name)} |" for name in sorted(others))
+    local = ", ".join(f"`FELIX_{one.name}`" for one in PARAMETERS if not one.yaml_name)
+    return f"""{GENERATED}
+# Settings of the agent
+
+Felix's, from where Felix has them: the environment (`FELIX_` and the name, in any case),
+`/etc/calico/felix.cfg`, FelixConfiguration `node.<host>`, those whose `nodeSelector` fits, and
+`default`; the first that has one counts. A value that does not parse counts as not set, and is
+logged. Types and limits are on the page of [FelixConfiguration](resources/felixconfiguration.md).
+
+In the environment and the file only: {local}.
+
+## Honoured
+
+| setting | in the environment | |
+|---|---|---|
+{chr(10).join(rows)}
+
+## Stored, and without effect here
+
+| setting | why |
+|---|---|
+{kept}
 """
 
 

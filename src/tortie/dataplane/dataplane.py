@@ -20,6 +20,7 @@ What fails stays pending, and is tried again by the next apply.
 import asyncio
 import functools
 import logging
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -175,8 +176,9 @@ class Dataplane:
         }
         inet.want_content(static.inet_table(settings))
         arp.want_content(static.arp_table(settings))
-        self._sysctls.want(global_key("ipv4/ip_forward"), "1")
-        if settings.ipv6:
+        if settings.forwarding:
+            self._sysctls.want(global_key("ipv4/ip_forward"), "1")
+        if settings.forwarding and settings.ipv6:
             self._sysctls.want(global_key("ipv6/conf/all/forwarding"), "1")
         if settings.log_allowed:
             # What known connections carry; rules see their first packets only.
@@ -394,10 +396,15 @@ class Dataplane:
         found: defaultdict[str, set[Network]] = defaultdict(set)
         for one in self._rtnl.addresses():
             name = self._links.name_of(one.interface)
-            if name is not None and not self._links.is_workload(name):
+            if name is not None and self._may_be_hosts(name):
                 found[name].add(one.address)
         self._host_endpoints.on_addresses({name: frozenset(own) for name, own in found.items()})
         self._addresses_stale = False
+
+    def _may_be_hosts(self, name: str) -> bool:
+        """Whether a host endpoint may go by the link's addresses."""
+        excluded = self._settings.excluded_interfaces
+        return not self._links.is_workload(name) and not (excluded and re.fullmatch(excluded, name))
 
     def _on_links(self, names: set[str]) -> None:
         for name in names:

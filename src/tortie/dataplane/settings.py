@@ -63,6 +63,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What IPv4 masquerading makes the source; None: an address of where it goes out."""
     nat_ports: tuple[int, int] | None = None
     """First and last source port of what is masqueraded, TCP and UDP; None: any."""
+    nat_interface: str = ""
+    """Masquerade only what goes out by the link of this name, or with a `+` at the end by those
+    whose names begin so; empty: by any."""
+    route_sources: tuple[Network, ...] = ()
+    """This host's address that its own packets to workloads are from; at most one a family."""
+    install_routes: bool = True
+    """False: somebody else makes the routes, those to workloads too."""
+    forwarding: bool = True
+    """Have this host forward packets."""
+    drop_invalid: bool = True
+    """Drop what belongs to no connection, says the kernel."""
+    excluded_interfaces: str = ""
+    """A regular expression for all of a name: links whose addresses no host endpoint goes by."""
     route_protocol: int = 80
     """rtm_protocol of our routes; routes of any other protocol are never touched."""
     install_remote_routes: bool = True

@@ -6,16 +6,20 @@ import sys
 import types
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from tortie.agent.parameters import BY_YAML_NAME, PARAMETERS
 from tortie.ctl.commands import COMMANDS
 from tortie.ctl.complete import candidates
+from tortie.ctl.felix_settings import HONOURED, NOT_HONOURED, why_not
 from tortie.ctl.fields import describe
 from tortie.ctl.main import VERBS, Verb
 from tortie.ctl.manual import page_name
 from tortie.ctl.programs import commands_of
 from tortie.ctl.reference import pages
 from tortie.model.catalogue import TYPES
+from tortie.model.felix_configuration import FelixConfigurationSpec
 
 ROOT = Path(__file__).parents[3]
 
@@ -27,6 +31,26 @@ def test_the_pages_are_current() -> None:
     )  # fmt: skip
     assert done.stdout == ""
     assert done.returncode == 0
+
+
+def test_every_setting_of_felix_has_its_line() -> None:
+    """Honoured with a word on what it does, or not with the reason; and never both."""
+    names = {field.encode_name for field in msgspec.structs.fields(FelixConfigurationSpec)}
+    assert HONOURED.keys() == BY_YAML_NAME.keys()
+    others = names - HONOURED.keys()
+    assert all(why_not(name) for name in others)
+    assert NOT_HONOURED.keys() <= others
+    assert len(names) > 180
+
+
+def test_a_setting_that_counts_is_asked_for_somewhere() -> None:
+    """One that is parsed, and then read by nobody, would be a promise."""
+    source = "".join(
+        path.read_text()
+        for path in (ROOT / "src" / "tortie").rglob("*.py")
+        if path.name not in ("parameters.py", "felix_settings.py")
+    )
+    assert [one.name for one in PARAMETERS if f'"{one.name}"' not in source] == []
 
 
 def test_every_command_and_kind_has_its_page() -> None:

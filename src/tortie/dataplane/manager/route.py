@@ -23,6 +23,7 @@ class RouteManager:
         self._links = links
         self._settings = settings
         self._installs_remote = settings.install_remote_routes
+        self._sources = {one.family: one for one in settings.route_sources}
         self._routes: dict[Network, Route] = {}
         self._by_interface: defaultdict[str, set[Network]] = defaultdict(set)
         self._index: dict[str, int] = {}
@@ -80,6 +81,8 @@ class RouteManager:
         route = self._routes.get(destination)
         if route is None or (destination.family == 6 and not self._settings.ipv6):
             return None
+        if not self._settings.install_routes:
+            return None
         protocol = self._settings.route_protocol
         if route.type is RouteType.LOCAL_BLOCK:
             return kernel.Route(
@@ -94,6 +97,7 @@ class RouteManager:
                 interface=link.index,
                 protocol=protocol,
                 scope=kernel.SCOPE_LINK if destination.family == 4 else kernel.SCOPE_UNIVERSE,
+                source=self._sources.get(destination.family),
             )
         if route.gateway is None or not self._installs_remote:
             return None

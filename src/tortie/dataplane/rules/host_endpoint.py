@@ -45,7 +45,7 @@ from tortie.dataplane.settings import ProtoPort, Settings
 from tortie.desired.host_endpoint import ALL_INTERFACES, LOOPBACK, HostEndpoint
 from tortie.desired.policy import PolicyList
 from tortie.kernel.nft import keys
-from tortie.kernel.nft.constants import CmpOp, CtState, Hook, MetaKey
+from tortie.kernel.nft.constants import CmpOp, Hook, MetaKey
 from tortie.kernel.nft.expressions import ACCEPT, Cmp, Lookup, Meta, jump
 from tortie.kernel.nft.objects import (
     ICMPV6_TYPE,
@@ -235,8 +235,7 @@ def _always(direction: Direction, settings: Settings, *, tracked: bool) -> Named
     other: Direction = "egress" if direction == "ingress" else "ingress"
     rules: list[Expressions] = []
     if tracked:
-        invalid = seen.dropped(seen.INVALID, direction, settings)
-        rules.append((*match.connection(CtState.INVALID), *invalid))
+        rules += seen.invalid(direction, settings)
     # Where the peer is told apart, it is the one that sends what comes in.
     load = match.source if direction == "ingress" else match.destination
     asked = [(direction, match.DESTINATION_PORT_OFFSET)]

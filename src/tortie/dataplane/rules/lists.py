@@ -24,7 +24,6 @@ from tortie.dataplane.rules.names import Direction, Place
 from tortie.dataplane.settings import Settings
 from tortie.desired.policy import PolicyId, PolicyList, TierPolicies
 from tortie.kernel.nft import userdata
-from tortie.kernel.nft.constants import CtState
 from tortie.kernel.nft.expressions import ACCEPT, jump
 from tortie.kernel.nft.objects import Rule
 
@@ -82,8 +81,7 @@ def _always(direction: Direction, settings: Settings, place: Place) -> tuple[Exp
     if place == "workload":
         return ()
     if place == "forward":
-        invalid = seen.dropped(seen.INVALID, direction, settings)
-        return ((*match.connection(CtState.INVALID), *invalid),)
+        return seen.invalid(direction, settings)
     return ((jump(host_endpoint.always_chain(direction, tracked=place != "untracked")),),)
 
 

@@ -66,6 +66,15 @@ def going_out(prefixes: tuple[str, ...], then: Expressions) -> tuple[Expressions
     return tuple((*output_interface(one), *then) for one in prefixes)
 
 
+def named_output(pattern: str) -> Expressions:
+    """The packet goes out by the link of this name; with a `+` at the end, as iptables(8) has it,
+    by one whose name begins so."""
+    if pattern.endswith("+"):
+        prefix = pattern[:-1]
+        return output_interface(prefix) if prefix else ()
+    return (Meta(MetaKey.OIFNAME), Cmp(CmpOp.EQ, keys.ifname(pattern)))
+
+
 def not_loopback() -> Expressions:
     return (Meta(MetaKey.IIFNAME), Cmp(CmpOp.NEQ, keys.ifname("lo")))
 

@@ -55,6 +55,8 @@ def masquerading(family: int, settings: Settings) -> Iterator[Expressions]:
         *match.in_set(match.source(family), names.MASQUERADE[family]),
         *match.in_set(match.destination(family), names.POOLS[family], negate=True),
     )
+    if settings.nat_interface:
+        condition = (*match.named_output(settings.nat_interface), *condition)
     if settings.nat_exclusions == "IPPoolsAndHostIPs":
         condition += match.in_set(match.destination(family), names.HOSTS[family], negate=True)
     if settings.nat_ports is not None:

@@ -22,7 +22,7 @@ from tortie.dataplane.rules.match import Expressions
 from tortie.dataplane.rules.names import Direction
 from tortie.dataplane.settings import Settings
 from tortie.kernel.nft import keys
-from tortie.kernel.nft.constants import MetaKey
+from tortie.kernel.nft.constants import CtState, MetaKey
 from tortie.kernel.nft.expressions import (
     ACCEPT,
     DROP,
@@ -91,6 +91,13 @@ def dropped(reason: str, direction: Direction, settings: Settings) -> Expression
     """Count, log and drop what is none of policy's business."""
     assert reason in REASONS
     return denied(rule_id(reason), direction, settings)
+
+
+def invalid(direction: Direction, settings: Settings) -> tuple[Expressions, ...]:
+    """What the kernel finds to be of no connection; nothing where that is not to count."""
+    if not settings.drop_invalid:
+        return ()
+    return ((*match.connection(CtState.INVALID), *dropped(INVALID, direction, settings)),)
 
 
 def chain_name(seen: Seen, direction: Direction) -> str:

@@ -46,7 +46,6 @@ from tortie.kernel.nft import keys
 from tortie.kernel.nft.constants import (
     ArpHook,
     CmpOp,
-    CtState,
     Hook,
     MetaKey,
     PayloadBase,
@@ -293,7 +292,7 @@ def _from_workload(settings: Settings) -> NamedChain:
     tunnels = () if settings.allow_ipip_from_workloads else (IPIP, IPV6_IN_IP, GRE)
     return chain(
         _FROM_WORKLOAD,
-        (*match.connection(CtState.INVALID), *_from_drop(seen.INVALID, settings)),
+        *seen.invalid("egress", settings),
         (*match.protocol(TCP), *_egress()),
         (*match.protocol(UDP), goto(_FROM_WORKLOAD_UDP)),
         *((*match.protocol(one), *_from_drop(seen.TUNNEL, settings)) for one in tunnels),
@@ -318,7 +317,7 @@ def _from_workload_udp(settings: Settings) -> NamedChain:
 
 
 def _to_workload(settings: Settings) -> NamedChain:
-    rules = [(*match.connection(CtState.INVALID), *_to_drop(seen.INVALID, settings))]
+    rules = [*seen.invalid("ingress", settings)]
     if not settings.ipv6:
         rules.append((*match.family(6), *_to_drop(seen.NO_IPV6, settings)))
     ingress = match.dispatch(MetaKey.OIFNAME, names.LISTS["ingress"], names.CHAINS["ingress"])
