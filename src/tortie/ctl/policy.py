@@ -26,7 +26,7 @@ from tortie.ctl.policy_text import (
 from tortie.ctl.printing import listed, structured
 from tortie.datastore.resources import Resources, key_of
 from tortie.explain import matching, oracle, trace, why
-from tortie.explain.impact import host_endpoints_touched, impact
+from tortie.explain.impact import host_endpoints_unknown, impact
 from tortie.explain.mismatch import protocol_name, short_name
 from tortie.explain.oracle import Packet, State, Way
 from tortie.explain.staged import enforce_staged
@@ -292,9 +292,10 @@ def _impact(arguments: argparse.Namespace, before: State, out: TextIO) -> int:
         print(aligned(rows), file=out)
     else:
         print("no packet is treated differently", file=out)
-    if hosts := host_endpoints_touched(before, after):
-        names = ", ".join(hosts)
-        print(f"note: host endpoints are not looked at, and it concerns {names}", file=sys.stderr)
+    if unknown := host_endpoints_unknown(before, after):
+        names = ", ".join(unknown)
+        note = "note: nothing is known of these host endpoints' addresses, so they are left out"
+        print(f"{note}: {names}", file=sys.stderr)
     return EXIT_CHANGES if changes else 0
 
 

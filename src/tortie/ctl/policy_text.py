@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from tortie.explain import oracle, trace
+from tortie.explain.address_classes import AddressClass
 from tortie.explain.impact import Change
 from tortie.explain.mismatch import PROTOCOL_NAMES
 from tortie.explain.oracle import Packet, State
-from tortie.explain.packet_space import AddressClass, merged_texts
+from tortie.explain.packet_space import merged_texts
 from tortie.explain.trace import Half, TierVerdict
 from tortie.explain.why import Explanation
 
@@ -137,8 +138,12 @@ def _services_text(change: Change) -> str:
 
 def change_row(change: Change) -> tuple[str, ...]:
     now, then = ("deny", "allow") if change.allowed else ("allow", "deny")
-    names = (_class_text(change.source), _class_text(change.destination))
-    return (*names, _services_text(change), now, then, str(change.pairs))
+    source, destination = _class_text(change.source), _class_text(change.destination)
+    if change.between.is_own_host:
+        note = " (its own host)"
+        source += note if change.source.is_host else ""
+        destination += note if change.destination.is_host else ""
+    return (source, destination, _services_text(change), now, then, str(change.pairs))
 
 
 def plain_change(change: Change) -> dict[str, object]:
@@ -148,6 +153,7 @@ def plain_change(change: Change) -> dict[str, object]:
         "to": change.destination.name,
         "toCount": change.destination.members,
         "family": change.source.family,
+        "ownHost": change.between.is_own_host,
         "services": merged_texts(change.services),
         "now": "Deny" if change.allowed else "Allow",
         "then": "Allow" if change.allowed else "Deny",

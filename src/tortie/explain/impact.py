@@ -1,16 +1,20 @@
 """What a change of resources would change: which packets pass now and would not, or the reverse.
 
-Exact over the packet space (`packet_space`), and computed only for what the
-change can touch: a direction of an endpoint is asked anew if its policies,
-tiers or profiles change, or if what is at the other end does.
+Exact over the packet space (`packet_space`, `address_classes`), and computed only for what the
+change can touch: two addresses are asked about anew if the policies, tiers, profiles or settings at
+either end change, or what either of them is. Workloads, and hosts with host endpoints, as `trace`
+sees them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from tortie.explain import matching, oracle
+from tortie.explain.address_classes import AddressClass, Pair, address_classes, pairs_between
 from tortie.explain.oracle import Packet, State, Way
-from tortie.explain.packet_space import AddressClass, Service, address_classes, services
+from tortie.explain.packet_space import Service, failsafe_ports, services
+from tortie.explain.passage import HostSettings, is_failsafe, is_failsafe_answer, settings_of
+from tortie.explain.trace import Ask, asks_of, end_of
 from tortie.lib.ip import Network, parse_network
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.endpoint_slice import KubernetesEndpointSlice
@@ -22,7 +26,6 @@ from tortie.model.policy import (
     NetworkPolicy,
     Profile,
     Rule,
-    Tier,
 )
 
 
@@ -34,64 +37,63 @@ class Change(NamedTuple):
     services: tuple[Service, ...]
     allowed: bool
     """After the change."""
+    between: Pair
 
     @property
     def pairs(self) -> int:
-        """How many pairs of workloads; with addresses of no workload, how many workloads."""
-        if self.source == self.destination:
-            return self.source.members * (self.source.members - 1)
-        return max(self.source.members, 1) * max(self.destination.members, 1)
+        """How many pairs of workloads or hosts; other addresses count as one."""
+        return self.between.pairs
 
     def packet(self) -> Packet:
         """An example."""
-        to = self.destination.address
-        if self.source == self.destination and self.destination.other is not None:
-            to = self.destination.other
-        return _packet(self.source.address, to, self.services[0])
+        return _packet(self.between.source, self.between.destination, self.services[0])
 
 
 def impact(before: State, after: State) -> list[Change]:
     """Every change of a verdict, by source and destination."""
     classes = address_classes(before, after)
-    pieces = services(before, after)
-    kept = {address for found in classes for address in (found.address, found.other) if address}
+    cases = [
+        (source, destination, pair)
+        for source in classes
+        for destination in classes
+        for pair in pairs_between(source, destination)
+    ]
+    kept = {address for *_, pair in cases for address in (pair.source, pair.destination)}
     sides = tuple(_Evaluator(_reduced(state, kept), kept) for state in (before, after))
     changed = _changed_addresses(before, after, kept)
-    touched = {
-        (address, way): _touched(before, after, sides, address, way)
-        for address in kept
-        for way in ("Ingress", "Egress")
-    }
+    failsafe = failsafe_ports(before, after)
+    pieces, at_hosts = services(before, after), services(before, after, failsafe)
+    with_answers = services(before, after, failsafe, answers=True)
     changes: list[Change] = []
-    for source in classes:
-        for destination in classes:
-            if source.family != destination.family or not (source.members or destination.members):
-                continue
-            to = destination.address if source != destination else destination.other
-            if to is None:
-                continue  # a workload's packets to itself stay inside it
-            if not (
-                touched[source.address, "Egress"]
-                or touched[to, "Ingress"]
-                or {source.address, to} & changed
-            ):
-                continue
-            found = _compare(sides[0], sides[1], source, destination, to, pieces[source.family])
-            changes.extend(found)
+    for source, destination, pair in cases:
+        is_changed = bool({pair.source, pair.destination} & changed)
+        asks = [side.asks(pair.source, pair.destination) for side in sides]
+        if not is_changed and asks[0] == asks[1]:
+            continue
+        asks = [side.narrowed(pair.source, pair.destination) for side in sides]
+        if not is_changed and asks[0] == asks[1]:
+            continue
+        asked = pieces
+        if source.is_host or destination.is_host:
+            untracked = any(s.is_untracked for one in asks for end in one for s in end.stages)
+            asked = with_answers if untracked else at_hosts
+        changes.extend(_compare(sides, source, destination, pair, asked[source.family]))
     return changes
 
 
-def host_endpoints_touched(before: State, after: State) -> list[str]:
-    """The host endpoints for which something may change too; `impact` is about workloads."""
+def host_endpoints_unknown(before: State, after: State) -> list[str]:
+    """Host endpoints that a change concerns and of which no address is known; the rest is looked
+    at by `impact`."""
     changed = [key for key in _changed_keys(before, after) if isinstance(key, ResourceKey)]
-    found = set()
+    found, known = set(), set()
     for state in (before, after):
+        known |= {one.name for one in address_classes(state, state) if one.is_host}
         for key, resource in state.items():
             if not isinstance(key, ResourceKey) or not isinstance(resource, HostEndpoint):
                 continue
             if any(_concerns(state, other, key, resource) for other in changed):
                 found.add(key.name)
-    return sorted(found)
+    return sorted(found - known)
 
 
 def _concerns(state: State, changed: ResourceKey, key: ResourceKey, endpoint: HostEndpoint) -> bool:
@@ -104,25 +106,24 @@ def _concerns(state: State, changed: ResourceKey, key: ResourceKey, endpoint: Ho
 
 
 def _compare(
-    before: "_Evaluator",
-    after: "_Evaluator",
+    sides: "Sequence[_Evaluator]",
     source: AddressClass,
     destination: AddressClass,
-    to: Network,
+    pair: Pair,
     pieces: list[Service],
 ) -> Iterator[Change]:
     opened: list[Service] = []
     closed: list[Service] = []
-    asking = [each.pair(source.address, to) for each in (before, after)]
+    asking = [each.between(pair.source, pair.destination) for each in sides]
     for piece in pieces:
-        packet = _packet(source.address, to, piece)
-        was, becomes = (pair.allows(packet) for pair in asking)
+        packet = _packet(pair.source, pair.destination, piece)
+        was, becomes = (one.allows(packet) for one in asking)
         if was != becomes:
             (opened if becomes else closed).append(piece)
     if opened:
-        yield Change(source, destination, tuple(opened), True)
+        yield Change(source, destination, tuple(opened), True, pair)
     if closed:
-        yield Change(source, destination, tuple(closed), False)
+        yield Change(source, destination, tuple(closed), False, pair)
 
 
 def _packet(source: Network, destination: Network, piece: Service) -> Packet:
@@ -189,28 +190,23 @@ def _changed_keys(before: State, after: State) -> list[Key]:
     return [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
 
 
-def _touched(
-    before: State, after: State, sides: tuple["_Evaluator", ...], address: Network, way: str
-) -> bool:
-    """Whether a changed policy, tier or profile has a say about this direction."""
-    for state, side in zip((before, after), sides, strict=True):
-        endpoint = side.workload(address)
-        if endpoint is None:
-            continue
-        resource = state[endpoint]
-        assert isinstance(resource, WorkloadEndpoint)
-        for key in _changed_keys(before, after):
-            if not isinstance(key, ResourceKey):
-                continue
-            found = state.get(key)
-            if isinstance(found, NetworkPolicy | GlobalNetworkPolicy):
-                if oracle.selects(state, key, found, endpoint):
-                    return True
-            elif (key.kind == "Profile" and key.name in resource.spec.profiles) or (
-                isinstance(before.get(key) or after.get(key), Tier)
-            ):
-                return True
-    return False
+class _Stage(NamedTuple):
+    """A tier, or one profile: its rules in order, and what happens after the last."""
+
+    rules: list[tuple[Rule, str]]
+    """Each with the namespace of its policy."""
+    default: str
+    """Allow, Deny or Pass."""
+    is_untracked: bool = False
+
+
+class _Asked(NamedTuple):
+    """Who is asked at one end, and what they say."""
+
+    ask: Ask
+    stages: list[_Stage]
+    settings: HostSettings | None
+    """Of the host, where they matter."""
 
 
 class _Evaluator:
@@ -221,25 +217,37 @@ class _Evaluator:
         self._holders = {
             address: list(matching.holders_of(state, address)) for address in addresses
         }
-        self._workloads = {address: oracle.workload_with(state, address) for address in addresses}
-        self._lists: dict[tuple[ResourceKey, Way], list[_Stage]] = {}
+        self._ends = {address: end_of(state, address) for address in addresses}
+        self._asked: dict[Ask, _Asked] = {}
         self._sides: dict[tuple[int, bool, Network], bool] = {}
 
-    def workload(self, address: Network) -> ResourceKey | None:
-        return self._workloads[address]
+    def asks(self, source: Network, destination: Network) -> list[_Asked]:
+        """Equal to another state's if nothing that is asked there differs."""
+        ends = self._ends[source], self._ends[destination]
+        return [self._of(ask) for ask in asks_of(self.state, *ends)]
 
-    def pair(self, source: Network, destination: Network) -> "_Pair":
+    def _of(self, ask: Ask) -> _Asked:
+        if ask not in self._asked:
+            with_settings = ask.is_host or ask.endpoint is None
+            settings = settings_of(self.state, ask.host) if with_settings else None
+            self._asked[ask] = _Asked(ask, list(_stages(self.state, ask)), settings)
+        return self._asked[ask]
+
+    def narrowed(self, source: Network, destination: Network) -> list[_Asked]:
+        """Without the rules that do not fit the two by address and label."""
+        return [
+            each._replace(
+                stages=[self._fitting(stage, source, destination) for stage in each.stages]
+            )
+            for each in self.asks(source, destination)
+        ]
+
+    def between(self, source: Network, destination: Network) -> "_Between":
         """What is left to ask about packets between the two: protocols and ports."""
-        halves = []
-        ways: tuple[tuple[Network, Way], ...] = ((source, "Egress"), (destination, "Ingress"))
-        for address, way in ways:
-            endpoint = self._workloads[address]
-            if endpoint is not None:
-                stages = self._stages(endpoint, way)
-                halves.append([self._narrowed(stage, source, destination) for stage in stages])
-        return _Pair(self.state, halves, self._holders[source], self._holders[destination])
+        asked = self.narrowed(source, destination)
+        return _Between(self.state, asked, self._holders[source], self._holders[destination])
 
-    def _narrowed(self, stage: "_Stage", source: Network, destination: Network) -> "_Stage":
+    def _fitting(self, stage: _Stage, source: Network, destination: Network) -> _Stage:
         """The stage with the rules whose addresses fit."""
         rules = [
             (rule, namespace)
@@ -260,41 +268,38 @@ class _Evaluator:
             )
         return self._sides[name]
 
-    def _stages(self, endpoint: ResourceKey, way: Way) -> "list[_Stage]":
-        if (endpoint, way) not in self._lists:
-            self._lists[endpoint, way] = list(_stages(self.state, endpoint, way))
-        return self._lists[endpoint, way]
 
-
-class _Stage(NamedTuple):
-    """A tier, or one profile: its rules in order, and what happens after the last."""
-
-    rules: list[tuple[Rule, str]]
-    """Each with the namespace of its policy."""
-    default: str
-    """Allow, Deny or Pass."""
-
-
-class _Pair:
+class _Between:
     """Two addresses, and the rules about them that fit by address and label."""
 
     def __init__(
         self,
         state: State,
-        halves: list[list[_Stage]],
+        asked: list[_Asked],
         source_holders: list[ResourceKey],
         destination_holders: list[ResourceKey],
     ) -> None:
         self._state = state
-        self._halves = halves
+        self._asked = asked
         self._source_holders = source_holders
         self._destination_holders = destination_holders
+        self._known: dict[object, bool] = {}
 
     def allows(self, packet: Packet) -> bool:
-        return all(self._half(stages, packet) for stages in self._halves)
+        return all(self._end(asked, packet) for asked in self._asked)
 
-    def _half(self, stages: list[_Stage], packet: Packet) -> bool:
-        for stage in stages:
+    def _end(self, asked: _Asked, packet: Packet) -> bool:
+        ask, spared = asked.ask, False
+        if ask.endpoint is None:
+            assert asked.settings is not None
+            return asked.settings.endpoint_to_host != "Drop"
+        if ask.is_host:
+            if self._spared(is_failsafe, ask, packet, packet.destination_port):
+                return True
+            spared = self._spared(is_failsafe_answer, ask, packet, packet.source_port)
+        for stage in asked.stages:
+            if stage.is_untracked and spared:
+                continue
             action = stage.default
             for rule, namespace in stage.rules:
                 if self._matches(rule, namespace, packet):
@@ -302,7 +307,21 @@ class _Pair:
                     break
             if action != "Pass":
                 return action == "Allow"
-        return False
+        return ask.passes_by
+
+    def _spared(
+        self,
+        question: Callable[[State, ResourceKey, Way, Packet], bool],
+        ask: Ask,
+        packet: Packet,
+        port: int | None,
+    ) -> bool:
+        """Between two addresses it depends on this port and the protocol alone."""
+        name = question, ask, packet.protocol, port
+        if name not in self._known:
+            assert ask.endpoint is not None
+            self._known[name] = question(self._state, ask.endpoint, ask.way, packet)
+        return self._known[name]
 
     def _matches(self, rule: Rule, namespace: str, packet: Packet) -> bool:
         return (
@@ -318,16 +337,19 @@ class _Pair:
         )
 
 
-def _stages(state: State, endpoint: ResourceKey, way: Way) -> Iterator[_Stage]:
-    for _, default, policies in oracle.tiers_of(state, endpoint, way):
-        rules = [
-            (rule, key.namespace)
-            for key, policy in policies
-            for rule in (policy.spec.ingress if way == "Ingress" else policy.spec.egress)
-        ]
-        yield _Stage(rules, default)
-    resource = state[endpoint]
-    assert isinstance(resource, WorkloadEndpoint)
+def _stages(state: State, ask: Ask) -> Iterator[_Stage]:
+    for place, asked in ask.asked:
+        for _, default, policies in oracle.tiers_of(state, asked, ask.way, place):
+            rules = [
+                (rule, key.namespace)
+                for key, policy in policies
+                for rule in (policy.spec.ingress if ask.way == "Ingress" else policy.spec.egress)
+            ]
+            yield _Stage(rules, default, place == "untracked")
+    if ask.endpoint is None or ask.passes_by:
+        return
+    resource = state[ask.endpoint]
+    assert isinstance(resource, WorkloadEndpoint | HostEndpoint)
     for name in resource.spec.profiles:
         if name == DEFAULT_ALLOW_PROFILE:
             yield _Stage([], "Allow")
@@ -336,5 +358,5 @@ def _stages(state: State, endpoint: ResourceKey, way: Way) -> Iterator[_Stage]:
         if not isinstance(profile, Profile):
             yield _Stage([], "Deny")
             return
-        own = profile.spec.ingress if way == "Ingress" else profile.spec.egress
+        own = profile.spec.ingress if ask.way == "Ingress" else profile.spec.egress
         yield _Stage([(rule, "") for rule in own], "Pass")

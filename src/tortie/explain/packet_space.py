@@ -1,22 +1,21 @@
 """The packet space cut into pieces within which no rule can tell two packets apart.
 
-Addresses: workloads that nothing distinguishes (labels, profiles, named ports,
-and which of all networks and services mentioned contain them) are one class; addresses of
-no workload are one class for each region that the networks mentioned cut out.
-Ports: the intervals between all numbers mentioned. Protocols and ICMP types:
-those mentioned, and one that is not. So deciding one packet for each piece
-decides them all.
+`address_classes` cuts addresses. Ports: the intervals between all numbers mentioned. Protocols
+and ICMP types: those mentioned, and one that is not. So deciding one packet for each piece decides
+them all.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tortie.explain import matching
-from tortie.explain.mismatch import protocol_name, short_name
+from tortie.explain.mismatch import protocol_name
 from tortie.explain.oracle import State
-from tortie.lib.ip import Network, parse_address, parse_network
+from tortie.explain.passage import settings_of
+from tortie.lib.ip import Network, parse_network
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.endpoint_slice import KubernetesEndpointSlice, KubernetesEndpointSliceSpec
+from tortie.model.felix_configuration import ProtoPort
 from tortie.model.keys import ResourceKey
 from tortie.model.network_set import GlobalNetworkSet, NetworkSet
 from tortie.model.policy import (
@@ -33,20 +32,6 @@ _UNMENTIONED_PROTOCOL = 253
 _WITH_PORTS = (6, 17, 132, 136)
 
 
-class AddressClass(NamedTuple):
-    """Addresses that no rule can tell apart."""
-
-    name: str
-    """Of the first member; for addresses of no workload, the region."""
-    family: int
-    members: int
-    """Workloads in it; 0 for a region of other addresses."""
-    address: Network
-    """Of the first member."""
-    other: Network | None
-    """Of a second one, to ask about packets within the class; None if there is none."""
-
-
 class Service(NamedTuple):
     """A piece of the space of protocols and ports."""
 
@@ -59,47 +44,34 @@ class Service(NamedTuple):
     icmp_code: int | None
     last_port: int | None = None
     """Where its range of destination ports ends."""
+    last_source_port: int | None = None
 
 
-def address_classes(before: State, after: State) -> list[AddressClass]:
-    """All classes, of both states together: workloads first, by name, then regions."""
-    networks = mentioned_networks(before) | mentioned_networks(after)
-    serving = [_addresses_in(found) for state in (before, after) for found in _slices(state)]
-    members: dict[object, list[tuple[str, Network]]] = {}
-    taken: set[Network] = set()
-    for name, address, signature in _workloads(before, after, networks):
-        serves = tuple(address in addresses for addresses in serving)
-        members.setdefault((signature, serves), []).append((name, address))
-        taken.add(address)
-    networks = networks.union(*serving) - taken
-    classes = [
-        AddressClass(
-            found[0][0],
-            found[0][1].family,
-            len(found),
-            found[0][1],
-            found[1][1] if len(found) > 1 else None,
-        )
-        for found in members.values()
-    ]
-    return [*sorted(classes), *_regions(networks, taken)]
+def services(
+    before: State, after: State, failsafe: Sequence[ProtoPort] = (), *, answers: bool = False
+) -> dict[int, list[Service]]:
+    """By family of addresses.
 
-
-def services(before: State, after: State) -> dict[int, list[Service]]:
-    """By family of addresses."""
-    rules = [rule for state in (before, after) for rule in _rules(state)]
-    destination = _cuts(before, after, [rule.destination for rule in rules])
-    source = _cuts(before, after, [rule.source for rule in rules], named=False)
-    protocols = {6, 17} | {
+    Args:
+        failsafe: ports that matter besides those of rules.
+        answers: and where they answer: whether doNotTrack policies are asked.
+    """
+    asked = [rule for state in (before, after) for rule in rules(state)]
+    more = {one.port for one in failsafe}
+    destination = _cuts(before, after, [rule.destination for rule in asked], more)
+    sources = [rule.source for rule in asked]
+    source = _cuts(before, after, sources, more if answers else (), named=False)
+    protocols = {6, 17} | {matching.protocol_number(one.protocol or "tcp") for one in failsafe}
+    protocols |= {
         matching.protocol_number(protocol)
-        for rule in rules
+        for rule in asked
         for protocol in (rule.protocol, rule.not_protocol)
         if protocol is not None
     }
     protocols |= {
         matching.protocol_number(port.protocol)
         for state in (before, after)
-        for found in _slices(state)
+        for found in slices_asked(state)
         for port in found.ports
     }
     plain = sorted(protocols - {1, 58, *_WITH_PORTS})
@@ -115,14 +87,27 @@ def services(before: State, after: State) -> dict[int, list[Service]]:
             Service(protocol_name(protocol), protocol, None, None, None, None)
             for protocol in [*plain, _UNMENTIONED_PROTOCOL]
         ]
-        found[family] = [*ports, *_icmp(icmp, rules), *others]
+        found[family] = [*ports, *_icmp(icmp, asked), *others]
     return found
 
 
+def failsafe_ports(*states: State) -> list[ProtoPort]:
+    """Of all hosts with host endpoints."""
+    hosts = {
+        (index, resource.spec.node)
+        for index, state in enumerate(states)
+        for resource in state.values()
+        if isinstance(resource, HostEndpoint)
+    }
+    found = [settings_of(states[index], host) for index, host in sorted(hosts)]
+    ports = [(*one.failsafe_inbound, *one.failsafe_outbound) for one in found]
+    return list(dict.fromkeys(port for several in ports for port in several))
+
+
 def mentioned_networks(state: State) -> set[Network]:
-    """Every network that a rule, a network set or a host endpoint names."""
+    """Every network that a rule, a network set, a host endpoint or a failsafe port names."""
     found: set[Network] = set()
-    for rule in _rules(state):
+    for rule in rules(state):
         for side in (rule.source, rule.destination):
             found.update(map(parse_network, (*side.nets, *side.not_nets)))
     for resource in state.values():
@@ -130,14 +115,15 @@ def mentioned_networks(state: State) -> set[Network]:
             found.update(map(parse_network, resource.spec.nets))
         elif isinstance(resource, HostEndpoint):
             found.update(map(parse_network, resource.spec.expected_ips))
+    found.update(parse_network(port.net) for port in failsafe_ports(state) if port.net)
     return found
 
 
-def _slices(state: State) -> list[KubernetesEndpointSliceSpec]:
+def slices_asked(state: State) -> list[KubernetesEndpointSliceSpec]:
     """Of the services that rules name."""
     named = {
         (service.namespace or namespace, service.name)
-        for rule, namespace in _rules_in_namespaces(state)
+        for rule, namespace in rules_in_namespaces(state)
         for service in (rule.source.services, rule.destination.services)
         if service is not None
     }
@@ -150,15 +136,11 @@ def _slices(state: State) -> list[KubernetesEndpointSliceSpec]:
     ]
 
 
-def _addresses_in(found: KubernetesEndpointSliceSpec) -> frozenset[Network]:
-    return frozenset(parse_network(text) for one in found.endpoints for text in one.addresses)
+def rules(state: State) -> Iterator[Rule]:
+    return (rule for rule, _ in rules_in_namespaces(state))
 
 
-def _rules(state: State) -> Iterator[Rule]:
-    return (rule for rule, _ in _rules_in_namespaces(state))
-
-
-def _rules_in_namespaces(state: State) -> Iterator[tuple[Rule, str]]:
+def rules_in_namespaces(state: State) -> Iterator[tuple[Rule, str]]:
     for key, resource in state.items():
         if isinstance(resource, NetworkPolicy | GlobalNetworkPolicy | Profile):
             namespace = key.namespace if isinstance(key, ResourceKey) else ""
@@ -166,75 +148,16 @@ def _rules_in_namespaces(state: State) -> Iterator[tuple[Rule, str]]:
                 yield rule, namespace
 
 
-def _workloads(
-    before: State, after: State, networks: set[Network]
-) -> Iterator[tuple[str, Network, object]]:
-    """Name, address and signature of every workload's addresses, in either state."""
-    keys = {
-        key
-        for state in (before, after)
-        for key, resource in state.items()
-        if isinstance(key, ResourceKey) and isinstance(resource, WorkloadEndpoint)
-    }
-    seen: set[Network] = set()
-    for key in sorted(keys):
-        signature = (_signature(before, key), _signature(after, key))
-        resource = after.get(key) or before[key]
-        assert isinstance(resource, WorkloadEndpoint)
-        state = after if key in after else before
-        for address in map(parse_address, resource.spec.ip_networks):
-            if address not in seen:
-                seen.add(address)
-                inside = frozenset(network for network in networks if network.contains(address))
-                yield short_name(state, key), address, (address.family, inside, signature)
-
-
-def _signature(state: State, key: ResourceKey) -> object:
-    """All of an endpoint that policy can see, but its addresses."""
-    resource = state.get(key)
-    if not isinstance(resource, WorkloadEndpoint):
-        return None
-    labels = frozenset(matching.labels_of(state, key).items())
-    ports = frozenset((port.name, str(port.protocol), port.port) for port in resource.spec.ports)
-    return key.namespace, labels, ports, resource.spec.profiles
-
-
-def _regions(networks: set[Network], taken: set[Network]) -> Iterator[AddressClass]:
-    """One address that is in exactly the same networks as all others of its region."""
-    for family, everything in ((4, Network(4, 0, 0)), (6, Network(6, 0, 0))):
-        own = {network for network in networks if network.family == family}
-        for network in sorted({everything, *own}):
-            inner = [other for other in own if other != network and network.contains(other)]
-            free = _free_address(network, inner, taken)
-            if free is not None:
-                name = "elsewhere" if network == everything else f"elsewhere in {network}"
-                yield AddressClass(f"{name} (IPv{family})", family, 0, free, None)
-
-
-def _free_address(
-    network: Network, inner: Sequence[Network], taken: set[Network]
-) -> Network | None:
-    """An address in it, in none of the inner ones, and nobody's; None if there is none."""
-    value = network.first
-    holes = sorted((hole.first, hole.last) for hole in inner)
-    while value <= network.last:
-        for first, last in holes:
-            if first <= value <= last:
-                value = last + 1
-                break
-        else:
-            address = Network(network.family, value, network.bits)
-            if address not in taken:
-                return address
-            value += 1
-    return None
-
-
 def _cuts(
-    before: State, after: State, sides: Sequence[EntityRule], *, named: bool = True
+    before: State,
+    after: State,
+    sides: Sequence[EntityRule],
+    more: Iterable[int],
+    *,
+    named: bool = True,
 ) -> list[tuple[int, int]]:
     """The intervals between the ports mentioned, first and last of each."""
-    starts = {1}
+    starts = {1, *more, *(port + 1 for port in more)}
     for side in sides:
         for port in (*side.ports, *side.not_ports):
             first, colon, last = str(port).partition(":")
@@ -246,7 +169,7 @@ def _cuts(
                 if isinstance(resource, WorkloadEndpoint | HostEndpoint):
                     for offered in resource.spec.ports:
                         starts |= {offered.port, offered.port + 1}
-            for found in _slices(state):
+            for found in slices_asked(state):
                 for served in found.ports:
                     starts |= {served.port, served.port + 1}
     ordered = sorted(start for start in starts if 1 <= start <= PORT_MAX)
@@ -260,7 +183,7 @@ def _with_ports(protocol: int, source: tuple[int, int], destination: tuple[int, 
     text = _port_text(protocol, *destination)
     if source != (1, PORT_MAX):
         text += f" from {range_text(*source)}"
-    return Service(text, protocol, source[0], destination[0], None, None, destination[1])
+    return Service(text, protocol, source[0], destination[0], None, None, destination[1], source[1])
 
 
 def _port_text(protocol: int, first: int, last: int) -> str:

@@ -66,94 +66,119 @@ class Half(NamedTuple):
     allowed: bool
 
 
-def halves_of(state: State, packet: Packet) -> tuple[Half, ...]:
+class End(NamedTuple):
+    """What is known of one address."""
+
+    workload: ResourceKey | None
+    address: HostAddress | None
+    """It is one of a host's own, and no workload's."""
+    host: str
+    """Where the workload is, or whose address it is; empty for all others."""
+    host_endpoint: ResourceKey | None
+    """The host's own; at a workload the one of all interfaces."""
+
+
+def end_of(state: State, address: Network) -> End:
+    workload = oracle.workload_with(state, address)
+    if workload is not None:
+        resource = state[workload]
+        assert isinstance(resource, WorkloadEndpoint)
+        host, found = resource.spec.node, None
+        interface = Interface(resource.spec.interface_name, workload=True)
+    else:
+        found = host_with(state, address)
+        if found is None:
+            return End(None, None, "", None)
+        host, interface = found.host, found.interface
+    return End(workload, found, host, host_endpoint_of(state, host, interface))
+
+
+class Ask(NamedTuple):
+    """Who is asked at one end of a packet's way; the same for all between two addresses."""
+
+    way: Way
+    endpoint: ResourceKey | None
+    """None: nobody; DefaultEndpointToHostAction decides."""
+    host: str
+    asked: tuple[tuple[Place, ResourceKey], ...] = ()
+    """Which policies, and whose, in this order."""
+    is_host: bool = False
+    """Failsafe ports are spared, and their answers doNotTrack policies."""
+    passes_by: bool = False
+    """What no policy decides passes; else the profiles decide."""
+
+
+def asks_of(state: State, source: End, destination: End) -> Iterator[Ask]:
     """Egress of the source, ingress of the destination, and what their hosts say of them."""
-    halves: list[Half] = []
-    if packet.source == packet.destination:
-        return ()  # to oneself: it does not get to the host
-    source = host_with(state, packet.source)
-    if source is not None and source.host == _host_of(state, packet.destination):
-        return ()  # the host reaches its own workloads
-    ways: tuple[tuple[Network, Way], ...] = (
-        (packet.source, "Egress"),
-        (packet.destination, "Ingress"),
-    )
-    for address, way in ways:
-        endpoint = oracle.workload_with(state, address)
-        if endpoint is not None:
-            passing = _passing_half(state, endpoint, way, packet)
-            own = [_half(state, endpoint, way, packet)]
-            halves += [*passing, *own] if way == "Egress" else [*own, *passing]
-        elif host := host_with(state, address):
-            halves.extend(_host_halves(state, host, way, packet))
-    return tuple(halves)
+    is_own = source.host == destination.host
+    if source.address is not None and destination.workload is not None and is_own:
+        return  # the host reaches its own workloads
+    yield from _asks_at(state, "Egress", source, destination)
+    yield from _asks_at(state, "Ingress", destination, source)
 
 
-def _host_halves(state: State, here: HostAddress, way: Way, packet: Packet) -> Iterator[Half]:
-    """What decides about the host's own packets; nothing where it has no host endpoint."""
-    other = packet.source if way == "Ingress" else packet.destination
-    if _host_of(state, other) == here.host:
-        if way == "Ingress":  # from a workload to its own host
-            drops = settings_of(state, here.host).endpoint_to_host == "Drop"
-            action = "Deny" if drops else "Allow"
-            tier = TierVerdict(ENDPOINT_TO_HOST, (), action, by_default=True)
-            yield Half(way, f"host {here.host}", (tier,), not drops)
-    elif endpoint := host_endpoint_of(state, here.host, here.interface):
-        yield _host_half(state, endpoint, way, packet, here.interface)
+def _asks_at(state: State, way: Way, end: End, other: End) -> Iterator[Ask]:
+    if end.workload is not None:
+        own = Ask(way, end.workload, end.host, (("normal", end.workload),))
+        passing = _asks_passing(way, end, other)
+        yield from (*passing, own) if way == "Egress" else (own, *passing)
+    elif end.address is not None and other.workload is not None and other.host == end.host:
+        yield Ask(way, None, end.host)  # from a workload to its own host
+    elif end.address is not None and end.host_endpoint is not None:
+        asked = tuple(
+            (
+                place,
+                asked_before_nat(state, end.host_endpoint, end.address.interface)
+                if place == "pre-DNAT"
+                else end.host_endpoint,
+            )
+            for place in places_of(state, end.host_endpoint, way)
+        )
+        yield Ask(way, end.host_endpoint, end.host, asked, is_host=True)
 
 
-def _host_of(state: State, address: Network) -> str | None:
-    """Of a workload's address: where that is."""
-    endpoint = oracle.workload_with(state, address)
-    resource = state[endpoint] if endpoint else None
-    return resource.spec.node if isinstance(resource, WorkloadEndpoint) else None
-
-
-def _passing_half(state: State, workload: ResourceKey, way: Way, packet: Packet) -> Iterator[Half]:
-    """What the host endpoint of all interfaces says of a workload's packets; often nothing."""
-    resource = state[workload]
-    assert isinstance(resource, WorkloadEndpoint)
-    interface = Interface(resource.spec.interface_name, workload=True)
-    endpoint = host_endpoint_of(state, resource.spec.node, interface)
-    if endpoint is None:
-        return
+def _asks_passing(way: Way, end: End, other: End) -> tuple[Ask, ...]:
+    """The host endpoint of all interfaces about a workload's packets."""
+    if end.host_endpoint is None:
+        return ()
     # What comes from a workload comes in to its host.
     seen: Way = "Ingress" if way == "Egress" else "Egress"
     places: tuple[Place, ...] = ("pre-DNAT", FORWARD) if seen == "Ingress" else (FORWARD,)
-    reached = host_with(state, packet.destination)
-    if reached is not None and reached.host == resource.spec.node:
+    if way == "Egress" and other.address is not None and other.host == end.host:
         places = ("pre-DNAT",)  # to its own host: it does not pass by
-    tiers = []
-    for place in places:
-        for name, default, policies in oracle.tiers_of(state, endpoint, seen, place):
-            tiers.append(_tier(state, f"{name} ({place})", default, policies, seen, packet))
-            if tiers[-1].action != "Pass":
-                break
-        if tiers and tiers[-1].action != "Pass":
-            break
-    if tiers:
-        name = short_name(state, endpoint)
-        yield Half(seen, name, tuple(tiers), tiers[-1].action != "Deny")
+    asked = tuple((place, end.host_endpoint) for place in places)
+    return (Ask(seen, end.host_endpoint, end.host, asked, passes_by=True),)
 
 
-def _host_half(
-    state: State, endpoint: ResourceKey, way: Way, packet: Packet, interface: Interface
-) -> Half:
-    """A host's own packets: what comes early, failsafe ports, then as for a workload."""
-    if is_failsafe(state, endpoint, way, packet):
+def halves_of(state: State, packet: Packet) -> tuple[Half, ...]:
+    """What is said at both ends, in the order of the packet's way."""
+    if packet.source == packet.destination:
+        return ()  # to oneself: it does not get to the host
+    ends = end_of(state, packet.source), end_of(state, packet.destination)
+    halves = (_half(state, ask, packet) for ask in asks_of(state, *ends))
+    return tuple(half for half in halves if half is not None)
+
+
+def _half(state: State, ask: Ask, packet: Packet) -> Half | None:
+    """None if there was nobody to ask."""
+    way, endpoint = ask.way, ask.endpoint
+    if endpoint is None:
+        action = "Deny" if settings_of(state, ask.host).endpoint_to_host == "Drop" else "Allow"
+        tier = TierVerdict(ENDPOINT_TO_HOST, (), action, by_default=True)
+        return Half(way, f"host {ask.host}", (tier,), action == "Allow")
+    if ask.is_host and is_failsafe(state, endpoint, way, packet):
         return _made(state, way, endpoint, [TierVerdict(FAILSAFE, (), "Allow", by_default=True)])
     tiers = []
-    for place in places_of(state, endpoint, way):
+    for place, asked in ask.asked:
         if place == "untracked" and is_failsafe_answer(state, endpoint, way, packet):
             continue
-        asked = endpoint
-        if place == "pre-DNAT":
-            asked = asked_before_nat(state, endpoint, interface)
         for name, default, policies in oracle.tiers_of(state, asked, way, place):
             shown = name if place == "normal" else f"{name} ({place})"
             tiers.append(_tier(state, shown, default, policies, way, packet))
             if tiers[-1].action != "Pass":
                 return _made(state, way, endpoint, tiers)
+    if ask.passes_by:
+        return Half(way, short_name(state, endpoint), tuple(tiers), True) if tiers else None
     tiers.append(_profiles(state, endpoint, way, packet))
     return _made(state, way, endpoint, tiers)
 
@@ -164,17 +189,6 @@ def places_of(state: State, endpoint: ResourceKey, way: Way) -> tuple[Place, ...
     assert isinstance(resource, HostEndpoint)
     early: tuple[Place, ...] = () if resource.spec.interface_name == "*" else ("untracked",)
     return (*early, "pre-DNAT", "normal") if way == "Ingress" else (*early, "normal")
-
-
-def _half(state: State, endpoint: ResourceKey, way: Way, packet: Packet) -> Half:
-    tiers = []
-    for name, default, policies in oracle.tiers_of(state, endpoint, way):
-        tier = _tier(state, name, default, policies, way, packet)
-        tiers.append(tier)
-        if tier.action != "Pass":
-            return _made(state, way, endpoint, tiers)
-    tiers.append(_profiles(state, endpoint, way, packet))
-    return _made(state, way, endpoint, tiers)
 
 
 def _made(state: State, way: Way, endpoint: ResourceKey, tiers: list[TierVerdict]) -> Half:

@@ -209,17 +209,17 @@ def test_hosts_by_their_host_endpoints(shop: Shell) -> None:
     ]
 
 
-def test_impact_says_that_host_endpoints_are_left_out(
-    shop: Shell, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_impact_on_hosts(shop: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     apply(shop, *HOST)
     outcome = shop("policy", "impact", "--delete", "globalnetworkpolicy/to-host")
-    assert (outcome.code, outcome.out) == (0, "no packet is treated differently\n")
-    told = outcome.err + capsys.readouterr().err
-    assert told == "note: host endpoints are not looked at, and it concerns h2-all\n"
-    apply(shop, policy())
-    shop("policy", "impact", "--delete", "networkpolicy/shop/db")
-    assert "host endpoints" not in capsys.readouterr().err
+    assert outcome.code == 1
+    (row,) = [line.split() for line in outcome.out.splitlines() if line.startswith("shop/web")]
+    assert row == ["shop/web", "h2-all", "TCP", "443", "allow", "deny", "1"]
+    assert outcome.err + capsys.readouterr().err == ""
+    apply(shop, HOST[1].replace("h2", "h9"))
+    shop("policy", "impact", "--delete", "globalnetworkpolicy/to-host")
+    told = "nothing is known of these host endpoints' addresses, so they are left out: h9-all\n"
+    assert told in capsys.readouterr().err
 
 
 def test_workloads_and_their_own_host(shop: Shell) -> None:
