@@ -20,6 +20,7 @@ test: $(VENV)/test.done ## lint, types, contracts and every test
 	@scripts/packages test
 	@scripts/kubernetes >/dev/null
 	@scripts/neutron >/dev/null
+	@scripts/cnitool >/dev/null
 	@$(MAKE) --no-print-directory lint types
 	$(BIN)/pytest $(PYTEST_ARGS)
 
