@@ -523,23 +523,35 @@ def test_l6_a_datastore_that_is_away(host: Host, containers: Containers) -> None
 
 
 def test_a_datastore_that_is_not_ready(host: Host, containers: Containers) -> None:
-    async def not_ready(client: Any) -> None:
-        key = ResourceKey("ClusterInformation", "default")
-        value = {
-            "kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
-            "metadata": {"name": "default"}, "spec": {"datastoreReady": False},
-        }  # fmt: skip
-        await client.put(key.path, json.dumps(value).encode())
+    """ADD may be repeated; DEL succeeds, and nothing is written until it is ready again: what
+    is written while a datastore is locked would not move with it."""
+
+    def set_ready(ready: bool) -> None:
+        async def put(client: Any) -> None:
+            key = ResourceKey("ClusterInformation", "default")
+            value = {
+                "kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
+                "metadata": {"name": "default"}, "spec": {"datastoreReady": ready},
+            }  # fmt: skip
+            await client.put(key.path, json.dumps(value).encode())
+
+        host.with_client(put)
 
     path = containers.new()
     host.ok("ADD", network(), CID, path)
-    host.with_client(not_ready)
+    set_ready(False)
+    locked = host.entries()
     refused = host.refused("ADD", network(), "c2", path)
     assert refused["code"] == 11
     assert "datastoreReady false" in refused["msg"]
     assert host.refused("STATUS", network("1.1.0"))["code"] == 50
-    host.ok("DEL", network(), CID, path)
-    assert host.left_overs() == []
+    for _ in range(2):
+        host.ok("DEL", network(), CID, path)
+        host.ok("DEL", network(), "never-added", path)
+    assert host.links() == [], "no packet passes any more"
+    assert host.entries() == locked
+    set_ready(True)
+    wait_until(lambda: host.left_overs() == [], 15)
 
 
 # CHECK, STATUS, GC.

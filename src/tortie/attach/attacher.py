@@ -77,8 +77,15 @@ class Attacher:
         self._addition = Addition(
             settings, client, self._allocator, plumbing, journal, wait_programmed, is_ready
         )
+        self._is_ready = is_ready
         self._removal = Removal(
-            client, self._allocator, plumbing, journal, wait_programmed, self._turns
+            client,
+            self._allocator,
+            plumbing,
+            journal,
+            wait_programmed,
+            self._turns,
+            self.check_ready,
         )
         self._finishing: set[asyncio.Task[Removed]] = set()
         """Removals that have been answered, and whose links are being deleted."""
@@ -113,7 +120,8 @@ class Attacher:
         Raises:
             Unavailable: the datastore is away, or says that it is not ready.
         """
-        await self._addition.check_ready()
+        if not self._is_ready():
+            await self._addition.check_ready()
 
     async def add(self, request: Add) -> Attached:
         """
@@ -202,6 +210,16 @@ class Attacher:
     async def _remove_unknown(self, request: Remove) -> Removed:
         """Nothing is recorded; addresses kept for a move that never came are released."""
         if request.keep_addresses:
+            return Removed(found=False)
+        try:
+            await self.check_ready()
+        except Unavailable as error:
+            if not request.container_id:
+                raise
+            # It would be asked for ever; whatever is there is found as a leak.
+            log.warning(
+                "%s: nothing is known of it, and nobody can be asked: %s", request.key, error
+            )
             return Removed(found=False)
         freed = await self._allocator.release(request.handle_id, only_host=True)
         return Removed(found=bool(freed))

@@ -4,7 +4,7 @@
 
 Remove takes an address away only when this host no longer routes or protects it: nobody else
 may get it while the kernel still delivers it here. What cannot be done now (the datastore is
-away) stays in the journal as *removing* and is finished by `replay`.
+away, or locked by `datastoreReady`) stays in the journal as *removing*; `replay` finishes it.
 """
 
 import asyncio
@@ -49,7 +49,13 @@ class Removal:
         journal: Journal,
         wait_programmed: WaitProgrammed,
         turns: Turns,
+        check_ready: Callable[[], Awaitable[None]],
     ) -> None:
+        """
+        Args:
+            check_ready: raises `Unavailable` while nobody is to write.
+        """
+        self._check_ready = check_ready
         self._client = client
         self._allocator = allocator
         self._plumbing = plumbing
@@ -72,7 +78,12 @@ class Removal:
                 sure to be done: closing the interface, cutting its connections (the kernel
                 takes 20 ms to look through a large table), freeing the addresses and deleting
                 the link (another 22) are nothing to wait for when a container ends.
+
+        Raises:
+            TortieError: the datastore is away, or not ready (what is written while it is locked
+                would be lost when it moves): the rest is for later.
         """
+        await self._check_ready()
         if answered is None:
             revision = await self._delete_endpoint(entry)
         else:

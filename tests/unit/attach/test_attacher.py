@@ -346,6 +346,32 @@ def test_a_datastore_that_is_not_ready_refuses(bench: Bench) -> None:
     assert bench.left_overs() == []
 
 
+def test_a_failed_add_is_undone_in_the_datastore_when_it_is_ready_again(bench: Bench) -> None:
+    key = ResourceKey("ClusterInformation", "default")
+
+    def lock(is_locked: bool) -> None:
+        spec = ClusterInformationSpec(datastore_ready=not is_locked)
+        bench.put(key, ClusterInformation(metadata=Metadata(name="default"), spec=spec))
+
+    async def locked_meanwhile(revision: int, timeout_seconds: float) -> None:
+        await bench.clients["h1"].put(key.path, locked)
+        raise Unavailable("late")
+
+    lock(True)
+    locked = bench.entries()[key.path]
+    lock(False)
+    bench.on_wait = locked_meanwhile
+    with pytest.raises(Unavailable, match="late"):
+        bench.add()
+    assert bench.plumbing["h1"].links == {}
+    assert len(bench.addresses()) == len(bench.endpoints()) == 1
+    assert bench.run(bench.host().recover()) is False
+    lock(False)
+    bench.on_wait = bench._wait
+    assert bench.run(bench.host().recover()) is True
+    assert bench.left_overs() == []
+
+
 def test_interfaces_outside_policy_or_taken_are_refused(bench: Bench) -> None:
     with pytest.raises(InvalidInput, match="must start with 'cali'"):
         bench.add(host_interface="eth7")
