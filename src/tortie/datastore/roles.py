@@ -46,6 +46,19 @@ CONTROLLED_KINDS = (
 )
 """What follows from another orchestrator's objects."""
 
+NEUTRON_KINDS = (
+    "ClusterInformation",
+    "FelixConfiguration",
+    "LiveMigration",
+    "NetworkPolicy",
+    "Tier",
+    "WorkloadEndpoint",
+)
+"""What Neutron's ports and security groups become, and what agents need for them."""
+
+DHCP = "/calico/dhcp/"
+"""Subnets, for the DHCP agents."""
+
 
 class Role(NamedTuple):
     name: str
@@ -63,6 +76,24 @@ def cluster_roles() -> list[Role]:
             "tortie-controllers",
             "what follows from objects of an orchestrator",
             frozenset([_read(RESOURCES), _write(IPAM), *map(_write_kind, CONTROLLED_KINDS)]),
+        ),
+        Role(
+            "tortie-neutron",
+            "neutron-server: its ports, security groups and subnets",
+            frozenset(
+                [
+                    _read(RESOURCES),
+                    _read(FELIX),
+                    _write(DHCP),
+                    *(_write(f"{ROOT}{part}/") for part in ("compaction", "openstack")),
+                    *map(_write_kind, NEUTRON_KINDS),
+                ]
+            ),
+        ),
+        Role(
+            "tortie-dhcp",
+            "OpenStack's DHCP agents",
+            frozenset([_read(RESOURCES), _read(DHCP)]),
         ),
         Role(
             "tortie-policy-editor",

@@ -1,22 +1,16 @@
 """etcd v3 by its JSON gateway over `http.client`: synchronous, for any thread and process.
 
-A connection serves one request at a time. Idle ones wait in a pool that belongs to the process
-that made it: after a fork the child begins with an empty one and closes what it inherited. No
-lock is held anywhere, so a fork never inherits one; a deque's ends are atomic. That suits
-threads, and eventlet, where everything that blocks here is a patched socket.
+May be shared by threads and inherited by forks (see `gateway_connections`). That suits threads,
+and eventlet, where everything that blocks here is a patched socket.
 
-Endpoints are tried in turn, beginning with the one that answered last. What was not sent is
-safe to send to the next; a write that was sent and not answered may have happened, and says so
-(`maybe_applied`). The gateway knows users by token only, not by certificates' names.
+What was not sent is safe to send to the next endpoint; a write that was sent and not answered may
+have happened, and says so (`maybe_applied`). The gateway knows users by token only, not by
+certificates' names.
 
 Source: etcd, api/etcdserverpb/rpc.swagger.json.
 """
 
 import http.client
-import os
-import select
-import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -39,20 +33,17 @@ from tortie.datastore.client import (
 )
 from tortie.datastore.etcd.status import LOGIN_NOT_WANTED, StaleToken, judge
 from tortie.lib.errors import NotFound, TortieError, Unavailable
+from tortie.model.keys import ResourceKey
 from tortie.openstack import gateway_messages as messages
+from tortie.openstack.gateway_connections import Connections
 from tortie.openstack.gateway_watch import Watch
 from tortie.openstack.settings import Settings
 
 if TYPE_CHECKING:
-    import ssl
-
     from tortie.datastore.etcd.tls import TLSFiles
 
-CONNECT_SECONDS = 5.0
-IDLE_CONNECTIONS = 16
-"""Kept of what a burst of threads opened."""
-IDLE_SECONDS = 60.0
-"""Longer than that nothing in between may remember the connection."""
+_READABLE_KEY = ResourceKey("ClusterInformation", "default").path
+"""Every role, of Calico's and of ours, may read it; the answer's header is what we want."""
 
 M = TypeVar("M", bound=msgspec.Struct)
 
@@ -67,13 +58,6 @@ class Login(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Login({self.username!r}, …)"
-
-
-class _Idle(NamedTuple):
-    connection: http.client.HTTPConnection
-    endpoint: int
-    """Its index."""
-    since: float
 
 
 class Gateway:
@@ -97,15 +81,10 @@ class Gateway:
         login: Login | None = None,
         timeout_seconds: float = 60.0,
     ) -> None:
-        self._endpoints = tuple(endpoints)
-        self._tls = tls
+        self._connections = Connections(endpoints, tls, timeout_seconds)
         self._login = login
-        self._timeout_seconds = timeout_seconds
         self._token: str | None = None
         """None: not asked for yet; empty: etcd has no authentication."""
-        self._preferred = 0
-        self._pid = os.getpid()
-        self._idle: deque[_Idle] = deque()
 
     @classmethod
     def of(cls, settings: Settings) -> "Gateway":
@@ -173,7 +152,7 @@ class Gateway:
 
     def revision(self) -> int:
         """The store's newest revision."""
-        request = messages.range_request("\0", keys_only=True, limit=1)
+        request = messages.range_request(_READABLE_KEY, keys_only=True)
         return self._call("kv/range", request, messages.RangeResponse).header.revision
 
     def compact(self, revision: int) -> bool:
@@ -209,14 +188,14 @@ class Gateway:
         request = msgspec.json.encode(messages.watch_request(prefix, from_revision))
         last: TortieError | None = None
         for _ in range(2):
-            connection, endpoint = self._connected()
+            connection, endpoint = self._connections.take()
             try:
                 response = self._send(connection, "watch", request)
                 if response.status == http.client.OK:
-                    return Watch(connection, response, self._name(endpoint))
+                    return Watch(connection, response, self._connections.name(endpoint))
                 last = self._error(response.status, response.read(), endpoint, writes=False)
             except (OSError, http.client.HTTPException) as error:
-                last = self._lost(endpoint, error, writes=False)
+                last = self._connections.lost(endpoint, error, writes=False)
             connection.close()
             if not isinstance(last, StaleToken):
                 break
@@ -225,10 +204,8 @@ class Gateway:
         raise last
 
     def close(self) -> None:
-        """Close what is idle; what is in use closes when its request ends."""
-        for idle in self._mine():
-            idle.connection.close()
-        self._idle = deque(maxlen=0)
+        """Close what is idle."""
+        self._connections.close()
 
     # --- how ---
 
@@ -246,21 +223,21 @@ class Gateway:
     def _attempt(self, path: str, body: bytes, kind: type[M], writes: bool) -> M:
         """On an idle connection, or on a new one to whatever endpoint answers."""
         last: TortieError | None = None
-        for _ in range(1 + len(self._endpoints)):
-            connection, endpoint = self._connected()
+        for _ in range(1 + len(self._connections)):
+            connection, endpoint = self._connections.take()
             try:
                 response = self._send(connection, path, body)
                 answer = response.read()
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
-                last = self._lost(endpoint, error, writes)
+                last = self._connections.lost(endpoint, error, writes=writes)
                 if writes or isinstance(error, TimeoutError):
                     break
                 continue
             if response.status != http.client.OK:
-                self._give_back(connection, endpoint, response)
+                self._connections.give_back(connection, endpoint, response)
                 raise self._error(response.status, answer, endpoint, writes)
-            self._give_back(connection, endpoint, response)
+            self._connections.give_back(connection, endpoint, response)
             return self._decoded(kind, answer, endpoint, writes)
         assert last is not None
         raise last
@@ -292,76 +269,6 @@ class Gateway:
         self._token = found.token
         return found.token
 
-    def _mine(self) -> deque[_Idle]:
-        """The pool of this process; a fork's child starts anew."""
-        if self._pid != os.getpid():
-            self._idle = deque()  # closes the inherited descriptors, and not the connections
-            self._pid = os.getpid()
-        return self._idle
-
-    def _connected(self) -> tuple[http.client.HTTPConnection, int]:
-        """
-        Raises:
-            Unavailable: no endpoint takes connections.
-        """
-        pool = self._mine()
-        while pool:
-            with suppress(IndexError):  # another thread took the last one
-                connection, endpoint, since = pool.pop()
-                if time.monotonic() - since < IDLE_SECONDS and not _is_stale(connection):
-                    return connection, endpoint
-                connection.close()
-        reasons = []
-        for turn in range(len(self._endpoints)):
-            endpoint = (self._preferred + turn) % len(self._endpoints)
-            connection = self._new(endpoint)
-            try:
-                connection.connect()
-            except OSError as error:
-                connection.close()
-                reasons.append(f"{self._name(endpoint)}: {error.strerror or error}")
-                continue
-            assert connection.sock is not None
-            connection.sock.settimeout(self._timeout_seconds)
-            self._preferred = endpoint
-            return connection, endpoint
-        raise Unavailable(f"no etcd answers ({'; '.join(reasons)})")
-
-    def _new(self, endpoint: int) -> http.client.HTTPConnection:
-        host, port = self._endpoints[endpoint]
-        timeout_seconds = min(CONNECT_SECONDS, self._timeout_seconds)
-        if self._tls is None:
-            return http.client.HTTPConnection(host, port, timeout=timeout_seconds)
-        return http.client.HTTPSConnection(
-            host, port, timeout=timeout_seconds, context=self._context(self._tls)
-        )
-
-    def _context(self, tls: "TLSFiles") -> "ssl.SSLContext":
-        from tortie.datastore.etcd.tls import client_context
-
-        # Files are read for each connection: certificates are renewed without a restart.
-        context = client_context(tls)
-        context.set_alpn_protocols(["http/1.1"])
-        return context
-
-    def _give_back(
-        self,
-        connection: http.client.HTTPConnection,
-        endpoint: int,
-        response: http.client.HTTPResponse,
-    ) -> None:
-        pool = self._mine()
-        if response.will_close or len(pool) >= IDLE_CONNECTIONS:
-            connection.close()
-        else:
-            pool.append(_Idle(connection, endpoint, time.monotonic()))
-
-    def _lost(self, endpoint: int, error: Exception, writes: bool) -> TortieError:
-        self._preferred = (endpoint + 1) % len(self._endpoints)
-        reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or "closed"
-        text = f"etcd at {self._name(endpoint)}: connection lost: {reason}"
-        return Unavailable(text, maybe_applied=writes)
-
     def _error(self, status: int, answer: bytes, endpoint: int, writes: bool) -> TortieError:
         try:
             refused = messages.decode(messages.Refusal, answer)
@@ -370,37 +277,22 @@ class Gateway:
         text = refused.message or refused.error
         if not text:
             return Unavailable(
-                f"etcd at {self._name(endpoint)}: HTTP status {status}, and no reason",
+                f"etcd at {self._connections.name(endpoint)}: HTTP status {status}, and no reason",
                 maybe_applied=writes,
             )
         if "user name is empty" in text and self._login is not None:
             return StaleToken(text)  # authentication was switched on since we asked
         if "required revision has been compacted" in text and writes:
             return AlreadyCompacted(text)
-        return judge(refused.code, text, self._name(endpoint), writes=writes)
+        return judge(refused.code, text, self._connections.name(endpoint), writes=writes)
 
     def _decoded(self, kind: type[M], answer: bytes, endpoint: int, writes: bool) -> M:
         try:
             return messages.decode(kind, answer)
         except msgspec.MsgspecError as error:
-            raise Unavailable(
-                f"whatever answers at {self._name(endpoint)} is no etcd that we know: {error}",
-                maybe_applied=writes,
-            ) from None
-
-    def _name(self, endpoint: int) -> str:
-        host, port = self._endpoints[endpoint]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _is_stale(connection: http.client.HTTPConnection) -> bool:
-    """Did the other side close it? There is nothing to read on one that merely waits."""
-    if connection.sock is None:
-        return True
-    try:
-        return bool(select.select([connection.sock], [], [], 0)[0])
-    except (OSError, ValueError):  # ValueError: more descriptors than select can name
-        return False
+            where = self._connections.name(endpoint)
+            text = f"whatever answers at {where} is no etcd that we know: {error}"
+            raise Unavailable(text, maybe_applied=writes) from None
 
 
 def _response(operation: Operation, answer: messages.OperationResponse) -> Response:

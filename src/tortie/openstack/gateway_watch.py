@@ -34,6 +34,8 @@ class Watch:
         self._response = response
         self._endpoint = endpoint
         self._closed = False
+        self._is_read = False
+        self._unread = self._read()
         self._pid = os.getpid()
         self._socket = connection.sock
         if self._socket is not None:
@@ -43,6 +45,9 @@ class Watch:
                 self._socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
     def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
         """Whole revisions, oldest first; without events a notice of progress.
 
         Ends when it is closed, and otherwise only by an error.
@@ -51,6 +56,15 @@ class Watch:
             Compacted: the history that it should begin with is gone; list anew.
             Unavailable: the connection is lost.
         """
+        self._is_read = True
+        try:
+            return next(self._unread)
+        finally:
+            self._is_read = False
+            if self._closed:
+                self._connection.close()
+
+    def _read(self) -> Iterator[Batch]:
         while True:
             try:
                 line = self._response.readline()
@@ -66,12 +80,13 @@ class Watch:
             yield from self._batches(line)
 
     def close(self) -> None:
+        """End it. Where another thread, or greenlet, is reading, that one lets go of it."""
         self._closed = True
         # A child that inherited it must not end the parent's.
         if self._socket is not None and self._pid == os.getpid():
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
-        with suppress(OSError):
+        if not self._is_read:
             self._connection.close()
 
     def _batches(self, line: bytes) -> Iterator[Batch]:

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar, cast
 import msgspec
 
 from tortie.datastore.client import Operation, Put, Txn, unchanged
-from tortie.lib.errors import Conflict
+from tortie.lib.errors import Conflict, Denied
 from tortie.model import codec
 from tortie.model.felix_configuration import FelixConfiguration
 from tortie.model.keys import ResourceKey
@@ -174,8 +174,13 @@ def compact(store: Store, guard: Guard, settings: Settings) -> Compaction:
         guards = list(guard())
         if guards and not gateway.transact(Txn(guards)).succeeded:
             raise NotMaster("this server is no longer the master")
-        done = gateway.compact(revision)
-        before, why = (revision, "done") if done else (now, "others have compacted")
+        try:
+            done = gateway.compact(revision)
+            before, why = (revision, "done") if done else (now, "others have compacted")
+        except Denied as error:
+            why = (
+                f"not permitted, let etcd compact by itself (--auto-compaction-retention): {error}"
+            )
     lease = gateway.grant(period_seconds)
     keys: list[Operation] = [
         Put(LAST_KEY, str(before).encode()),
