@@ -6,6 +6,7 @@ import logging
 import os
 
 from tortie.agent import observing, remembered, wiring
+from tortie.agent.config import Config
 from tortie.agent.effective import Effective, StoredSettings
 from tortie.agent.flow_record import SOCKET_NAME
 from tortie.agent.flow_server import FlowServer
@@ -24,6 +25,8 @@ from tortie.calc.graph import Graph
 from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources
 from tortie.datastore.syncer import Syncer
+from tortie.lib.errors import Unavailable
+from tortie.lib.files import replace_file
 from tortie.lib.health import Health
 from tortie.lib.inbox import Inbox
 from tortie.lib.loop_watch import WatchedSelector
@@ -53,9 +56,8 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         kernel = wiring.open_kernel(paths, inbox)
         stack.callback(kernel.close)
-        # Now that no other agent runs here; for people and scripts.
-        paths.run.joinpath("agent.pid").write_text(f"{os.getpid()}\n")
-        remembered.remember(config, paths.state)
+        # Now that no other agent runs here.
+        _leave_notes(config, paths)
         by_bgp = routing is Routing.BGP
         # Former routes of ours stay until BIRD has them.
         moving = by_bgp and has_remote_routes(kernel.rtnl, config["DeviceRouteProtocol"])
@@ -136,3 +138,12 @@ async def serve(
                 tasks.create_task(retire(bird, progress), name="retire BIRD")
             tasks.create_task(node_status.run(), name="node status")
             tasks.create_task(attach.run(), name="attach")
+
+
+def _leave_notes(config: Config, paths: Paths) -> None:
+    """For people, scripts and `tortie node close`. Nobody's policy waits for a disk."""
+    try:
+        replace_file(paths.run / "agent.pid", b"%d\n" % os.getpid(), 0o644)
+        remembered.remember(config, paths.state)
+    except (Unavailable, OSError) as error:
+        log.warning("not written down, the rest goes on: %s", error)

@@ -31,6 +31,7 @@ from tortie.lib.backoff import Backoff
 from tortie.lib.errors import Denied, InvalidInput, NotFound, TortieError, Unavailable, failures
 from tortie.lib.loop_watch import WatchedSelector
 from tortie.lib.signals import until_signalled
+from tortie.lib.threads import SteadyExecutor
 from tortie.model.keys import ResourceKey
 from tortie.model.node import ClusterInformation
 
@@ -110,6 +111,7 @@ async def _serve(
     helper: namespaces.Namespaces,
     watch: WatchedSelector,
 ) -> None:
+    asyncio.get_running_loop().set_default_executor(SteadyExecutor())
     prefix = early.interface_prefix(local, arguments.state_directory)
     await early.close_workloads(arguments.run_directory, prefix)
     async with waiting(resolve(local)):

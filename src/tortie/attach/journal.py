@@ -61,7 +61,10 @@ class Journal:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:  # whoever wants to note something is told
+            log.error("attach journal: %s", error)
         self._entries = self._read_all()
 
     @property
@@ -111,9 +114,15 @@ class Journal:
         """The workload is gone, and nothing is left of it.
 
         Not synced: a file that comes back is a removal, which may be repeated.
+
+        Raises:
+            Unavailable: the file cannot be removed.
         """
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path(key))
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(key))
+        except OSError as error:
+            raise self._failed(error) from error
         self._entries.pop(key, None)
 
     def _append(self, path: Path, content: bytes) -> None:

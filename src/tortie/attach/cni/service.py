@@ -123,8 +123,11 @@ class CniService:
                 log.warning("%s: not done yet: %s", path, error)
                 done = False
                 continue
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("%s is done, and stays: %s", path, error)
+                done = False
         return done
 
     async def _delegate(self, call: Call, config: str) -> bytes:
