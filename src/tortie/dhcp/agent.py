@@ -13,6 +13,7 @@ import hashlib
 import logging
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -69,6 +70,10 @@ class DhcpAgent:
         self._directory = directory
         self._changed = asyncio.Event()
         self._links: dict[int, Link] = {}
+        self._arrivals: Counter[int] = Counter()
+        """By link: how often somebody has taken it up. A hypervisor that starts a guest anew does:
+        it may call itself something else then (its DUID), and dnsmasq would keep its address for
+        who it was before."""
         self._served: dict[str, Dnsmasq] = {}
         self._problems: dict[str, str] = {}
         self._last: dict[str, Served] = {}
@@ -114,10 +119,13 @@ class DhcpAgent:
             case LinkChanged(link):
                 before = self._links.get(link.index)
                 self._links[link.index] = link
+                if before is not None and link.carrier and not before.carrier:
+                    self._arrivals[link.index] += 1
                 if before is not None and _facts(before) == _facts(link):
                     return
             case LinkGone(link):
                 self._links.pop(link.index, None)
+                self._arrivals.pop(link.index, None)
             case _:
                 with contextlib.closing(Rtnl.open()) as rtnl:
                     self._links = {link.index: link for link in rtnl.links()}
@@ -154,11 +162,11 @@ class DhcpAgent:
             log.info("network %s has no guests here any more", name)
             await self._served.pop(name).stop()
         for served in networks.values():
-            good &= await self._serve(executable, served)
+            good &= await self._serve(executable, served, links)
         self._last = networks
         return good
 
-    async def _serve(self, executable: str, served: Served) -> bool:
+    async def _serve(self, executable: str, served: Served, links: Mapping[str, Link]) -> bool:
         dnsmasq = self._served.get(served.name)
         if dnsmasq is None:
             place = self._directory / directory_name(served.name)
@@ -171,7 +179,9 @@ class DhcpAgent:
                 user=find_user(),
                 log_dhcp=self._settings.log_dhcp,
             )
-            if await dnsmasq.serve(text):
+            present = [links[guest.interface] for guest in served.guests]
+            clients = {link.name: (link.index, self._arrivals[link.index]) for link in present}
+            if await dnsmasq.serve(text, clients):
                 self._starts += 1
                 fields = {"network": served.name, "guests": len(served.guests)}
                 log.info("serving", extra={"fields": fields})
@@ -221,7 +231,7 @@ def _present(served: Served, links: Mapping[str, Link]) -> Served:
 
 
 def _facts(link: Link) -> tuple[object, ...]:
-    return link.name, link.mtu, link.up
+    return link.name, link.mtu, link.up, link.carrier
 
 
 async def _tell_supervisor() -> None:

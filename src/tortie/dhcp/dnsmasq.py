@@ -15,6 +15,7 @@ import os
 import pwd
 import shutil
 import signal
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 from tortie.lib.backoff import Backoff
@@ -60,6 +61,7 @@ class Dnsmasq:
         self._executable = executable
         self._directory = directory
         self._text = ""
+        self._clients: Mapping[str, Hashable] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._watcher: asyncio.Task[None] | None = None
         self.starts = 0
@@ -71,18 +73,22 @@ class Dnsmasq:
         process = self._process
         return process.pid if process and process.returncode is None else None
 
-    async def serve(self, text: str) -> bool:
+    async def serve(self, text: str, clients: Mapping[str, Hashable]) -> bool:
         """Make it run with this configuration; False if it does already.
+
+        Args:
+            clients: by link, what tells the guest there from a former one: of whom leases and
+                sockets are forgotten by starting anew.
 
         Raises:
             Unavailable: it cannot be written, or not be started.
         """
-        if text == self._text and self._watcher is not None:
+        if (text, clients) == (self._text, self._clients) and self._watcher is not None:
             return False
         await self._end()
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_file(self._directory / FILE, text.encode(), 0o600)
-        self._text = text
+        self._text, self._clients = text, clients
         await end_leftover(self._directory)
         await self._start()
         self._watcher = asyncio.create_task(self._watch())
@@ -93,7 +99,7 @@ class Dnsmasq:
         await self._end()
         await end_leftover(self._directory)
         shutil.rmtree(self._directory, ignore_errors=True)
-        self._text = ""
+        self._text, self._clients = "", {}
 
     async def _start(self) -> None:
         try:

@@ -191,7 +191,8 @@ def _guest(place: int, guest: Guest, served: Served) -> Iterator[str]:
         mtu = f"mtu:{guest.mtu}," if guest.mtu >= 1280 else ""
         times = f"{RA_INTERVAL_SECONDS},{ROUTER_LIFETIME_SECONDS}"
         yield f"ra-param={guest.interface},{mtu}{times}"
-    parts = [guest.mac or "*:*:*:*:*:*", f"tag:{guest.interface}", f"set:{tag}"]
+    # id:*: a boot loader and the system after it may call themselves differently.
+    parts = [guest.mac or "*:*:*:*:*:*", "id:*", f"tag:{guest.interface}", f"set:{tag}"]
     for address in guest.addresses:
         parts.append(address.address_text if address.family == 4 else f"[{address.address_text}]")
     yield "dhcp-host=" + ",".join([*parts, *([guest.hostname] if guest.hostname else [])])

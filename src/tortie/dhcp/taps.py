@@ -5,8 +5,8 @@
     fe80::ecee:…/64       the router in advertisements, where the link has no fe80:: address
     ADVERTISED::1/64      IPv6: by it dnsmasq knows that it advertises here
 
-None brings a route to its subnet along. They are there before dnsmasq is started for the link;
-what a link no longer needs is taken away from it while we run, and with the link at the end.
+None but fe80:: brings a route to its subnet along. They are there before dnsmasq is started for
+the link; what a link no longer needs is taken away from it while we run, and with it at the end.
 """
 
 import logging
@@ -89,7 +89,9 @@ class Taps:
 
     def _attempt(self, address: Address) -> None:
         try:
-            self._rtnl.add_address(address, prefix_route=False)
+            # Guests' own link-local addresses are on the link; nothing else is.
+            on_link = _LINK_LOCAL.contains(address.address)
+            self._rtnl.add_address(address, prefix_route=on_link)
         except (NotFound, AlreadyExists):
             pass  # the link has just gone: we hear of it
         except TortieError as error:

@@ -93,7 +93,7 @@ def test_a_port_of_openstack() -> None:
         "dhcp-option=tag:s0,121,10.9.0.0/16,10.65.0.9,169.254.169.254/32,10.65.0.1,"
         "0.0.0.0/0,10.65.0.1",
         "dhcp-option=tag:s1,option6:23,[fd00::53]",
-        "dhcp-host=fa:16:3e:00:00:01,tag:tap00000001,set:g0,10.65.0.5,[fd00:65::5],web-1",
+        "dhcp-host=fa:16:3e:00:00:01,id:*,tag:tap00000001,set:g0,10.65.0.5,[fd00:65::5],web-1",
         "dhcp-option=tag:g0,15,example.org",
         "dhcp-option=tag:g0,26,1450",
         "enable-ra",
@@ -114,7 +114,7 @@ def test_another_guest_gets_a_host_address_and_the_way_to_its_gateway() -> None:
     assert "dhcp-option-force=tag:s0,1,255.255.255.255" in lines
     routes = "169.254.1.1/32,0.0.0.0,0.0.0.0/0,169.254.1.1"
     assert f"dhcp-option=tag:s0,121,{routes}" in lines
-    assert "dhcp-host=*:*:*:*:*:*,tag:tap00000001,set:g0,10.66.0.7,vm1" in lines
+    assert "dhcp-host=*:*:*:*:*:*,id:*,tag:tap00000001,set:g0,10.66.0.7,vm1" in lines
     assert "dhcp-option=tag:g0,6,10.1.1.1" in lines
     assert "enable-ra" not in lines
 
@@ -212,10 +212,11 @@ def test_ossa_2021_005_names_are_names_or_nothing(text: str) -> None:
             assert directive in ("dhcp-host", "dhcp-option"), line
         assert len([line for line in lines if line.startswith("dhcp-host=")]) == 1
         [host] = [line for line in lines if line.startswith("dhcp-host=")]
-        assert host.split(",")[:5] == [
-            "dhcp-host=fa:16:3e:00:00:01", "tag:tap00000001", "set:g0", "10.65.0.5", "[fd00:65::5]"
+        assert host.split(",")[:6] == [
+            "dhcp-host=fa:16:3e:00:00:01", "id:*", "tag:tap00000001", "set:g0", "10.65.0.5",
+            "[fd00:65::5]",
         ]  # fmt: skip
-        assert host.count(",") <= 5
+        assert host.count(",") <= 6
 
 
 @pytest.mark.parametrize("name", [*options.TABLE[4], *options.TABLE[6]])
