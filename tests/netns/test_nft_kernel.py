@@ -387,21 +387,26 @@ def may_grow_queues() -> bool:
     return True
 
 
-def test_twenty_thousand_rules_in_one_transaction_come_with_their_handles(door: Nft) -> None:
+_MATCH: tuple[Expression, ...] = (Meta(MetaKey.MARK), Cmp(CmpOp.EQ, keys.u32(1)))
+
+
+@pytest.mark.parametrize(
+    ("count", "program"),
+    [(20_000, (*_MATCH, *[Counter()] * 8)), (4_000, _MATCH * 22)],
+    ids=["many", "half a page each"],
+)
+def test_thousands_of_rules_in_one_transaction_come_with_their_handles(
+    door: Nft, count: int, program: tuple[Expression, ...]
+) -> None:
     """What they send and what they answer are both far over the queues that sockets get."""
     change = base_transaction()
-    program: tuple[Expression, ...] = (
-        Meta(MetaKey.MARK),
-        Cmp(CmpOp.EQ, keys.u32(1)),
-        *[Counter()] * 8,
-    )
-    for _ in range(20_000):
+    for _ in range(count):
         change.add_rule(TABLE, Rule("input", program, bytes(100)))
     if may_grow_queues():
         written = asyncio.run(door.commit(change))
         handles = [rule.handle for rule in asyncio.run(door.rules(TABLE))]
         assert [one.handle for one in written] == handles
-        assert len(handles) == 20_000
+        assert len(handles) == count
     else:
         with pytest.raises(KernelRefused) as refused:
             commit(door, change)

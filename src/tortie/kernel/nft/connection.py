@@ -57,8 +57,9 @@ from tortie.lib.errors import KernelBusy, KernelRefused, NotFound, TortieError, 
 _ERESTART = 85
 """The ruleset is not of the generation that the batch was made for; Python has no name for it."""
 
-_ECHO_BYTES = 1024
-"""What one echoed rule takes of the receive queue, generously."""
+_ECHO_BYTES = 4096
+"""What one echoed rule takes of the receive queue: at most a page and its bookkeeping, and the
+kernel doubles what it is asked for."""
 
 
 class WrittenRule(NamedTuple):
