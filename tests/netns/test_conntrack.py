@@ -244,6 +244,22 @@ def test_flows_of_an_ipv4_address_are_deleted_unlisted(
     assert table.delete_involving([parse_address("10.7.0.2")]) == 1
 
 
+def test_the_kernel_is_asked_for_no_ipv6_address(
+    pair: Pair, table: Conntrack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its filter finds, and would delete, those of all other addresses."""
+    monkeypatch.setattr(conntrack, "_WHOLE_DUMP_UP_TO", 0)
+    udp(pair, "fd07::1", "fd07::2", 5000)
+
+    def asked(*_: object) -> None:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(conntrack, "_filters", asked)
+    (found,) = table.flows_involving([parse_address("fd07::2")])
+    assert found.original.destination_port == 5000
+    assert table.delete_involving([parse_address("fd07::1")]) == 1
+
+
 def test_a_kernel_that_does_not_delete_by_filter_is_asked_once(
     pair: Pair, table: Conntrack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,10 @@ address: each walks all buckets, 9 ms for 262,144 of them, however few entries."
 _SEARCHED_ADDRESSES = 8
 """More addresses than this are looked for by decoding every flow."""
 
+_FILTERED_FAMILY = 4
+"""Kernels up to 6.18 at least compare IPv6 addresses of a filter the wrong way round, and so find
+what has others (ctnetlink_filter_match_tuple)."""
+
 _NO_FILTERED_DELETE = (errno.EINVAL, errno.EOPNOTSUPP)
 """What kernels before 6.8 say: they take the filter's tuple for that of one entry, and half of it
 is missing."""
@@ -202,7 +206,8 @@ class Conntrack:
         """All flows of these addresses, and possibly others."""
         if len(wanted) > _SEARCHED_ADDRESSES:
             return self.flows()
-        if self.size().entries > _WHOLE_DUMP_UP_TO:
+        filters = all(address.family == _FILTERED_FAMILY for address in wanted)
+        if filters and self.size().entries > _WHOLE_DUMP_UP_TO:
             return [flow for address in wanted for flow in self._filtered(address)]
         # Searching bytes costs a tenth of decoding.
         packed = [address.packed for address in wanted]
@@ -241,8 +246,7 @@ class Conntrack:
         before = self.size().entries if wanted else 0
         if not before:
             return 0
-        # No kernel up to 6.18 compares IPv6 addresses right: it deletes those of all others.
-        quickly = {address for address in wanted if address.family == 4}
+        quickly = {address for address in wanted if address.family == _FILTERED_FAMILY}
         if len(quickly) > _SEARCHED_ADDRESSES or not self._delete_filtered(quickly):
             quickly.clear()
         deleted = max(0, before - self.size().entries) if quickly else 0
