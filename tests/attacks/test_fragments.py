@@ -44,9 +44,24 @@ def fragment6(
 SIZES = {"whole": (), "two": (24,), "tiny": (8,), "many": (8, 8, 8, 8)}
 
 
+def fragments6(field: Arena, to: str, port: int, sizes: tuple[int, ...]) -> list[bytes]:
+    """As `fragments4`."""
+    whole = packets.udp(OWN6, to, field.mark() + bytes(24) + field.mark(), ports=(4000, port))
+    made, offset = [], 0
+    identifier = int.from_bytes(field.mark()[-4:], "big")
+    for size in (*sizes, len(whole) - sum(sizes)):
+        more = offset + size < len(whole)
+        made.append(fragment6(to, identifier, offset, whole[offset : offset + size], more=more))
+        offset += size
+    return [field.frame(packet) for packet in made]
+
+
 @pytest.mark.parametrize("how", SIZES)
-def test_k16_fragments_are_judged_whole(field: Arena, how: str) -> None:
+@pytest.mark.parametrize("family", [4, 6])
+def test_k16_fragments_are_judged_whole(field: Arena, how: str, family: int) -> None:
     """Policy sees ports however small the pieces: port 80 is denied, 81 is not."""
+    to = NODE4 if family == 4 else NODE6
+    made = fragments4 if family == 4 else fragments6
     side = policy.Side(ports=(PortRange(80, 80),))
     deny = field.host.policy("no-80", egress=(policy.Rule("Deny", protocol=UDP, destination=side),))
     field.host.endpoint(
@@ -54,10 +69,9 @@ def test_k16_fragments_are_judged_whole(field: Arena, how: str) -> None:
     )
     field.host.apply()
     try:
-        field.assert_stopped(
-            lambda: fragments4(field, NODE4, 80, SIZES[how]), at={"forwarded", "node"}
-        )
-        assert field.send(lambda: fragments4(field, NODE4, 81, SIZES[how]))["node"]
+        build = partial(made, field, to, 80, SIZES[how])
+        field.assert_stopped(build, at={"forwarded", "node"})
+        assert field.send(partial(made, field, to, 81, SIZES[how]))["node"]
     finally:
         field.host.endpoint(field.attacker)
         field.host.apply()
@@ -91,6 +105,24 @@ def test_k16_pieces_of_another_s_packet(field: Arena) -> None:
         return [field.frame(first), field.frame(rest)]
 
     assert field.send(build) == {}
+
+
+def test_k16_pieces_of_another_s_packet_of_ipv6(field: Arena) -> None:
+    """A spoofed piece does not even get to where pieces are put together."""
+
+    def build() -> list[bytes]:
+        identifier = int.from_bytes(field.mark()[-4:], "big")
+        source = "fd00:65::2"
+        whole = packets.udp(source, NODE6, bytes(16) + field.mark(), ports=(4000, 81))
+        made = []
+        for offset, size in ((0, 24), (24, len(whole) - 24)):
+            head = bytes((UDP, 0)) + (offset | (offset == 0)).to_bytes(2, "big")
+            head += identifier.to_bytes(4, "big")
+            piece = head + whole[offset : offset + size]
+            made.append(field.frame(packets.ipv6(source, NODE6, _FRAGMENT_HEADER, piece)))
+        return made
+
+    field.assert_stopped(build, at={"node"})
 
 
 def test_k16_overlapping_pieces(field: Arena) -> None:

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
+from msgspec.structs import replace
 from tests.attacks import packets
-from tests.attacks.arena import HOST6, NODE4, NODE6, NODE_MAC, Arena, arena, packet_socket
+from tests.attacks.arena import HOST4, HOST6, NODE4, NODE6, NODE_MAC, Arena, arena, packet_socket
 from tests.attacks.packets import BROADCAST_MAC, EAPOL, IPV4, IPV6, LLDP, VLAN
-from tests.netns.dataplane_host import HOST_MAC
+from tests.netns.dataplane_host import ALLOW_ALL, HOST_MAC
 
 from tortie.dataplane.settings import Settings
+from tortie.desired.kinds import Kind
+from tortie.desired.policy import PolicyList
 from tortie.kernel.netns import enter
 from tortie.kernel.rtnl.link import parse_mac
 
@@ -57,6 +60,46 @@ def test_a11_a_family_that_is_not_configured(only_ipv4: Arena) -> None:
         return []
 
     field.assert_stopped(from_the_node, at={"forwarded", "open"})
+
+
+def test_a11_an_endpoint_with_the_other_family_alone(field: Arena) -> None:
+    """No IPv4 of a workload that has none: neither packets nor ARP, from it or to it."""
+    one = field.guarded
+    own = one.ipv4.address_text
+    only_ipv6 = one.endpoint(*[PolicyList(profiles=(ALLOW_ALL,))] * 2)
+    field.host.update(Kind.ENDPOINT, one.id, replace(only_ipv6, networks=(one.ipv6,)))
+    field.host.update(Kind.ROUTE, one.ipv4, None)
+    field.host.apply()
+
+    def build() -> list[bytes]:
+        made = [
+            packets.datagram(source, to, field.mark())
+            for source in (own, "10.65.0.99")
+            for to in (OPEN4, NODE4, HOST4)
+        ]
+        return [field.frame(packet) for packet in made]
+
+    def its_own() -> list[bytes]:
+        return [field.frame(packets.datagram(one.ipv6.address_text, NODE6, field.mark()))]
+
+    def to_it() -> list[bytes]:
+        return [field.frame(packets.datagram(OWN4, own, field.mark()))]
+
+    try:
+        with field.wire_of(one) as wire:
+            assert field.send(build, wire=wire) == {}
+            with field.unprotected():
+                there = field.send(build, wire=wire)
+                assert there.keys() >= {"gate", "open", "node", "host"}
+        assert not one.arp_is_answered(sender=own, mac=one.mac, target=HOST4)
+        assert not one.arp_is_answered(sender="0.0.0.0", mac=one.mac, target=HOST4)
+        with field.wire_of(one) as wire:
+            assert field.send(its_own, wire=wire)["node"] == 1
+        assert "forwarded" not in field.send(to_it), "nothing leads there"
+    finally:
+        field.host.endpoint(one, ingress=PolicyList())
+        field.host.resync()
+    assert one.arp_is_answered(sender=own, mac=one.mac, target=HOST4)
 
 
 def test_a11_the_configured_family_works(only_ipv4: Arena) -> None:

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -115,6 +116,23 @@ def test_a3_router_advertisement(field: Arena, source: str, to: str) -> None:
         nd, field, ROUTER_ADVERTISEMENT, _ROUTER + _PREFIX, source=source, to=to, mac=mac
     )
     field.assert_stopped(build, at={"gate", "host"})
+
+
+def test_a3_nor_is_the_host_a_router_that_advertises(field: Arena) -> None:
+    """Some program of the host's, or another workload by way of it: workloads hear none."""
+    body = bytes((ROUTER_ADVERTISEMENT, 0, 0, 0)) + _ROUTER + _PREFIX
+
+    def build() -> list[bytes]:
+        with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+            link = socket.if_nametoindex(field.open.interface)
+            message = body + packets.option(253, field.mark())
+            # Dropped in the output hook it is refused to the sender.
+            with suppress(PermissionError):
+                raw.sendto(message, (ALL_NODES, 0, 0, link))
+        return []
+
+    field.assert_stopped(build, at={"open"})
 
 
 def test_a3_a_router_advertisement_would_be_believed(field: Arena) -> None:
