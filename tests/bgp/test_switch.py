@@ -77,7 +77,7 @@ def test_direct_to_bgp_and_back_without_losing_a_packet(live: LiveLab, tmp_path:
     def check(sender: "subprocess.Popen[str]") -> None:
         out, _ = sender.communicate(timeout=60)
         sent, missing, *when = out.split()
-        assert int(sent) > 1000
+        assert int(sent) > 300, "or little was tried, also on a busy machine"
         assert int(missing) == 0, f"lost at seconds {when}"
 
     servers = [start(live.path(two), "echo", address) for address in target]

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from tests.datastore.credentials import etcdctl, make_authority, make_certificate
 from tests.datastore.etcd_server import EtcdServer, free_ports
 
-from tortie.datastore.client import Event, Put, Txn
+from tortie.datastore.client import Batch, Event, Put, Txn
 from tortie.datastore.etcd import EtcdClient, Login, Timing, TLSFiles
 from tortie.datastore.syncer import Status, Syncer, Update
 from tortie.datastore.syncer import Timing as SyncerTiming
@@ -122,19 +122,36 @@ def test_a_crash_of_the_server_loses_no_event(start: Start) -> None:
     run(test)
 
 
+class Held(EtcdClient):
+    """Watches only while it may."""
+
+    def __init__(self, endpoints: Sequence[str], *, timing: Timing) -> None:
+        super().__init__(endpoints, timing=timing)
+        self.may_watch = asyncio.Event()
+        self.may_watch.set()
+
+    async def watch(
+        self, prefix: str, from_revision: int, *, store_id: str | None = None
+    ) -> AsyncGenerator[Batch, None]:
+        await self.may_watch.wait()
+        async with aclosing(super().watch(prefix, from_revision, store_id=store_id)) as batches:
+            async for batch in batches:
+                yield batch
+
+
 def test_a_compaction_while_disconnected_leads_to_listing_and_comparing(start: Start) -> None:
     server = start()
 
     async def test() -> None:
-        client, writer = (EtcdClient([server.endpoint], timing=QUICK) for _ in range(2))
+        client, writer = Held([server.endpoint], timing=QUICK), EtcdClient([server.endpoint])
         for name in ("same", "changed", "deleted"):
             await writer.put(ABC + name, b"1")
         recorder = Recorder()
-        # So slow to come back that everything below happens while it is away.
-        timing = SyncerTiming(compare=None, backoff_first=2.0, backoff_limit=2.0)
+        timing = SyncerTiming(compare=None, backoff_first=0.1, backoff_limit=0.1)
         syncer = Syncer(client, [ABC], recorder, timing)
         task = asyncio.create_task(syncer.run())
         await recorder.until(lambda: Status.IN_SYNC in recorder.statuses)
+        client.may_watch.clear()
         server.kill()
         await recorder.until(lambda: recorder.statuses[-1] is Status.CONNECTING)
         recorder.updates.clear()
@@ -143,6 +160,7 @@ def test_a_compaction_while_disconnected_leads_to_listing_and_comparing(start: S
         await writer.delete(ABC + "deleted")
         await writer.compact(await writer.put(ABC + "new", b"1"))
         assert recorder.updates == []
+        client.may_watch.set()
         await recorder.until(lambda: len(recorder.updates) == 3)
         assert recorder.state == {ABC + "same": b"1", ABC + "changed": b"2", ABC + "new": b"1"}
         assert syncer.statistics().listings == 2
