@@ -303,7 +303,7 @@ def test_tls_and_a_certificate(start: Start, tmp_path: Path) -> None:
 
 def test_log_in_and_a_token_that_expires(start: Start) -> None:
     """The token is renewed without the caller's help, in a watch and after etcd's restart too."""
-    server = start("--auth-token-ttl=2")
+    server = start("--auth-token-ttl=4")
     for command in (
         "user add root:secret", "user grant-role root root",
         "role add neutron", "role grant-permission neutron readwrite --prefix /n/",
@@ -322,7 +322,7 @@ def test_log_in_and_a_token_that_expires(start: Start) -> None:
     assert "wrong" not in str(refused.value)
     with pytest.raises(Denied):
         Gateway(at, timeout_seconds=5).get("/n/k")
-    time.sleep(4)
+    time.sleep(6)
     put(gateway, "/n/k", b"2")
     server.kill()
     server.start()

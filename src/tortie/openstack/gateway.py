@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 _READABLE_KEY = ResourceKey("ClusterInformation", "default").path
 """Every role, of Calico's and of ours, may read it; the answer's header is what we want."""
 
+LOGINS = 3
+"""Tries of a request whose token etcd does not know any more."""
+
 M = TypeVar("M", bound=msgspec.Struct)
 
 
@@ -187,7 +190,7 @@ class Gateway:
         """Changes under `prefix` from `from_revision` on; close it when done."""
         request = msgspec.json.encode(messages.watch_request(prefix, from_revision))
         last: TortieError | None = None
-        for _ in range(2):
+        for _ in range(LOGINS):
             connection, endpoint = self._connections.take()
             try:
                 response = self._send(connection, "watch", request)
@@ -211,11 +214,11 @@ class Gateway:
 
     def _call(self, path: str, request: Any, kind: type[M], *, writes: bool = False) -> M:
         body = msgspec.json.encode(request)
-        for attempt in (0, 1):
+        for left in reversed(range(LOGINS)):
             try:
                 return self._attempt(path, body, kind, writes)
             except StaleToken:
-                if attempt or self._login is None:
+                if not left or self._login is None:
                     raise
                 self._token = None  # expired, or etcd was restarted: it was refused, so not applied
         raise AssertionError("unreachable")
