@@ -19,6 +19,7 @@ from benchmarks import (
     memory,
     openstack,
     paths,
+    repair,
     startup,
     traffic,
 )
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "memory": memory.run,
     "openstack": openstack.run,
     "paths": paths.run,
+    "repair": repair.run,
     "startup": startup.run,
     "traffic": traffic.run,
 }
