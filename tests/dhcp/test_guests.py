@@ -56,6 +56,12 @@ def configured(cloud: Cloud, machine: Machine) -> str:
     return machine.log
 
 
+def tap_route(cloud: Cloud, host: str) -> bool:
+    """Does the guest's address lead to a tap of this host?"""
+    found = cloud.command_in(host, "ip", "route", "show", "10.65.200.1/32").stdout
+    return " dev tap" in found
+
+
 def test_a_guest_of_any_hypervisor(cloud: Cloud, tmp_path: Path) -> None:
     """`tortie workload add --tap --dhcp`: it configures itself, is reached, policed, moves; and
     what serves it may be killed."""
@@ -116,7 +122,7 @@ def test_a_guest_of_any_hypervisor(cloud: Cloud, tmp_path: Path) -> None:
 
 
 def test_guests_of_openstack(cloud: Cloud, tmp_path: Path) -> None:
-    """By security group across hosts; cut when the rule goes; moved with its address."""
+    """By security group across hosts; cut when the rule goes; moved with its address (L14)."""
     cloud.store_subnets(*SUBNETS)
     cloud.store_groups(allow=True)
     web, client = port(1, "h1", WEB), port(2, "h2", CLIENT)
@@ -152,13 +158,21 @@ def test_guests_of_openstack(cloud: Cloud, tmp_path: Path) -> None:
         assert eventually(partial(answers, "CUT"), 30), asking.log
         cloud.store_groups(allow=True)
         assert eventually(partial(answers, "REACHED"), 30), asking.log
-        # A cold move: Nova ends it here and starts it there, Neutron binds the port anew.
+        # On its way: the destination has the tap and the endpoint, and attracts nothing.
+        keys = cloud.store_port(port(1, "h1", WEB, migrating_to="h2"))
+        [migration] = [key for key in keys if key.kind == "LiveMigration"]
+        moved = boot("h2", 1)
+        assert "10.65.200.1/24" in configured(cloud, moved)
+        cloud.settle()
+        assert tap_route(cloud, "h1")
+        assert not tap_route(cloud, "h2")
+        assert eventually(partial(answers, "REACHED"), 30), asking.log
+        # The source gives up.
         serving.stop()
         cloud.remove_tap("h1", web)
         cloud.forget(web_key)
-        cloud.store_port(port(1, "h2", WEB))
-        moved = boot("h2", 1)
-        assert "10.65.200.1/24" in configured(cloud, moved)
+        assert eventually(partial(tap_route, cloud, "h2"))
+        cloud.forget(migration)
         assert eventually(partial(answers, "REACHED"), 30), asking.log
         assert eventually(lambda: NETWORK not in cloud.dnsmasqs("h1"))
     finally:

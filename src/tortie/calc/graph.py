@@ -28,6 +28,7 @@ from tortie.calc.endpoint_policy import TierSettings
 from tortie.calc.host_endpoints import HostEndpoints
 from tortie.calc.ip_sets import IPSets, IPSetStatistics
 from tortie.calc.local_endpoints import LocalEndpoints, LocalEndpointStatistics
+from tortie.calc.migrations import Migrations, parse_live_migration
 from tortie.calc.policy_order import tier_order
 from tortie.calc.routes import Routes, RouteStatistics
 from tortie.calc.sequencer import Sequencer, SequencerStatistics
@@ -54,6 +55,7 @@ from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.endpoint_slice import KubernetesEndpointSlice
 from tortie.model.ipam import BlockAffinity
 from tortie.model.keys import AffinityKey, Key, ResourceKey
+from tortie.model.live_migration import LiveMigration
 from tortie.model.network_set import GlobalNetworkSet, NetworkSet
 from tortie.model.node import IPPool, Node
 from tortie.model.policy import GlobalNetworkPolicy, NetworkPolicy, Profile, Tier
@@ -110,7 +112,10 @@ class Graph:
         self._sequencer = Sequencer(emit)
         self._ip_sets = IPSets(self._sequencer)
         self._rules = ActiveRules(self._sequencer, self._ip_sets)
-        self._routes = Routes(host, self._sequencer, self._ip_sets.member)
+        self._migrations = Migrations()
+        self._routes = Routes(
+            host, self._sequencer, self._ip_sets.member, self._migrations.is_target
+        )
         self._topology = Topology(self._sequencer, self._routes)
         self._endpoints = LocalEndpoints(self._sequencer, self._rules, self._routes)
         self._host_endpoints = HostEndpoints(self._sequencer, self._rules)
@@ -123,6 +128,7 @@ class Graph:
             "HostEndpoint": self._on_host_endpoint,
             "IPPool": self._on_pool,
             "KubernetesEndpointSlice": self._on_endpoint_slice,
+            "LiveMigration": self._on_live_migration,
             "NetworkPolicy": self._on_policy,
             "NetworkSet": self._on_network_set,
             "Node": self._on_node,
@@ -217,6 +223,14 @@ class Graph:
         self._endpoints.on_endpoint(endpoint, local)
         self._policies.on_endpoint(endpoint, local.labelled if local else None)
         self._routes.on_endpoint_elsewhere(endpoint, before, self._elsewhere(endpoint))
+        return ()
+
+    def _on_live_migration(self, key: ResourceKey, value: object | None) -> _Problems:
+        target = None
+        if value is not None:
+            target = parse_live_migration(_typed(value, LiveMigration))
+        for endpoint in self._migrations.on_migration(key, target):
+            self._routes.on_role_changed(endpoint)
         return ()
 
     def _elsewhere(self, endpoint: EndpointId) -> Member | None:

@@ -9,7 +9,8 @@ For each destination one route, by what is most specific to it:
 
 A block belongs to the host with a confirmed affinity to it; if there are several (there should
 not be), to the one whose name sorts first, on all hosts alike. What leads to other hosts must be
-inside a pool. An address that several endpoints elsewhere claim is the lowest one's.
+inside a pool. An address that several endpoints elsewhere claim is the lowest one's. The target of
+a live migration claims after all others, here and elsewhere: see `migrations`.
 
 Source: Calico, felix/calc/l3_route_resolver.go.
 """
@@ -48,11 +49,17 @@ class Routes:
 
     Args:
         members: every workload endpoint's, wherever it is.
+        is_target: of a live migration.
     """
 
     def __init__(
-        self, host: str, sequencer: Sequencer, members: Callable[[EndpointId], Member | None]
+        self,
+        host: str,
+        sequencer: Sequencer,
+        members: Callable[[EndpointId], Member | None],
+        is_target: Callable[[EndpointId], bool] = lambda _: False,
     ) -> None:
+        self._is_target = is_target
         self._host = host
         self._members = members
         self._sequencer = sequencer
@@ -131,6 +138,11 @@ class Routes:
             self._local[endpoint] = after
             self._learn(endpoint, networks)
 
+    def on_role_changed(self, endpoint: EndpointId) -> None:
+        """It has become the target of a live migration, or is none any more."""
+        attached, member = self._local.get(endpoint), self._members(endpoint)
+        self._note(attached.networks if attached else member.destinations if member else ())
+
     def endpoint_at(self, address: Network) -> EndpointId | None:
         """Who has the address, here or elsewhere; the lowest if several claim it."""
         return next(iter(self._addresses.claimants(address)), None)
@@ -173,6 +185,9 @@ class Routes:
     def _route(self, destination: Network) -> Route | None:
         owner = self._owner(destination)
         claimants = self._addresses.claimants(destination) if destination.is_address else ()
+        if len(claimants) > 1:
+            # Whoever has it already, of several; targets share what nobody has.
+            claimants = tuple(one for one in claimants if not self._is_target(one)) or claimants
         for endpoint in claimants:
             if attached := self._local.get(endpoint):
                 borrowed = owner != self._host
