@@ -15,6 +15,9 @@ from tests.dhcp.machine import Machine
 
 from tortie.model.keys import ResourceKey
 
+pytestmark = pytest.mark.timeout(300)
+"""Seven machines start, one after the other."""
+
 MAC = "02:54:00:00:00:07"
 POLICY = """
 apiVersion: projectcalico.org/v3

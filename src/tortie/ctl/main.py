@@ -54,6 +54,9 @@ VERBS = {
     "cni": Verb("tortie.cni.main", "the plugins for container runtimes", is_ours=False),
     "kube": Verb("tortie.kube.main", "a Kubernetes cluster's controllers", is_ours=False),
     "docker": Verb("tortie.docker.main", "networks for Docker and its swarm mode", is_ours=False),
+    "openstack": Verb(
+        "tortie.dhcp.openstack", "OpenStack's own: DHCP agent, resync", is_ours=False
+    ),
     "dhcp": Verb("tortie.dhcp.main", "addresses for virtual machines of this host", is_ours=False),
     "node": Verb("tortie.ctl.node", "this host's BGP sessions, and its address"),
     "policy": Verb("tortie.ctl.policy", "why a packet passes or not; what a change would do"),

@@ -5,6 +5,7 @@
     tortie-agent   the agent, by way of `tortie node run`
     tortie-bird    BIRD; started by tortie-bird.path when the agent has written its configuration
     tortie-docker  networks for Docker; started with Docker, where there is one
+    tortie-dhcp    addresses for virtual machines, where its settings are
     tortie-kube-controllers  where Kubernetes' API is to be followed: where its kubeconfig is
 
 A further daemon of a host is one more row: its name, its text, the
@@ -22,6 +23,7 @@ from typing import NamedTuple
 
 ENVIRONMENT_FILE = "/etc/calico/calico.env"
 RUN_DIRECTORY = "/run/tortie"
+DHCP_ENVIRONMENT_FILE = "/etc/calico/dhcp.env"
 KUBE_CONTROLLERS_CONFIG = "/etc/calico/kube-controllers.kubeconfig"
 
 
@@ -233,6 +235,43 @@ PrivateDevices=yes
 """
 
 
+def _dhcp(program: Program) -> str:
+    return f"""\
+[Unit]
+Description=Tortie: addresses for this host's virtual machines, by DHCP
+{_mounts(program)}
+# It may be empty; hosts without it have no guests to serve. OPTIONS= are of `tortie dhcp serve`.
+ConditionPathExists={DHCP_ENVIRONMENT_FILE}
+Wants=network-online.target
+After=network-online.target tortie-agent.service
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+EnvironmentFile=-{ENVIRONMENT_FILE}
+EnvironmentFile=-{DHCP_ENVIRONMENT_FILE}
+ExecStart={program.tortie} dhcp serve $OPTIONS
+Restart=always
+RestartSec=1s
+WatchdogSec=3min
+# It ends its dnsmasqs itself; what is left when it has crashed, systemd ends.
+KillMode=mixed
+TimeoutStopSec=10s
+{_run_directory()}
+StateDirectory=tortie
+StateDirectoryMode=0755
+# A core dump would hold the datastore's keys.
+LimitCORE=0
+# NET_ADMIN, NET_RAW: addresses of links; dnsmasq's neighbours and ICMPv6. NET_BIND_SERVICE: ports
+# 67 and 547. SETUID, SETGID: dnsmasq gives root up. KILL: to end it then.
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_SETUID CAP_SETGID CAP_KILL
+RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6
+RestrictNamespaces=yes
+PrivateDevices=yes
+{_sandbox(program)}
+"""
+
+
 def _kube_controllers(program: Program) -> str:
     return f"""\
 [Unit]
@@ -271,6 +310,7 @@ UNITS = (
     Unit("tortie-bird.service", _bird),
     Unit("tortie-bird.path", _bird_path, wanted_by="multi-user.target"),
     Unit("tortie-docker.service", _docker, wanted_by="docker.service", restarts=True),
+    Unit("tortie-dhcp.service", _dhcp, wanted_by="multi-user.target", restarts=True),
     Unit(
         "tortie-kube-controllers.service",
         _kube_controllers,

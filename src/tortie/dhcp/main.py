@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 NEUTRON_FILES = (Path("/etc/neutron/neutron.conf"), Path("/etc/neutron/dhcp_agent.ini"))
 
 
-_ABOUT = (
+ABOUT = (
     "Addresses by DHCP and router advertisement for the guests of this host, by dnsmasq: "
     "OpenStack's ports, and workloads that were added with --dhcp."
 )
@@ -30,13 +30,13 @@ def parser() -> Parser:
     made = Parser(prog="tortie dhcp", description=__doc__, allow_abbrev=False)
     verbs = made.add_subparsers(dest="verb", required=True, metavar="serve", parser_class=Parser)
     serving = verbs.add_parser(
-        "serve", help="serve until stopped", description=_ABOUT, allow_abbrev=False
+        "serve", help="serve until stopped", description=ABOUT, allow_abbrev=False
     )
-    _add_options(serving)
+    add_options(serving)
     return made
 
 
-def _add_options(made: Parser) -> None:
+def add_options(made: Parser) -> None:
     made.add_argument(
         "--config-file", type=Path, action="append", default=[], metavar="FILE",
         help="neutron.conf or dhcp_agent.ini: [calico], host, dhcp_lease_duration, "
@@ -68,23 +68,26 @@ def main(argv: Sequence[str]) -> int:
 
 
 def calico_dhcp_agent() -> None:
-    """The console script: as Calico's, with Neutron's files where packages have them."""
-    sys.exit(openstack(sys.argv[1:]))
+    """The console script: as Calico's."""
+    sys.exit(_calico_dhcp_agent(sys.argv[1:]))
 
 
-def openstack(argv: Sequence[str]) -> int:
-    """`tortie openstack dhcp-agent`."""
+def _calico_dhcp_agent(argv: Sequence[str]) -> int:
+    taken = Parser(prog="calico-dhcp-agent", description=ABOUT, allow_abbrev=False)
+    add_options(taken)
     try:
-        taken = Parser(prog="calico-dhcp-agent", description=_ABOUT, allow_abbrev=False)
-        _add_options(taken)
-        arguments = taken.parse_args(argv)
-        arguments.openstack_only = True
-        if not arguments.config_file:
-            arguments.config_file = [path for path in NEUTRON_FILES if path.exists()]
-        return serve(arguments)
+        return serve_openstack(taken.parse_args(argv))
     except TortieError as error:
         print(f"calico-dhcp-agent: {error}", file=sys.stderr)
         return 3 if isinstance(error, Unavailable | Denied) else 2
+
+
+def serve_openstack(arguments: argparse.Namespace) -> int:
+    """With Neutron's files where packages have them, and for its ports alone."""
+    arguments.openstack_only = True
+    if not arguments.config_file:
+        arguments.config_file = [path for path in NEUTRON_FILES if path.exists()]
+    return serve(arguments)
 
 
 def serve(arguments: argparse.Namespace) -> int:
