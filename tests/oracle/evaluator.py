@@ -585,5 +585,6 @@ _COMPILERS: dict[type[Any], Callable[[Any], Step | None]] = {
     ex.Counter: _nothing,
     ex.Log: _nothing,
     ex.Limit: _nothing,
+    ex.SetUpdate: _nothing,
     ex.CtSet: _nothing,
 }

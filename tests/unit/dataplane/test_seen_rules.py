@@ -13,7 +13,8 @@ from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import Policy, PolicyId, PolicyList, PortRange, Rule, Side, TierPolicies
 from tortie.kernel.conntrack import Counted
-from tortie.kernel.nft.expressions import Limit, Log
+from tortie.kernel.nft.constants import MetaKey
+from tortie.kernel.nft.expressions import Limit, Log, Meta, SetUpdate
 from tortie.kernel.nft.fake import FakeNft
 
 WEB = PolicyId("NetworkPolicy", "web", "default")
@@ -66,13 +67,18 @@ def test_the_limit_is_the_kernels_and_the_prefix_is_ours() -> None:
     content = static.inet_table(LOGGING)
     for name in ("denied-ingress", "denied-egress", "allowed-ingress", "allowed-egress"):
         log, end = content.chains[name].rules
-        assert isinstance(log.expressions[0], Limit)
+        by, own, limit, *_ = log.expressions
+        assert by == Meta(MetaKey.IIFNAME if name.endswith("egress") else MetaKey.OIFNAME)
+        assert isinstance(own, SetUpdate)
+        assert own.set_name in content.sets
+        assert isinstance(limit, Limit)
         last = log.expressions[-1]
         assert isinstance(last, Log)
         assert (last.prefix, last.group, last.snaplen) == (name, seen.GROUP, 0)
         assert len(end.expressions) == 2
     quiet = static.inet_table(Settings(host="h1"))
     assert not any(name.startswith(("denied", "allowed")) for name in quiet.chains)
+    assert not any(name.startswith(("denied", "allowed")) for name in quiet.sets)
     assert "goto denied" not in str(quiet)
 
 

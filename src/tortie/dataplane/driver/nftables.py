@@ -24,7 +24,7 @@ from tortie.dataplane.driver.table import Found, TableState
 from tortie.dataplane.rules import early
 from tortie.kernel.netlink import OutcomeUnknown
 from tortie.kernel.nft.connection import Backend, WrittenRule
-from tortie.kernel.nft.constants import Family, TableFlag
+from tortie.kernel.nft.constants import Family, SetFlag, TableFlag
 from tortie.kernel.nft.objects import Rule, Table, TableName
 from tortie.kernel.nft.transaction import Transaction
 from tortie.lib.errors import KernelRefused, NotFound, TortieError
@@ -229,7 +229,11 @@ class NftablesDriver:
                 chains={chain.name: chain for chain in await self._backend.chains(name)},
                 rules=rules,
                 sets=sets,
-                elements={found: await self._backend.elements(name, found) for found in sets},
+                elements={
+                    found.name: await self._backend.elements(name, found.name)
+                    for found in sets.values()
+                    if SetFlag.EVAL not in found.flags  # packets fill these, not we
+                },
             )
         except NotFound:
             self._missing.add(name)

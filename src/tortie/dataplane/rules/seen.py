@@ -2,8 +2,10 @@
 
 A rule that decides puts its id into the packet's mark and goes to a chain that
 all rules of that verdict and direction share. That one logs the mark, while it
-is under its limit, and accepts or drops. So a rule stays one rule, the limit
-lies in the kernel, and packets of known connections come to none of this.
+is under its limit and the workload under its own, and accepts or drops. So a
+rule stays one rule, the limits lie in the kernel, and packets of known
+connections come to none of this. Workloads' limits are elements that packets
+make themselves, and that go when nobody needs them: at rest they cost nothing.
 
 The id of a rule is a hash of the policy and of the rule's shape, not of its
 place: rules that move are not written anew. A packet that is dropped needs its
@@ -22,7 +24,7 @@ from tortie.dataplane.rules.match import Expressions
 from tortie.dataplane.rules.names import Direction
 from tortie.dataplane.settings import Settings
 from tortie.kernel.nft import keys
-from tortie.kernel.nft.constants import CtState, MetaKey
+from tortie.kernel.nft.constants import CtState, MetaKey, SetFlag
 from tortie.kernel.nft.expressions import (
     ACCEPT,
     DROP,
@@ -30,11 +32,13 @@ from tortie.kernel.nft.expressions import (
     Immediate,
     Limit,
     Log,
+    Meta,
     MetaSet,
+    SetUpdate,
     Verdict,
     goto,
 )
-from tortie.kernel.nft.objects import Rule
+from tortie.kernel.nft.objects import IFNAME, Rule, Set
 
 Seen = Literal["allowed", "denied"]
 
@@ -44,6 +48,14 @@ GROUP = 7430
 LOGGED_A_SECOND = 100
 LOGGED_AT_ONCE = 200
 """For each direction and verdict. An agent needs some 50 µs for each packet."""
+LOGGED_A_SECOND_OF_ONE = 25
+LOGGED_AT_ONCE_OF_ONE = 50
+"""Of one workload: by the interface that it comes from (egress) or goes to (ingress). A host's
+own interfaces count together where the packet is for the host, or made by it."""
+_FORGOTTEN_AFTER_MILLISECONDS = 10_000
+"""By then a limit is whole again."""
+_REMEMBERED = 65_535
+"""Interfaces. What finds no room is not logged."""
 
 DIRECTIONS: tuple[Direction, ...] = ("ingress", "egress")
 
@@ -119,10 +131,26 @@ def chains(settings: Settings) -> list[tuple[str, ChainContent]]:
     ]
 
 
+def sets(settings: Settings) -> list[Set]:
+    """Where packets leave who was logged of late, each with a limit of its own."""
+    each = Limit(LOGGED_A_SECOND_OF_ONE, burst=LOGGED_AT_ONCE_OF_ONE)
+    return [
+        Set(_limits(name), (IFNAME,), timeout=True, size=_REMEMBERED, each=each, flags=SetFlag.EVAL)
+        for name, _ in chains(settings)
+    ]
+
+
+def _limits(chain: str) -> str:
+    return f"{chain}-limits"
+
+
 def _logging_chain(name: str, verdict: Verdict) -> ChainContent:
+    # One that is over its own limit takes nothing of the others'.
+    by = Meta(MetaKey.IIFNAME if name.endswith("egress") else MetaKey.OIFNAME)
+    own = SetUpdate(_limits(name), _FORGOTTEN_AFTER_MILLISECONDS)
     limit = Limit(LOGGED_A_SECOND, burst=LOGGED_AT_ONCE)
     # The prefix is the chain's name: one of four words of ours.
-    log: Expressions = (limit, Counter(), Log(prefix=name, group=GROUP))
+    log: Expressions = (by, own, limit, Counter(), Log(prefix=name, group=GROUP))
     return ChainContent(None, (Rule(name, log), Rule(name, match.counted(verdict))))
 
 

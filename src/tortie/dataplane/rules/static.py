@@ -177,6 +177,7 @@ def _sets(settings: Settings) -> list[Set]:
     found.append(Set(names.LINK_LOCAL, (IFNAME, IPV6_ADDR)))
     found.append(Set(names.LINK_LOCAL_LIMITS, (IFNAME,), each=LINK_LOCAL_LIMIT))
     found.append(Set(names.DHCP, (IFNAME,)))
+    found += seen.sets(settings)
     found.append(Set(names.RULE_PORTS, (LIST_ID, INET_SERVICE)))
     for direction in ("egress", "ingress"):
         found.append(Set(names.LISTS[direction], (IFNAME,), data=(MARK, LIST_ID)))

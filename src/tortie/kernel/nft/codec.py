@@ -208,6 +208,16 @@ _LAYOUTS = (
         ),
     ),
     _Layout(
+        b"dynset",
+        ex.SetUpdate,
+        (
+            _Field(1, "set_name", _STRING),
+            _Field(3, "op", _U32, derived=True, equals=1),
+            _Field(4, "register", _REGISTER),
+            _Field(6, "timeout_milliseconds", _U64),
+        ),
+    ),
+    _Layout(
         b"immediate",
         ex.Immediate,
         (_Field(1, "register", _REGISTER), _Field(2, "value", _DATA)),

@@ -224,6 +224,26 @@ class Lookup(msgspec.Struct, frozen=True):
         return f"[ lookup reg {self.register} set {self.set_name}{target}{inverted} ]"
 
 
+class SetUpdate(msgspec.Struct, frozen=True):
+    """Have the register's value in the set for so long from now; go on if there is room, and while
+    what the set gives each element (`Set.each`: a limit) holds for this one.
+
+    The set is one with the flags EVAL and TIMEOUT: packets fill it, not we.
+    """
+
+    set_name: str
+    timeout_milliseconds: int
+    register: int = 0
+
+    @property
+    def op(self) -> int:
+        """NFT_DYNSET_OP_UPDATE."""
+        return 1
+
+    def __str__(self) -> str:
+        return f"[ dynset reg {self.register} set {self.set_name} ]"
+
+
 class Immediate(msgspec.Struct, frozen=True):
     """Load a constant."""
 
@@ -439,6 +459,7 @@ Expression = (
     | Shift
     | Byteorder
     | Lookup
+    | SetUpdate
     | Immediate
     | Ct
     | CtSet

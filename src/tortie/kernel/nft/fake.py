@@ -15,7 +15,7 @@ import msgspec
 from tortie.kernel.nft import operations as op
 from tortie.kernel.nft.connection import OperationRefused, WrittenRule
 from tortie.kernel.nft.constants import TableFlag, VerdictCode
-from tortie.kernel.nft.expressions import VERDICT_REGISTER, Expression, Lookup, Verdict
+from tortie.kernel.nft.expressions import VERDICT_REGISTER, Expression, Lookup, SetUpdate, Verdict
 from tortie.kernel.nft.objects import Chain, Element, Rule, Set, Table, TableName
 from tortie.kernel.nft.operations import Operation
 from tortie.kernel.nft.transaction import Transaction
@@ -410,7 +410,7 @@ def _release(contents: _Contents, references: Iterator[_Reference]) -> None:
 
 def _rule_references(rule: Rule) -> Iterator[_Reference]:
     for expression in rule.expressions:
-        if isinstance(expression, Lookup):
+        if isinstance(expression, Lookup | SetUpdate):
             yield _SET, expression.set_name
         elif isinstance(expression, Verdict) and expression.chain:
             yield _CHAIN, expression.chain
@@ -424,6 +424,9 @@ def _element_references(element: Element) -> Iterator[_Reference]:
 def _check_expression(contents: _Contents, expression: Expression) -> None:
     if isinstance(expression, Verdict):
         _check_verdict(contents, expression)
+    elif isinstance(expression, SetUpdate):
+        if expression.set_name not in contents.sets:
+            raise _Refusal(errno.ENOENT, f"no set {expression.set_name}")
     elif isinstance(expression, Lookup):
         of = contents.sets.get(expression.set_name)
         if of is None:

@@ -263,6 +263,8 @@ class _RuleText:
                 self.bitwise(mask, xor, source, destination)
             case ex.Lookup():
                 self.lookup(expression)
+            case ex.SetUpdate(name, _, register):
+                self.say(f"update @{name} {{ {self.key(register)} }}")
             case _:
                 self.say(self.statement(expression))
 

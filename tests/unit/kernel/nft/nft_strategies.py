@@ -49,6 +49,7 @@ expressions: st.SearchStrategy[Any] = st.one_of(
     st.builds(ex.Bitwise, values, values, registers, registers),
     st.builds(ex.Shift, st.sampled_from(nft.ShiftOp), u32, u32, registers, registers),
     st.builds(ex.Byteorder, st.sampled_from(nft.ByteorderOp), u32, u32, registers, registers),
+    st.builds(ex.SetUpdate, names, u64, registers),
     st.builds(ex.Lookup, names, registers, st.none() | st.integers(-1, 15), st.booleans()),
     st.builds(ex.Immediate, values, registers),
     st.builds(
