@@ -22,7 +22,7 @@ from tortie.dataplane.driver.nftables import NftablesStatistics
 from tortie.datastore.resources import key_of
 from tortie.kernel.netns import enter
 from tortie.kernel.nft.connection import Changes
-from tortie.kernel.rtnl.monitor import Event, LinkChanged, LinkGone, Monitor, Overflow
+from tortie.kernel.rtnl.monitor import Event, Monitor, Overflow
 from tortie.lib.health import Health
 from tortie.lib.inbox import Inbox
 from tortie.model.keys import ResourceKey
@@ -112,7 +112,8 @@ class Agent:
         host = self.field.host
         self._loop = asyncio.get_running_loop()
         self.inbox: AgentInbox = Inbox(10_000)
-        links = Monitor.open(self._on_link, queue_bytes=self._queue_bytes)
+        groups = wiring.listened_to(owned=self._owned)
+        links = Monitor.open(self._on_link, groups=groups, queue_bytes=self._queue_bytes)
         changes = None if self._owned else Changes()
         kernel = wiring.Kernel(_NoOwnership, host.nft, host.rtnl, host.conntrack, links, changes)
         graph = Graph("h1", host.dataplane.on_update)
@@ -141,8 +142,7 @@ class Agent:
 
     def _on_link(self, event: Event) -> None:
         self.overflows += isinstance(event, Overflow)
-        index = event.link.index if isinstance(event, LinkChanged | LinkGone) else 0
-        self.inbox.put_now(("link", index), event)
+        wiring.put_event(self.inbox, event)
 
 
 _NoOwnership: Ownership = None  # type: ignore[assignment]

@@ -143,6 +143,16 @@ def test_our_routing_rule_comes_first_and_those_of_others_stay(guarded: Arena, f
     assert order(family) == found, "and nothing is done twice"
 
 
+def test_a_rule_that_others_take_away_is_put_back_at_once(guarded: Arena) -> None:
+    """On the kernel's word; the audit would take up to a minute."""
+    with running(guarded) as agent:
+        wait_until(lambda: agent.statistics[0] > 0)
+        for family in ("-4", "-6"):
+            before = order(family)
+            subprocess.run(["ip", family, "rule", "del", "priority", "0", "blackhole"], check=True)
+            wait_until(lambda family=family, before=before: order(family) == before)  # type: ignore[misc]
+
+
 def test_a_host_that_is_given_up_keeps_no_rule(guarded: Arena) -> None:
     before = [order(family)[1:] for family in ("-4", "-6")]
     unseen_rule.remove(guarded.host.rtnl, guarded.host.settings.route_protocol)

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -48,6 +49,7 @@ from tortie.kernel.rtnl.monitor import (
     LinkChanged,
     LinkGone,
     Monitor,
+    RulesChanged,
 )
 from tortie.lib import supervisor
 from tortie.lib.health import Health
@@ -102,15 +104,6 @@ def open_kernel(paths: Paths, inbox: AgentInbox) -> Kernel:
         KernelRefused: no permission, or no nf_tables.
     """
 
-    def on_link(event: Event) -> None:
-        match event:
-            case LinkChanged(link) | LinkGone(link):
-                inbox.put_now(("link", link.index), event)
-            case AddressChanged(address) | AddressGone(address):
-                inbox.put_now(("address", address.interface), event)
-            case _:
-                inbox.put_now(("link", 0), event)
-
     ownership = obtain(paths.run)
     owned = os.environ.get(OWNED_TABLES_ENVIRONMENT) != "never" and supports_owner_tables()
     if not owned:
@@ -120,9 +113,28 @@ def open_kernel(paths: Paths, inbox: AgentInbox) -> Kernel:
         Nft(NetlinkSocket.adopt(ownership.netlink.detach())),
         Rtnl.open(),
         Conntrack.open(),
-        Monitor.open(on_link, groups=(Group.LINK, Group.IPV4_ADDRESS, Group.IPV6_ADDRESS)),
+        Monitor.open(partial(put_event, inbox), groups=listened_to(owned=owned)),
         None if owned else Changes(),
     )
+
+
+def put_event(inbox: AgentInbox, event: Event) -> None:
+    """Newest of each object wins; that events were lost is replaced by nothing else."""
+    match event:
+        case LinkChanged(link) | LinkGone(link):
+            inbox.put_now(("link", link.index), event)
+        case AddressChanged(address) | AddressGone(address):
+            inbox.put_now(("address", address.interface), event)
+        case RulesChanged():
+            inbox.put_now(("rules", 0), event)
+        case _:
+            inbox.put_now(("link", 0), event)
+
+
+def listened_to(*, owned: bool) -> tuple[Group, ...]:
+    """Routing rules are of interest to the second line alone, behind tables that are not owned."""
+    rules = () if owned else (Group.IPV4_RULE, Group.IPV6_RULE)
+    return (Group.LINK, Group.IPV4_ADDRESS, Group.IPV6_ADDRESS, *rules)
 
 
 def build_dataplane(

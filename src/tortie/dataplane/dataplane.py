@@ -64,6 +64,7 @@ from tortie.kernel.rtnl.monitor import (
     LinkChanged,
     LinkGone,
     Overflow,
+    RulesChanged,
 )
 from tortie.lib.errors import KernelBusy, TortieError
 from tortie.lib.ip import Network
@@ -222,7 +223,10 @@ class Dataplane:
             case AddressChanged(address) | AddressGone(address):
                 if not self._links.is_workload(self._links.name_of(address.interface) or ""):
                     self._addresses_stale = True
+            case RulesChanged():
+                self._unseen_rule.resync()
             case Overflow():
+                self._unseen_rule.resync()
                 self._stale = True
 
     def _check_uplink(self, name: str, *, up: bool) -> None:

@@ -1,4 +1,4 @@
-"""Changes of links, addresses, routes and neighbours, as they happen.
+"""Changes of links, addresses, routes, neighbours and rules, as they happen.
 
 The kernel keeps a bounded queue for each listener and drops what does not
 fit. Then one ENOBUFS is reported, and *everything* until the queue has been
@@ -42,8 +42,10 @@ class Group(IntEnum):
     """Proxy entries are not told of (Linux 6.18): read them back now and then."""
     IPV4_ADDRESS = 5
     IPV4_ROUTE = 7
+    IPV4_RULE = 8
     IPV6_ADDRESS = 9
     IPV6_ROUTE = 11
+    IPV6_RULE = 19
 
 
 class LinkChanged(msgspec.Struct, frozen=True):
@@ -89,6 +91,10 @@ class NeighbourGone(msgspec.Struct, frozen=True):
     neighbour: Neighbour
 
 
+class RulesChanged(msgspec.Struct, frozen=True):
+    """A routing rule is new or gone: what counts is their order, so read them back."""
+
+
 class Overflow(msgspec.Struct, frozen=True):
     """Events were lost: read the state back. What follows is complete again."""
 
@@ -102,6 +108,7 @@ Event = (
     | RouteGone
     | NeighbourChanged
     | NeighbourGone
+    | RulesChanged
     | Overflow
 )
 
@@ -205,6 +212,8 @@ def decode(message: Message) -> Event | None:
                 return None
             is_new = message.kind == kinds.NEW_NEIGHBOUR
             return NeighbourChanged(known) if is_new else NeighbourGone(known)
+        case kinds.NEW_RULE | kinds.DELETE_RULE:
+            return RulesChanged()
     return None
 
 
