@@ -22,6 +22,12 @@ from tortie.model.endpoint_slice import (
 )
 from tortie.model.ipam import BlockAffinity
 from tortie.model.keys import AffinityKey, Key, ResourceKey
+from tortie.model.live_migration import (
+    LiveMigration,
+    LiveMigrationSpec,
+    LiveMigrationTarget,
+    WorkloadEndpointIdentifier,
+)
 from tortie.model.metadata import Metadata
 from tortie.model.network_set import GlobalNetworkSet, NetworkSet, NetworkSetSpec
 from tortie.model.node import IPPool, IPPoolSpec, Node, NodeAddress, NodeBGP, NodeSpec
@@ -70,6 +76,37 @@ def workload(
     metadata = Metadata(name=name, namespace=namespace, labels=labels or {})
     key = ResourceKey("WorkloadEndpoint", name, namespace)
     return key, WorkloadEndpoint(metadata=metadata, spec=spec)
+
+
+def machine(host: str, workload: str, *addresses: str) -> Entry:
+    """A VM of OpenStack on a host, or on its way there."""
+    spec = WorkloadEndpointSpec(
+        orchestrator="openstack",
+        node=host,
+        workload=workload,
+        endpoint="port",
+        ip_networks=addresses,
+        interface_name=f"tap-{workload}",
+    )
+    name = f"{host}-openstack-{workload}-port"
+    key = ResourceKey("WorkloadEndpoint", name, "openstack")
+    metadata = Metadata(name=name, namespace="openstack")
+    return key, WorkloadEndpoint(metadata=metadata, spec=spec)
+
+
+def migration(host: str, workload: str) -> Entry:
+    """Of a `machine` to that host."""
+    to = WorkloadEndpointIdentifier(
+        hostname=host,
+        orchestrator_id="openstack",
+        workload_id=f"openstack/{workload}",
+        endpoint_id="port",
+    )
+    name = f"{host}-openstack-{workload}-port"
+    metadata = Metadata(name=name, namespace="openstack")
+    spec = LiveMigrationSpec(target=LiveMigrationTarget(workload_endpoint=to))
+    key = ResourceKey("LiveMigration", name, "openstack")
+    return key, LiveMigration(metadata=metadata, spec=spec)
 
 
 def host_endpoint(

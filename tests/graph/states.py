@@ -10,6 +10,8 @@ from tests.graph.resources import (
     deny,
     endpoint_slice,
     host_endpoint,
+    machine,
+    migration,
     network_set,
     node,
     policy,
@@ -623,6 +625,61 @@ STATES: dict[str, Named] = {
         route 10.0.3.0/24 here
         route 10.0.3.0/26 at h2 via 192.168.0.2
         route 10.0.0.2 at h2 via 192.168.0.2
+        """,
+    ),
+    "machines on their way: policy on both hosts, a route on one": Named(
+        state(
+            node("h2", "192.168.0.2/24"),
+            node("h3", "192.168.0.3/24"),
+            pool("p", "10.0.0.0/16"),
+            # From here; to here; elsewhere, from the later to the earlier name; and a lost one.
+            machine("h1", "goes", "10.0.0.1/32"),
+            machine("h2", "goes", "10.0.0.1/32"),
+            migration("h2", "goes"),
+            machine("h2", "comes", "10.0.0.2/32"),
+            machine("h1", "comes", "10.0.0.2/32"),
+            migration("h1", "comes"),
+            machine("h3", "far", "10.0.0.3/32"),
+            machine("h2", "far", "10.0.0.3/32"),
+            migration("h2", "far"),
+            machine("h2", "there", "10.0.0.4/32"),
+            migration("h2", "there"),
+            machine("h1", "arrived", "10.0.0.5/32"),
+            migration("h1", "arrived"),
+            migration("h1", "nobody"),
+        ),
+        """
+        pool 10.0.0.0/16
+        host h2 192.168.0.2 in 192.168.0.0/24
+        host h3 192.168.0.3 in 192.168.0.0/24
+        endpoint openstack/h1-openstack-arrived-port on tap-arrived 10.0.0.5:
+            in nothing; out nothing
+        endpoint openstack/h1-openstack-comes-port on tap-comes 10.0.0.2: in nothing; out nothing
+        endpoint openstack/h1-openstack-goes-port on tap-goes 10.0.0.1: in nothing; out nothing
+        route 10.0.0.1 to tap-goes borrowed
+        route 10.0.0.2 at h2 via 192.168.0.2
+        route 10.0.0.3 at h3 via 192.168.0.3
+        route 10.0.0.4 at h2 via 192.168.0.2
+        route 10.0.0.5 to tap-arrived borrowed
+        """,
+    ),
+    "machines that have arrived": Named(
+        state(
+            node("h2", "192.168.0.2/24"),
+            node("h3", "192.168.0.3/24"),
+            pool("p", "10.0.0.0/16"),
+            machine("h2", "goes", "10.0.0.1/32"),
+            machine("h1", "comes", "10.0.0.2/32"),
+            machine("h2", "far", "10.0.0.3/32"),
+        ),
+        """
+        pool 10.0.0.0/16
+        host h2 192.168.0.2 in 192.168.0.0/24
+        host h3 192.168.0.3 in 192.168.0.0/24
+        endpoint openstack/h1-openstack-comes-port on tap-comes 10.0.0.2: in nothing; out nothing
+        route 10.0.0.1 at h2 via 192.168.0.2
+        route 10.0.0.2 to tap-comes borrowed
+        route 10.0.0.3 at h2 via 192.168.0.2
         """,
     ),
     "what does not parse is absent": Named(

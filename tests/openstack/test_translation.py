@@ -148,7 +148,7 @@ def test_containers_of_kuryr_have_endpoints() -> None:
 
 def test_a_migration_is_two_endpoints_and_says_which_goes_where() -> None:
     port = make_port(5, "h1", migrating_to="h2")
-    source, target, migration = translate_port(port, SETTINGS).resources
+    source, migration, target = translate_port(port, SETTINGS).resources
     assert isinstance(source, WorkloadEndpoint)
     assert isinstance(target, WorkloadEndpoint)
     assert isinstance(migration, LiveMigration)

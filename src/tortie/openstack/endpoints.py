@@ -58,8 +58,9 @@ def translate_port(port: Port, settings: Settings) -> Translated:
         resources.append(_endpoint(port, port.host, settings, problems))
         if port.migrating_to and port.migrating_to != port.host:
             ignored: list[str] = []  # the same once more
-            resources.append(_endpoint(port, port.migrating_to, settings, ignored))
+            # The migration first: hosts must not see two equals, not for a moment.
             resources.append(_migration(port, settings.namespace))
+            resources.append(_endpoint(port, port.migrating_to, settings, ignored))
     except InvalidInput as error:
         problems.append(f"{error}")
         resources.clear()

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from tortie.datastore.client import Txn, present
 from tortie.lib.errors import Conflict
+from tortie.model.keys import PLURALS, RESOURCES
 from tortie.openstack.inventory import Inventory
 from tortie.openstack.kinds import Groups, Kind, Ports, Subnets
 from tortie.openstack.settings import Settings
@@ -28,6 +29,9 @@ from tortie.openstack.store import Change, Content, Store, change
 
 ROUNDS = 20
 """Against other writers of the same keys; each round one of them at least got through."""
+
+
+_MIGRATIONS = f"{RESOURCES}{PLURALS['LiveMigration']}/"
 
 
 class Settled(NamedTuple):
@@ -144,8 +148,16 @@ def settle(
         done = done._replace(problems=tuple(problems))
         if not changes:
             return done
-        lost = store.write(changes)
+        lost = store.write(sorted(changes, key=_turn))
         done = done.plus(changes, lost)
         if not (lost or confirm):
             return done._replace(unconfirmed=True)
     raise Conflict(f"{kind.name} {', '.join(ids)}: others write there all the time")
+
+
+def _turn(each: Change) -> int:
+    """A migration comes before the endpoint that it is about, and goes after the one it left:
+    hosts see a transaction's writes in their order."""
+    if not each.path.startswith(_MIGRATIONS):
+        return 1
+    return 2 if each.value is None else 0
