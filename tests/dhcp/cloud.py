@@ -72,6 +72,11 @@ class Cloud(LiveLab):
             environment={**cluster.environment(self.lab), "FELIX_FELIXHOSTNAME": host},
         )
 
+    def serve_files(self, host: str, port: int, directory: Path) -> None:
+        """As an API of Nova on this host, in the most modest way."""
+        command = ["busybox", "httpd", "-f", "-p", str(port), "-h", str(directory)]
+        processes.start(self.lab.host_namespace(host), command, directory / "log")
+
     def dnsmasqs(self, host: str) -> dict[str, int]:
         found = {}
         for file in (self.lab.host_directory(host) / "dhcp").glob("*/pid"):

@@ -30,6 +30,9 @@ spec:
   - {action: Allow, protocol: TCP, source: {selector: role == 'friend'}, destination: {ports: [80]}}
 """
 ASK = """
+for a in 169.254.1.1 10.65.200.254 172.30.0.2; do
+  curl -s -m 1 http://$a:8775/ | grep -q instance && echo LEAK $a
+done
 while true; do
   for a in 10.65.200.1 '[fd65::c8:1]'; do
     said=CUT
@@ -129,6 +132,10 @@ def test_guests_of_openstack(cloud: Cloud, tmp_path: Path) -> None:
     cloud.store_subnets(*SUBNETS)
     cloud.store_groups(allow=True)
     web, client = port(1, "h1", WEB), port(2, "h2", CLIENT)
+    directory = tmp_path / "metadata"
+    directory.mkdir()
+    (directory / "index.html").write_text("instance\n")
+    cloud.serve_files("h2", 8775, directory)
     [web_key], _ = cloud.store_port(web), cloud.store_port(client)
     machines = []
 
@@ -155,8 +162,9 @@ def test_guests_of_openstack(cloud: Cloud, tmp_path: Path) -> None:
             "169.254.169.254 via 10.65.200.254", "nameserver 10.0.0.99", "mtu 1400", "\nvm-1",
         ):  # fmt: skip
             assert wanted in log, f"{wanted}\n{log}"
-        configured(cloud, asking)
+        assert "METADATA instance" in configured(cloud, asking)
         assert eventually(partial(answers, "REACHED"), 30), asking.log
+        assert "LEAK" not in asking.log, "the server is reached as 169.254.169.254 alone"
         cloud.store_groups(allow=False)
         assert eventually(partial(answers, "CUT"), 30), asking.log
         cloud.store_groups(allow=True)

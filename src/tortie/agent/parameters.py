@@ -152,6 +152,16 @@ def _interface_patterns(text: str) -> str:
     return "|".join(parts)
 
 
+def _metadata_address(text: str) -> str:
+    """Empty for `none`: nothing is done for metadata."""
+    if text.lower() == "none":
+        return ""
+    found = _network(text)
+    if found.family != 4 or not found.is_address:
+        raise ValueError("must be an IPv4 address, or none")
+    return found.address_text
+
+
 def _port_range(text: str) -> tuple[int, int] | None:
     """`1024:65535`, or one port; empty and 0 mean none."""
     if text in ("", "0"):
@@ -309,6 +319,8 @@ PARAMETERS = (
     Parameter("IPForwarding", "ipForwarding", _one_of("Enabled", "Disabled"), "Enabled"),
     Parameter("InterfaceExclude", "interfaceExclude", _interface_patterns, "kube\\-ipvs0"),
     Parameter("DisableConntrackInvalidCheck", "disableConntrackInvalidCheck", _bool, False),
+    Parameter("MetadataAddr", "metadataAddr", _metadata_address, "127.0.0.1"),
+    Parameter("MetadataPort", "metadataPort", _number(1, 65535), 8775),
     Parameter("FloatingIPs", "floatingIPs", _one_of("Disabled", "Enabled"), "Disabled"),
     Parameter(
         "NATOutgoingExclusions",

@@ -31,7 +31,7 @@ from tortie.bgp.manager import SECRETS_DIRECTORY, BGPManager
 from tortie.calc.rule_scanner import parse_protocol
 from tortie.dataplane.dataplane import Dataplane
 from tortie.dataplane.driver.nftables import ARP, INET
-from tortie.dataplane.settings import LogLimit, ProtoPort, Settings
+from tortie.dataplane.settings import LogLimit, MetadataServer, ProtoPort, Settings
 from tortie.datastore.client import Client
 from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Emit, Kind
@@ -53,6 +53,7 @@ from tortie.kernel.rtnl.monitor import (
 )
 from tortie.lib import supervisor
 from tortie.lib.health import Health
+from tortie.lib.ip import parse_address
 from tortie.lib.loop_watch import STUCK_SECONDS, WatchedSelector
 from tortie.model.keys import Key
 
@@ -155,6 +156,7 @@ def build_dataplane(
         vxlan_port=config["VXLANPort"],
         other_sources=config["WorkloadSourceSpoofing"] == "Any",
         mark_mask=config["NftablesMarkMask"],
+        metadata=_metadata(config),
         log_prefix=config["LogPrefix"],
         log_limit=rate
         and LogLimit(rate.packets, rate.unit_seconds, config["LogActionRateLimitBurst"] or 1),
@@ -189,6 +191,18 @@ def build_dataplane(
         on_found=lambda: inbox.put_now(CONNECTIONS, None),
         spared=own_connections,
     )
+
+
+def _metadata(config: Config) -> MetadataServer | None:
+    """Where it is asked for: by its setting, or by workloads that are OpenStack's."""
+    is_openstack = "tap" in config.workload_prefixes
+    if not (is_openstack or config.origin("MetadataAddr") != "default"):
+        return None
+    text = config["MetadataAddr"]
+    if not text:
+        return None
+    is_here = text.startswith("127.")
+    return MetadataServer(None if is_here else parse_address(text), config["MetadataPort"])
 
 
 def _ports(ports: tuple[ConfiguredPort, ...]) -> tuple[ProtoPort, ...]:

@@ -19,6 +19,14 @@ class ProtoPort(msgspec.Struct, frozen=True):
     """Of the other end; None: anybody."""
 
 
+class MetadataServer(msgspec.Struct, frozen=True):
+    """Who answers workloads at 169.254.169.254, port 80."""
+
+    address: Network | None
+    """IPv4; None: this host."""
+    port: int
+
+
 class LogLimit(msgspec.Struct, frozen=True):
     """How often a rule may write to the kernel's log."""
 
@@ -45,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Let workloads send from the prefixes that their endpoints name, too."""
     mark_mask: int = 0xFFFF0000
     """Bits of the packet mark that are ours; at least three."""
+    metadata: MetadataServer | None = None
+    """None: nobody is led anywhere."""
     log_prefix: str = "calico-packet"
     """Of what rules with the action Log write to the kernel's log."""
     log_limit: LogLimit | None = None

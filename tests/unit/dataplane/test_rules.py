@@ -8,7 +8,7 @@ import pytest
 from tortie.dataplane.rules import endpoint, lists, names, policy, static
 from tortie.dataplane.rules.content import Content
 from tortie.dataplane.rules.policy import disjoint
-from tortie.dataplane.settings import Settings
+from tortie.dataplane.settings import MetadataServer, Settings
 from tortie.desired.endpoint import Endpoint
 from tortie.desired.policy import (
     ICMP,
@@ -435,3 +435,19 @@ def test_names_fit_the_kernel() -> None:
 def test_the_mark_is_the_lowest_bit_of_the_mask() -> None:
     assert Settings(host="h1", mark_mask=0xFF00).mark_pass == 0x100
     assert SETTINGS.mark_pass == 0x10000
+
+
+def test_metadata_leads_to_this_host_or_to_another() -> None:
+    here = Settings(host="h1", metadata=MetadataServer(None, 8775))
+    assert static_chain("metadata-prerouting", here) == [
+        'iifname "cali*" meta nfproto ipv4 ip daddr 169.254.169.254/32 meta l4proto tcp '
+        "th dport 80 redirect to :8775"
+    ]
+    let_in = [line for line in static_chain("workload-input", here) if "8775" in line]
+    assert len(let_in) == 1
+    assert "ct status" in let_in[0], "only what has been translated"
+    there = Settings(host="h1", metadata=MetadataServer(parse_address("10.0.0.9"), 8775))
+    assert not [line for line in static_chain("workload-input", there) if "8775" in line]
+    assert len(static_chain("metadata-prerouting", there)) == 1
+    names = static.inet_table(SETTINGS).chains
+    assert "metadata-prerouting" not in names, "nobody pays for what nobody wants"

@@ -21,7 +21,7 @@ from tortie.dataplane.rules.chain import (
 )
 from tortie.dataplane.rules.content import ADDRESS_TYPE, Content
 from tortie.dataplane.rules.match import Expressions
-from tortie.dataplane.settings import Settings
+from tortie.dataplane.settings import MetadataServer, Settings
 from tortie.desired.policy import TCP, UDP
 from tortie.kernel.nft import keys
 from tortie.kernel.nft.constants import Family, Hook, NatFlag, NatKind
@@ -31,9 +31,12 @@ from tortie.kernel.nft.expressions import (
     Lookup,
     Masquerade,
     Nat,
+    Redirect,
 )
 from tortie.kernel.nft.objects import Base, Set
+from tortie.lib.ip import parse_network
 
+METADATA, METADATA_PORT = parse_network("169.254.169.254/32"), 80
 _NAT_FAMILY = {4: Family.IP, 6: Family.IP6}
 _WORDS = {4: 1, 6: 4}
 """Registers that an address fills."""
@@ -83,6 +86,31 @@ def _new_source(family: int, settings: Settings, with_ports: bool) -> Expression
         NatKind.SNAT, _NAT_FAMILY[family], address=0, address_max=0, port=port, port_max=last_port
     )
     return (Counter(), Immediate(address.packed), *ports, new)
+
+
+def metadata_chain(settings: Settings, server: MetadataServer) -> NamedChain:
+    """Workloads' questions for 169.254.169.254 to whoever answers them; cloud-init asks there.
+
+    This host itself is reached at the address of the link that they came by: its loopback stays
+    closed (see `driver.link`, route_localnet), so that the server listens on every address.
+    """
+    asked = (
+        *match.family(4),
+        *match.within(match.destination(4), METADATA),
+        *match.protocol(TCP),
+        *match.transport(match.DESTINATION_PORT_OFFSET, keys.port(METADATA_PORT)),
+        Counter(),
+    )
+    port = Immediate(keys.port(server.port), _PORT_WORD)
+    there: Expressions = (port, Redirect(_PORT_WORD))
+    if server.address is not None:
+        nat = Nat(NatKind.DNAT, Family.IP, address=0, address_max=0, port=_PORT_WORD)
+        there = (Immediate(server.address.packed), port, nat)
+    return chain(
+        "metadata-prerouting",
+        *match.coming_in(settings.interface_prefixes, (*asked, *there)),
+        base=Base("nat", Hook.PREROUTING, DESTINATION_NAT_PRIORITY),
+    )
 
 
 def floating_table(settings: Settings) -> Content:

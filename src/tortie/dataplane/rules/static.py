@@ -41,6 +41,7 @@ from tortie.dataplane.rules.chain import (
 from tortie.dataplane.rules.content import Content, interval_set
 from tortie.dataplane.rules.match import Expressions
 from tortie.dataplane.rules.names import Direction
+from tortie.dataplane.rules.nat import metadata_chain
 from tortie.dataplane.settings import EndpointToHostAction, Settings
 from tortie.kernel.nft import keys
 from tortie.kernel.nft.constants import (
@@ -137,6 +138,7 @@ def inet_table(settings: Settings) -> Content:
         _workload_to_host(settings),
         _output(settings),
         *seen.chains(settings),
+        *((metadata_chain(settings, settings.metadata),) if settings.metadata else ()),
     )
     return Content(chains=dict(chains), sets={one.name: one for one in _sets(settings)})
 
@@ -331,6 +333,11 @@ def _to_host_always(settings: Settings) -> list[Expressions]:
     rules.append((*match.family(4), *_udp(68, 67), *_served(), ACCEPT))
     if settings.ipv6:
         rules.append((*match.family(6), *_udp(546, 547), *_served(), ACCEPT))
+    if settings.metadata is not None and settings.metadata.address is None:
+        # What came here by translation, not who asks for that port of the host itself.
+        port = match.transport(2, keys.port(settings.metadata.port))
+        translated = match.destination_was_translated()
+        rules.append((*match.family(4), *match.protocol(TCP), *port, *translated, ACCEPT))
     return rules
 
 
