@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from tests.e2e.live import PATIENCE_SECONDS, LiveLab, need_root
 
-from tortie.agent import wiring
 from tortie.kernel import netns
 from tortie.lab import cluster
 from tortie.model.keys import RESOURCES
@@ -209,29 +208,3 @@ def test_d14_garbage_in_the_datastore(lab: LiveLab, tmp_path: Path) -> None:
     finally:
         lab.write_raw(dict.fromkeys(keys))
     assert [lab.agent_pid(host) for host in ("h1", "h2")] == pids
-
-
-def test_k1_flushes_under_an_agent_without_owned_tables(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """As on an older kernel: guarded links hold while the agent repairs, again and again."""
-    need_root()
-    monkeypatch.setenv(wiring.OWNED_TABLES_ENVIRONMENT, "never")
-    made = LiveLab(f"grd{os.getpid()}", "embedded", "direct", hosts=1)
-    made.up()
-    try:
-        made.add("a", "h1", role="a")
-        made.add("b", "h1", role="b")
-        made.apply(ISOLATE_B, tmp_path)
-        before = made.command_in("h1", "nft", "-s", "list", "ruleset").stdout
-        assert "owner" not in before
-        for _ in range(10):
-            assert made.command_in("h1", "nft", "flush", "ruleset").returncode == 0
-            assert not made.reaches("red/a", "red/b")
-        made.eventually(lambda: made.reaches("red/b", "red/a"), "what is allowed is repaired")
-        after = made.command_in("h1", "nft", "-s", "list", "ruleset").stdout
-        assert sorted(after.split()) == sorted(before.split())
-        assert "repaired" in made.agent_log("h1"), "the flushes were felt"
-        assert not made.reaches("red/a", "red/b")
-    finally:
-        made.down()

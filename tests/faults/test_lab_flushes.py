@@ -15,6 +15,7 @@ from tests.e2e.live import LiveLab, need_root
 from tests.faults import lab_monitor
 from tests.faults.lab_monitor import World
 
+from tortie.agent import wiring
 from tortie.kernel.nft.connection import supports_owner_tables
 
 SECONDS = float(os.environ.get("TORTIE_FLUSH_SECONDS", "3"))
@@ -128,3 +129,32 @@ spec:
   types: [Ingress]
   ingress: [{action: Pass}]
 """
+
+
+def test_agents_without_owned_tables_repair_all_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on an older kernel: nothing forbidden gets to a workload while agents repair, again and
+    again, and in the end every rule, map and set is back, of whatever it was."""
+    need_root()
+    monkeypatch.setenv(wiring.OWNED_TABLES_ENVIRONMENT, "never")
+    live = LiveLab(f"uno{os.getpid()}", "embedded", "direct", hosts=2)
+    live.up()
+    try:
+        other = World(live, tmp_path)
+        before = lab_monitor.states(other)
+        assert not any("owner" in words for words in before.values())
+        with lab_monitor.connections(other) as connections, lab_monitor.verdicts(other) as found:
+            for host in ("h1", "h2"):
+                for damage in ("flush ruleset", *DAMAGE, "flush ruleset"):
+                    live.command_in(host, "nft", *damage.split())
+                    live.eventually(lambda: lab_monitor.states(other) == before, damage)
+        ends = {way.ear for way in found.leaks()}
+        # The sender's half takes an action that not every kernel has: `test_second_line.py`.
+        assert not ends - {"h1", "h2"}, found.leaks()
+        for name, connection in connections.items():
+            assert not connection.stop().problem, f"{name}: {connection.stop()}"
+        for host in ("h1", "h2"):
+            assert "repaired" in live.agent_log(host), "the damage was felt"
+    finally:
+        live.down()
