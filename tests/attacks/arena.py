@@ -29,13 +29,13 @@ from tortie.desired.policy import PolicyList
 from tortie.kernel.netlink import (
     NETLINK_NETFILTER,
     Message,
-    NetlinkSocket,
     Request,
     attribute,
     attribute_be32,
     attribute_map,
     attribute_u8,
 )
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.netns import create_anonymous, enter, open_socket_in, run_in
 from tortie.kernel.rtnl.link import VethPeer, parse_mac
 

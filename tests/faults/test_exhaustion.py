@@ -18,7 +18,7 @@ from tests.netns.dataplane_host import ALLOW_ALL, Workload, hears, tier
 
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import IPSetType, PolicyList, PortRange, Rule, Side
-from tortie.kernel.netlink import NetlinkSocket
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.lib.errors import InvalidInput, kernel_error
 from tortie.lib.ip import Network
 from tortie.model import codec

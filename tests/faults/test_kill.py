@@ -16,7 +16,7 @@ from tests.faults.monitor import monitored
 
 from tortie.desired.policy import PolicyList, PortRange, Rule, Side
 from tortie.kernel.conntrack import Conntrack
-from tortie.kernel.netlink import NetlinkSocket
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.nft.connection import Nft
 from tortie.kernel.rtnl.connection import Rtnl
 

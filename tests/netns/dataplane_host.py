@@ -20,7 +20,8 @@ from tortie.desired.endpoint import Endpoint, EndpointId, Route, RouteType
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import Policy, PolicyId, PolicyList, TierPolicies
 from tortie.kernel.conntrack import Conntrack
-from tortie.kernel.netlink import NETLINK_ROUTE, NetlinkSocket
+from tortie.kernel.netlink import NETLINK_ROUTE
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.netns import create_anonymous, open_socket_in, run_in
 from tortie.kernel.nft.connection import Nft
 from tortie.kernel.nft.objects import Rule

@@ -25,7 +25,7 @@ from tortie.datastore.embedded import EmbeddedClient
 from tortie.datastore.resources import Resources
 from tortie.kernel import netns as kernel_netns
 from tortie.kernel import sysctl
-from tortie.kernel.netlink import NetlinkSocket
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.kernel.rtnl.route import SCOPE_LINK, Route
 from tortie.lib.ip import parse_address

@@ -13,7 +13,8 @@ from tortie.dataplane import dataplane
 from tortie.dataplane.dataplane import Dataplane
 from tortie.desired.policy import PolicyList
 from tortie.kernel.conntrack import Conntrack, Flow
-from tortie.kernel.netlink import NETLINK_NETFILTER, NetlinkSocket
+from tortie.kernel.netlink import NETLINK_NETFILTER
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.lib.errors import KernelBusy
 from tortie.lib.ip import Network
 

@@ -15,7 +15,7 @@ from tortie.dataplane.settings import ProtoPort, Settings
 from tortie.desired.host_endpoint import HostEndpoint
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import UDP, IPSetType, Policy, PolicyId, PolicyList, Rule, Side
-from tortie.kernel.netlink import NetlinkSocket
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.nft import expressions as ex
 from tortie.kernel.nft.connection import Nft, WrittenRule
 from tortie.kernel.nft.objects import Element

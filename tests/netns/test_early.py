@@ -18,7 +18,7 @@ from tortie.agent.early import Outcome, close_workloads, interface_prefix
 from tortie.agent.ownership import obtain
 from tortie.agent.remembered import FILE, remember
 from tortie.ctl.main import main
-from tortie.kernel.netlink import NetlinkSocket
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.netns import run_in
 from tortie.kernel.nft.connection import Nft, supports_owner_tables
 from tortie.kernel.nft.objects import Table

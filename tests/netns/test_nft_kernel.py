@@ -18,10 +18,10 @@ from tortie.kernel.netlink import (
     NLM_F_ACK,
     NLM_F_REQUEST,
     SO_RCVBUFFORCE,
-    NetlinkSocket,
     OutcomeUnknown,
     message,
 )
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.nft import keys, userdata
 from tortie.kernel.nft.connection import (
     Change,

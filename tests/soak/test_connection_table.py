@@ -12,7 +12,8 @@ from tests.netns.dataplane_host import hears
 
 from tortie.desired.policy import PolicyList
 from tortie.kernel import netlink
-from tortie.kernel.netlink import NETLINK_NETFILTER, NLM_F_CREATE, NLM_F_REQUEST, NetlinkSocket
+from tortie.kernel.netlink import NETLINK_NETFILTER, NLM_F_CREATE, NLM_F_REQUEST
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.lib.ip import parse_address
 
 pytestmark = pytest.mark.timeout(400)

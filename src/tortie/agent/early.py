@@ -22,7 +22,7 @@ from tortie.agent.ownership import Ownership, obtain
 from tortie.agent.parameters import workload_prefixes
 from tortie.dataplane.driver import nftables
 from tortie.dataplane.rules.early import add_early_tables
-from tortie.kernel.netlink import NetlinkSocket
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.nft.connection import Nft, supports_owner_tables
 from tortie.kernel.nft.constants import TableFlag
 from tortie.kernel.nft.transaction import Transaction

@@ -11,7 +11,7 @@ from tortie.agent.ownership import obtain
 from tortie.agent.parameters import workload_prefixes
 from tortie.dataplane.driver import nftables, unseen_rule
 from tortie.dataplane.rules import early
-from tortie.kernel.netlink import NetlinkSocket
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.nft.connection import Nft
 from tortie.kernel.nft.transaction import Transaction
 from tortie.kernel.rtnl.connection import Rtnl

@@ -37,7 +37,8 @@ from tortie.desired.endpoint import EndpointId
 from tortie.desired.kinds import Emit, Kind
 from tortie.ipam.allocator import Allocator
 from tortie.kernel.conntrack import Conntrack
-from tortie.kernel.netlink import NetlinkSocket, OutcomeUnknown
+from tortie.kernel.netlink import OutcomeUnknown
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.nft.connection import Changes, Nft, supports_owner_tables
 from tortie.kernel.own_connections import own_connections
 from tortie.kernel.rtnl.connection import Rtnl

@@ -24,7 +24,6 @@ import msgspec
 from tortie.kernel.netlink import (
     NETLINK_NETFILTER,
     Message,
-    NetlinkSocket,
     OutcomeUnknown,
     Request,
     attribute,
@@ -36,6 +35,7 @@ from tortie.kernel.netlink import (
     be,
     nested,
 )
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.lib.errors import InvalidInput, kernel_error
 from tortie.lib.ip import Network, from_packed
 

@@ -19,7 +19,6 @@ from typing import NamedTuple
 from tortie.kernel import netlink
 from tortie.kernel.netlink import (
     NETLINK_NETFILTER,
-    NetlinkSocket,
     OutcomeUnknown,
     Request,
     attribute,
@@ -30,6 +29,7 @@ from tortie.kernel.netlink import (
     be,
     text,
 )
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.lib.errors import AlreadyExists, KernelRefused
 
 _SUBSYSTEM = 4 << 8

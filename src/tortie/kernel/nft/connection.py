@@ -28,10 +28,10 @@ from tortie.kernel.netlink import (
     NLM_F_REQUEST,
     NLMSG_ERROR,
     Acknowledgement,
-    NetlinkSocket,
     OutcomeUnknown,
     Request,
 )
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.nft import constants as nft
 from tortie.kernel.nft import decode
 from tortie.kernel.nft.constants import TableFlag

@@ -10,7 +10,8 @@ import struct
 
 from tortie.kernel import netlink
 from tortie.kernel.conntrack import Counted
-from tortie.kernel.netlink import NETLINK_NETFILTER, NetlinkSocket, Request
+from tortie.kernel.netlink import NETLINK_NETFILTER, Request
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.nft import constants as nft
 from tortie.kernel.nft.objects import TableName
 

@@ -24,13 +24,13 @@ from tortie.kernel.netlink import (
     SOL_NETLINK,
     Acknowledgement,
     Message,
-    NetlinkSocket,
     OutcomeUnknown,
     Request,
     acknowledgement,
     message,
     messages,
 )
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.rtnl import address, guard, link, neighbour, route, rule, shaper
 from tortie.kernel.rtnl.address import Address
 from tortie.kernel.rtnl.backend import Outcomes

@@ -18,7 +18,8 @@ from enum import IntEnum
 
 import msgspec
 
-from tortie.kernel.netlink import NETLINK_ROUTE, Message, NetlinkSocket, OutcomeUnknown, messages
+from tortie.kernel.netlink import NETLINK_ROUTE, Message, OutcomeUnknown, messages
+from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.rtnl import address, kinds, link, neighbour, route
 from tortie.kernel.rtnl.address import Address
 from tortie.kernel.rtnl.link import Link
