@@ -2,12 +2,14 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -355,3 +357,55 @@ def test_what_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def _answer(body: bytes, status: bytes = b"200 OK") -> bytes:
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+        _answer(b"<html>a proxy</html>"),
+        _answer(b"{}"),
+        _answer(b"[]"),
+        _answer(b"\xff"),
+        _answer(b'{"header":{"revision":"many"}}'),
+        _answer(b'{"kvs":[{"key":"not base64"}]}'),
+        _answer(b"[" * 100_000),
+        _answer(b"<html>", b"502 Bad Gateway"),
+        _answer(b'{"error":7}', b"500 Oops"),
+        _answer(b"", b"404 Not Found"),
+    ],
+)
+def test_what_is_no_etcd_is_unavailable(answer: bytes) -> None:
+    """Whatever answers: one of our errors, for reads, writes, watches and lists alike."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, suppress(OSError):
+                        connection.recv(65536)
+                        connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        gateway = Gateway([listener.getsockname()[:2]], timeout_seconds=5)
+        for call in (
+            lambda: gateway.get("/k"),
+            lambda: put(gateway, "/k", b""),
+            lambda: list(gateway.pages("/")),
+            lambda: list(gateway.watch("/", 1)),
+            lambda: gateway.keep_alive(1),
+        ):
+            with pytest.raises(Unavailable):
+                call()
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(5)

@@ -52,7 +52,8 @@ class KeyValue(msgspec.Struct):
 
 
 class RangeResponse(msgspec.Struct):
-    header: Header = msgspec.field(default_factory=Header)
+    header: Header
+    """Without one it is no etcd's answer, and does not mean that nothing is there."""
     kvs: list[KeyValue] = []
     more: bool = False
 
@@ -67,18 +68,18 @@ class OperationResponse(msgspec.Struct):
 
 
 class TxnResponse(msgspec.Struct):
-    header: Header = msgspec.field(default_factory=Header)
+    header: Header
     succeeded: bool = False
     responses: list[OperationResponse] = []
 
 
 class LeaseResponse(msgspec.Struct):
-    lease_id: int = msgspec.field(default=0, name="ID")
+    lease_id: int = msgspec.field(name="ID")
     ttl: int = msgspec.field(default=0, name="TTL")
 
 
 class KeepAliveResponse(msgspec.Struct):
-    result: LeaseResponse = msgspec.field(default_factory=LeaseResponse)
+    result: LeaseResponse
 
 
 class TokenResponse(msgspec.Struct):
