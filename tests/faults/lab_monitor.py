@@ -300,13 +300,18 @@ _PASSING = re.compile(r"^\s*elements = \{[^}]*\btimeout\b[^}]*\}$", re.MULTILINE
 """Elements that packets make, and that go by themselves."""
 
 
+def lasting(said: str) -> list[str]:
+    """The words of it, sorted, without what packets made."""
+    return sorted(_PASSING.sub("", said).split())
+
+
 def states(world: World) -> dict[str, list[str]]:
     """Of every host, what its kernel holds, by the command that says so: words, sorted."""
     found = {}
     for host in world.live.lab.hosts:
         for command in _STATES:
             said = world.live.command_in(host.name, *command.split()).stdout
-            found[f"{host.name}: {command}"] = sorted(_PASSING.sub("", said).split())
+            found[f"{host.name}: {command}"] = lasting(said)
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.live import PATIENCE_SECONDS, LiveLab, need_root
+from tests.faults.lab_monitor import lasting
 
 from tortie.kernel import netns
 from tortie.lab import cluster
@@ -63,7 +64,7 @@ def test_k1_flushes_under_a_real_agent(lab: LiveLab, tmp_path: Path) -> None:
         assert lab.command_in("h1", "nft", "flush", "ruleset").returncode == 0
     after = lab.command_in("h1", "nft", "-s", "list", "ruleset").stdout
     assert "foreign" not in after, "the flushes took place"
-    assert sorted(after.split()) == sorted(before.split())
+    assert lasting(after) == lasting(before)
     assert enforced(lab, CLOSED)
 
 
@@ -131,7 +132,7 @@ def test_k4_an_agent_that_runs_out_of_memory(lab: LiveLab, tmp_path: Path) -> No
         assert "oom_kill 0" not in killed, killed
         assert lab.command_in("h1", "nft", "flush", "ruleset").returncode == 0
         now = lab.command_in("h1", "nft", "-s", "list", "ruleset").stdout
-        assert sorted(now.split()) == sorted(rules.split()), "the keeper owns them"
+        assert lasting(now) == lasting(rules), "the keeper owns them"
         assert enforced(lab, CLOSED)
     finally:
         lab.ok("delete", "globalnetworkset", "large")
