@@ -107,11 +107,13 @@ def udp(
     serving: Network | None = None,
     source_port: int = 0,
     answered: bool = True,
+    patience: float = SILENCE_SECONDS,
 ) -> bool:
     """Whether a datagram on a new flow arrives and, unless not asked for, its answer comes back.
 
     Args:
         to: where it is sent; may be another address than `serving`.
+        patience: seconds to wait for each.
     """
     family = to.family
     with (
@@ -120,7 +122,7 @@ def udp(
     ):
         for one in (there, here):
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.settimeout(SILENCE_SECONDS)
+            one.settimeout(patience)
         there.bind(((serving or to).address_text, port))
         here.bind(("::" if family == 6 else "0.0.0.0", source_port))
         try:

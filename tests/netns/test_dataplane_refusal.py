@@ -333,16 +333,16 @@ def test_a_refused_host_endpoint_drops_all_but_failsafe_ports(
         host.apply()
         assert nft.refused, "the fault fired"
         assert list(host.dataplane.refused) == ["host endpoint bad"]
-        assert udp(one, THIS_HOST, one.near[4], 8080), "the sound one is in force"
+        assert udp(one, THIS_HOST, one.near[4], 8080, patience=5), "the sound one is in force"
         assert not udp(other, THIS_HOST, other.near[4], 8080)
         assert not udp(THIS_HOST, other, other.address(4), 8080)
         assert not udp(one, other, other.address(4), 8080), "nothing passes by there"
-        assert udp(other, THIS_HOST, other.near[4], 22)
+        assert udp(other, THIS_HOST, other.near[4], 22, patience=5)
         assert host.dataplane.in_sync
         nft.spoil = untouched
         host.resync()
-        assert udp(other, THIS_HOST, other.near[4], 8080)
-        assert udp(one, other, other.address(4), 8080)
+        assert udp(other, THIS_HOST, other.near[4], 8080, patience=5)
+        assert udp(one, other, other.address(4), 8080, patience=5)
         assert not host.dataplane.refused
         nft.spoil = spoilt_element(names.lists_map("ingress", place), key)
         host.update(Kind.HOST_ENDPOINT, "bad", None)
@@ -373,9 +373,9 @@ def test_refused_sources_leave_the_endpoint_its_own(scene: Scene, mute: bool, wh
     assert scene.nft.refused, "the fault fired"
     assert list(host.dataplane.refused) == ["sources 203.0.113.0/24"]
     scene.a.run("ip addr add 203.0.113.7/32 dev lo")
-    assert hears(scene.a, scene.b, 80), "from its own address"
+    assert hears(scene.a, scene.b, 80, patience=5), "from its own address"
     assert not hears(scene.a, scene.b, 80, source="203.0.113.7")
     scene.nft.spoil = untouched
     host.resync()
     assert not host.dataplane.refused
-    assert hears(scene.a, scene.b, 80, source="203.0.113.7")
+    assert hears(scene.a, scene.b, 80, source="203.0.113.7", patience=5)

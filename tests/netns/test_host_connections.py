@@ -68,11 +68,9 @@ class Flows:
         self._host = host
         self._ids: dict[str, int] = {}
 
-    def begin(
-        self, name: str, client: End, server: End, to: Network, port: int, **how: Network
-    ) -> None:
+    def begin(self, name: str, client: End, server: End, to: Network, port: int) -> None:
         before = {flow.id for flow in self._host.conntrack.flows()}
-        assert udp(client, server, to, port, **how), name  # type: ignore[arg-type]
+        assert udp(client, server, to, port, patience=5), name
         (new,) = (flow for flow in self._host.conntrack.flows() if flow.id not in before)
         self._ids[name] = new.id
 

@@ -55,8 +55,8 @@ def test_they_speak_to_each_other_where_policy_lets_them(
     subprocess.run(["ip", "-6", "route", "del", str(b.ipv6), "dev", b.interface], check=True)
     host.endpoint(b)
     host.apply()
-    assert hears(a, b, 80, family)
-    assert hears(b, a, 80, family)
+    assert hears(a, b, 80, family, patience=5)
+    assert hears(b, a, 80, family, patience=5)
     host.endpoint(b, ingress=PolicyList())
     host.apply()
     assert not hears(a, b, 80, family)
@@ -88,8 +88,8 @@ def test_neither_is_the_hosts_own(host: Host, pair: tuple[Workload, Workload]) -
     host.update(Kind.HOST_ENDPOINT, "all", HostEndpoint("*"))
     host.update(Kind.HOST_ENDPOINT, "tap", HostEndpoint("tap2"))
     host.apply()
-    assert hears(a, b, 80)
-    assert hears(b, a, 80)
+    assert hears(a, b, 80, patience=5)
+    assert hears(b, a, 80, patience=5)
     assert host.dataplane.host_endpoint_statuses().keys() == {"all"}
 
 

@@ -47,7 +47,7 @@ def test_what_this_host_sends_to_workloads_is_from_the_address_that_it_is_told(f
         }
         assert found == {a.address(family): parse_address(OWN[family])}
         # By TCP's and UDP's choice, not ours: the socket is bound to nothing.
-        assert udp(THIS_HOST, a, a.address(family), 80)
+        assert udp(THIS_HOST, a, a.address(family), 80, patience=5)
         (flow,) = [
             one for one in host.conntrack.flows() if one.original.destination == a.address(family)
         ]
