@@ -103,7 +103,7 @@ def test_a_port_as_calico_stores_it() -> None:
             "node": "host-1",
             "endpoint": port.id,
             "ipNetworks": ["10.65.0.5/32", "fd00:65::5/128", "10.65.0.99/32"],
-            "allowedIps": ["10.65.0.99/32", "10.65.0.5/32"],
+            "allowedIps": ["10.65.0.99/32"],  # its own stays what DHCP offers
             "ipNATs": [{"internalIP": "10.65.0.5", "externalIP": "198.51.100.5"}],
             "ipv4Gateway": "10.65.0.1",
             "ipv6Gateway": "fd00:65::1",

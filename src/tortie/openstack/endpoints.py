@@ -106,7 +106,7 @@ def _spec(port: Port, host: str, settings: Settings, problems: list[str]) -> Wor
         node=host,
         endpoint=port.id,
         ip_networks=tuple(map(str, networks)),
-        allowed_ips=tuple(map(str, pairs)),
+        allowed_ips=tuple(str(pair) for pair in pairs if pair not in own),
         ip_nats=tuple(_nats(port, frozenset(networks), problems)),
         ipv4_gateway=gateways.get(4, ""),
         ipv6_gateway=gateways.get(6, ""),
