@@ -247,6 +247,31 @@ def test_networks_for_docker(guarded: Machines) -> None:
     machine.ok("systemctl", "stop", "tortie-docker")
 
 
+def test_addresses_for_virtual_machines(guarded: Machines) -> None:
+    """Confined as its unit says, it starts a dnsmasq that gives root up, and ends it."""
+    machine = guarded["h3"]
+    machine.ok("sh", "-c", "echo OPTIONS=--dns 10.0.0.53 > /etc/calico/dhcp.env")
+    machine.ok("systemctl", "start", "tortie-dhcp")
+    shown = "cat /run/tortie/dhcp/host/pid && ps -o user= -p $(cat /run/tortie/dhcp/host/pid)"
+
+    def serves() -> bool:
+        return "dnsmasq" in machine.run("sh", "-c", shown).stdout
+
+    try:
+        machine.tortie("workload", "add", "vm", "--tap", "--dhcp")
+        wait("a dnsmasq", serves)
+        before = machine.ok("cat", "/run/tortie/dhcp/host/pid")
+        machine.ok("sh", "-c", f"kill -9 {before}")
+        wait("another one", lambda: serves() and before != machine.ok(
+            "cat", "/run/tortie/dhcp/host/pid"))  # fmt: skip
+        said = machine.log("tortie-dhcp")
+        assert "refused" not in said, said
+        machine.ok("systemctl", "stop", "tortie-dhcp")
+        assert machine.run("pgrep", "-x", "dnsmasq").returncode != 0
+    finally:
+        machine.tortie("workload", "remove", "vm")
+
+
 def test_the_hole_would_be_seen(guarded: Machines) -> None:
     """Without our tables the forbidden port answers: so the tests above could have failed."""
     h1, h2 = guarded["h1"], guarded["h2"]
