@@ -310,3 +310,23 @@ def test_a_fight_without_end_is_given_up(world: World) -> None:
     world.inventory.after_read = spoil
     with pytest.raises(Conflict, match="all the time"):
         world.writer.port(uuid_of(1), places(make_port(1)))
+
+
+def test_forty_edits_of_one_group_at_once(world: World) -> None:
+    """Nobody gives up, though all write the same key; the last state is what is stored."""
+    world.inventory.all_groups["sg-1"] = make_group("sg-1")
+    lock = threading.Lock()
+
+    def add(number: int) -> None:
+        rule = SecurityGroupRule(
+            id=f"r{number:02}", protocol="tcp", port_range_min=number + 1, port_range_max=number + 1
+        )
+        with lock:
+            group = world.inventory.all_groups["sg-1"]
+            world.inventory.all_groups["sg-1"] = make_group("sg-1", *group.rules, rule)
+        world.writer.security_group("sg-1")
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(add, range(40)))
+    assert world.differences() == []
+    assert len(world.inventory.all_groups["sg-1"].rules) == 40
