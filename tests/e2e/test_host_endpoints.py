@@ -1,6 +1,7 @@
 """Host endpoints and floating addresses from the command line to packets, across hosts."""
 
 import json
+import socket
 from pathlib import Path
 
 from tests.e2e.live import LiveLab
@@ -68,6 +69,36 @@ def test_a_host_endpoint_closes_its_host_and_nothing_else(live: LiveLab, tmp_pat
     assert not answers(live, "h2", host.ipv6)
     live.ok("delete", "hostendpoint", "uplink")
     live.eventually(lambda: answers(live, "h2", host.ipv6), "it is open again")
+
+
+def test_a_known_connection_ends_with_what_allowed_it(live: LiveLab, tmp_path: Path) -> None:
+    """Between hosts; and the agent, which speaks to its datastore all the while, hears the rest."""
+    host = live.lab.host("h1")
+    to = host.ipv4.address_text
+    paths = [netns.named_path(live.lab.host_namespace(name)) for name in ("h1", "h2")]
+    with (
+        netns.open_socket_in(paths[0], socket.AF_INET) as listener,
+        netns.open_socket_in(paths[1], socket.AF_INET) as client,
+    ):
+        listener.bind((to, 0))
+        listener.listen()
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+        with server:
+            server.settimeout(0.2)
+
+            def speaks() -> bool:
+                client.send(b".")
+                try:
+                    return bool(server.recv(100))
+                except TimeoutError:
+                    return False
+
+            assert speaks()
+            live.apply(ENDPOINT.format(ipv4=to, ipv6=host.ipv6.address_text), tmp_path)
+            live.eventually(lambda: not speaks(), "nothing more of it arrives")
+            live.ok("delete", "hostendpoint", "uplink")
+            live.eventually(speaks, "what was sent meanwhile arrives when it may")
 
 
 def test_forward_policy_of_all_interfaces_closes_workloads(live: LiveLab, tmp_path: Path) -> None:
