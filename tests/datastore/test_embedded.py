@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import tortie.datastore.embedded.client as client_module
-from tortie.datastore.client import Event
+from tortie.datastore.client import Event, Get, Txn, unchanged
 from tortie.datastore.embedded import EmbeddedClient
 from tortie.lib.errors import Compacted, InvalidInput, NotFound, Unavailable
 
@@ -159,10 +159,11 @@ def test_kill_9_in_the_middle_of_writes_loses_nothing_acknowledged(
         for _ in range(6):
             process = peer("write")
             assert await asyncio.to_thread(line, process) == "ready"
-            await asyncio.sleep(random.uniform(0.02, 0.2))
+            first = await asyncio.to_thread(line, process)  # however busy the machine is
+            await asyncio.sleep(random.uniform(0.0, 0.2))
             process.kill()
             printed, _ = await asyncio.to_thread(process.communicate)
-            acknowledged = [int(number) for number in printed.split()]
+            acknowledged = [int(number) for number in (first, *printed.split())]
             a, b = await client.get("/pair/a"), await client.get("/pair/b")
             assert a is not None
             assert b is not None
@@ -265,6 +266,14 @@ def test_a_writer_that_hangs_delays_writes_but_not_reads(
         assert caught.value.maybe_applied
         assert await client.get("/a") is not None
         assert len((await client.list("/")).entries) == 1
+        # A transaction that only reads is a read; what it compares decides its branch.
+        there = await client.get("/a")
+        assert there is not None
+        for revision, entry in ((there.mod_revision, there), (99, None)):
+            only_reads = Txn([unchanged("/a", revision)], [Get("/a")], [Get("/none")])
+            found = await client.transact(only_reads)
+            assert (found.succeeded, found.revision) == (entry is not None, there.mod_revision)
+            assert [response.entry for response in found.responses] == [entry]
         os.close(lock)
         await client.put("/a", b"2")
         assert await client.get("/b") is None, "nobody waits for it any more"

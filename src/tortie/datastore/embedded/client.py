@@ -1,6 +1,6 @@
 """The `Client` on a SQLite file; see the package for its parts.
 
-Reads of a key and of news run on the loop (tens of µs); listings and writes
+Reads of keys and of news run on the loop (tens of µs); listings and writes
 in threads of their own. A write holds the file lock only while it commits.
 """
 
@@ -13,6 +13,7 @@ from typing import TypeVar
 from tortie.datastore.client import (
     Batch,
     Entry,
+    Get,
     Lease,
     Listing,
     Page,
@@ -162,6 +163,10 @@ class EmbeddedClient(SingleKeyCalls):
 
     async def transact(self, txn: Txn) -> TxnResult:
         check_transaction(txn)
+        if all(isinstance(operation, Get) for operation in (*txn.success, *txn.otherwise)):
+            session = await self._open()
+            await self._expire_due(session)
+            return session.reader.answer(txn)
         return await self._write(lambda file: file.transact(txn))
 
     async def watch(

@@ -165,6 +165,15 @@ class StoreFile:
             ).fetchone()
         return None if row is None or row[1] is None else Entry(*row)
 
+    def answer(self, txn: Txn) -> TxnResult:
+        """What a transaction that only reads finds: one state of the store, and no wait for
+        those who write."""
+        with translated(self._path), self._transaction("DEFERRED"):
+            succeeded = all(holds(compare, self.entry(compare.key)) for compare in txn.compares)
+            branch = txn.success if succeeded else txn.otherwise
+            found = [Response(entry=self.entry(operation.key)) for operation in branch]
+            return TxnResult(succeeded, self.revision(), found)
+
     def listing(self, prefix: str, revision: int | None, keys_only: bool) -> Listing:
         """See `Client.list`; one read transaction, so one state of the store."""
         page = self._page(prefix, "", revision, keys_only, None)
