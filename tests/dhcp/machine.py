@@ -41,7 +41,6 @@ ip -6 route
 cat /etc/resolv.conf
 hostname
 echo mtu $(cat /sys/class/net/eth0/mtu)
-echo METADATA $(curl -s -m 2 http://169.254.169.254/)
 echo here > /run/www/index.html
 echo GUEST-CONFIGURED
 {commands}

@@ -58,12 +58,17 @@ class TapGuest:
     def __init__(self, interface: str, mac: str) -> None:
         self.interface = interface
         self.mac = bytes.fromhex(mac.replace(":", ""))
-        self._file = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-        name = interface.encode().ljust(16, b"\0") + struct.pack("H", _IFF_TAP | _IFF_NO_PI)
-        fcntl.ioctl(self._file, _TUNSETIFF, name.ljust(40, b"\0"))
+        self.duid = b"\0\3\0\1" + self.mac
         first = bytes((self.mac[0] ^ 2,))
         tail = first + self.mac[1:3] + b"\xff\xfe" + self.mac[3:]
         self.link_local = b"\xfe\x80" + bytes(6) + tail
+        self.open()
+
+    def open(self) -> None:
+        """Take the tap up, again after `close`."""
+        self._file = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        name = self.interface.encode().ljust(16, b"\0") + struct.pack("H", _IFF_TAP | _IFF_NO_PI)
+        fcntl.ioctl(self._file, _TUNSETIFF, name.ljust(40, b"\0"))
 
     def close(self) -> None:
         os.close(self._file)
@@ -154,7 +159,7 @@ class TapGuest:
         if address:
             packed = socket.inet_pton(socket.AF_INET6, address)
             association += _option6(5, packed + bytes(8))
-        body = bytes((kind,)) + transaction + _option6(1, b"\0\3\0\1" + self.mac)
+        body = bytes((kind,)) + transaction + _option6(1, self.duid)
         body += _option6(2, server) if server else b""
         body += (
             _option6(3, association)

@@ -30,6 +30,7 @@ spec:
   - {action: Allow, protocol: TCP, source: {selector: role == 'friend'}, destination: {ports: [80]}}
 """
 ASK = """
+echo METADATA $(curl -s -m 2 http://169.254.169.254/)
 for a in 169.254.1.1 10.65.200.254 172.30.0.2; do
   curl -s -m 1 http://$a:8775/ | grep -q instance && echo LEAK $a
 done
@@ -109,11 +110,6 @@ def test_a_guest_of_any_hypervisor(cloud: Cloud, tmp_path: Path) -> None:
         assert eventually(lambda: cloud.dnsmasqs("h1").get("host", left) != left)
         cloud.stop_agent("h1")
         cloud.start_agent("h1")
-        # With a DUID that is new each time, as of an image that is started anew.
-        for name in ("third", "fourth"):
-            machine.stop()
-            machine = boot("h1", tap, name)
-            check(machine)
         machine.stop()
         tortie_workload(cloud, "h1", "remove", "vm", "-n", "red", "--keep-addresses")
         tap, moved = attach("h2", *(part for one in addresses for part in ("--address", one)))
@@ -162,8 +158,9 @@ def test_guests_of_openstack(cloud: Cloud, tmp_path: Path) -> None:
             "169.254.169.254 via 10.65.200.254", "nameserver 10.0.0.99", "mtu 1400", "\nvm-1",
         ):  # fmt: skip
             assert wanted in log, f"{wanted}\n{log}"
-        assert "METADATA instance" in configured(cloud, asking)
+        configured(cloud, asking)
         assert eventually(partial(answers, "REACHED"), 30), asking.log
+        assert "METADATA instance" in asking.log
         assert "LEAK" not in asking.log, "the server is reached as 169.254.169.254 alone"
         cloud.store_groups(allow=False)
         assert eventually(partial(answers, "CUT"), 30), asking.log

@@ -227,6 +227,18 @@ def test_nothing_is_readable_to_others(served: Host) -> None:
     assert "Uid:\t0" not in status, "it has given root up"
 
 
+def test_a_guest_that_starts_anew_may_call_itself_differently(served: Host) -> None:
+    """dnsmasq would keep its address for who it was: until the lease ends, a day."""
+    guest = served.guest(1)
+    assert eventually(guest.lease6)
+    guest.close()
+    guest.duid = b"\0\4" + bytes(range(16))
+    guest.open()
+    lease = eventually(guest.lease6)
+    assert lease is not None
+    assert lease.addresses == ["fd00:65::b"]
+
+
 def test_dhcpv6_renewal_after_a_loss(served: Host) -> None:
     """dnsmasq says that it knows of none; then a client asks for the same (RFC 8415, 18.2.10.1)."""
     guest = served.guest(1)
