@@ -94,6 +94,10 @@ class Cloud:
             for entry in page.entries
         }
 
+    def stored_keys(self, prefix: str = "/calico/") -> set[str]:
+        pages = self.gateway.pages(prefix, keys_only=True)
+        return {entry.key for page in pages for entry in page.entries}
+
     def endpoint(self, port: Mapping[str, Any], host: str) -> Any:
         """As stored, or None."""
         return self.value(self.endpoint_path(port, host))

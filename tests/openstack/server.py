@@ -14,10 +14,14 @@ import sysconfig
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 from tests.datastore.etcd_server import free_ports
 from tests.openstack.mariadb import MariaDB
+
+from tortie.kernel import netns
+
+T = TypeVar("T")
 
 PATIENCE_SECONDS = 60.0
 ROOT = Path(__file__).parents[2]
@@ -108,9 +112,12 @@ class Neutron:
         settings: Mapping[str, Mapping[str, str]] | None = None,
         processes: int = 1,
         works: bool = True,
+        etcd_host: str = "127.0.0.1",
+        namespace: str = "",
     ) -> None:
         """
         Args:
+            namespace: path of a network namespace to run in; none is the test's own.
             database: of another server; none makes one.
             settings: of neutron.conf, by section, over what is here.
             processes: that serve the API.
@@ -123,6 +130,8 @@ class Neutron:
         (self.port,) = free_ports(1)
         self.processes = processes
         self.works = works
+        self.namespace = namespace
+        self._etcd_host = etcd_host
         self.database = database or self._new_database()
         self._started: list[subprocess.Popen[bytes]] = []
         self.configuration = self.folder / "neutron.conf"
@@ -172,7 +181,7 @@ class Neutron:
                 f"quota_{what}": "-1"
                 for what in ("port", "network", "subnet", "security_group", "security_group_rule")
             },
-            "calico": {"etcd_host": "127.0.0.1", "etcd_port": str(etcd_port)},
+            "calico": {"etcd_host": self._etcd_host, "etcd_port": str(etcd_port)},
         }
         for section, values in settings.items():
             sections.setdefault(section, {}).update(values)
@@ -206,8 +215,11 @@ class Neutron:
                 commands.append([str(binaries / "neutron-periodic-workers"), *config])
         for command in commands:
             log = (self.folder / "log").open("ab")
-            self._started.append(
-                subprocess.Popen(
+
+            def spawn(
+                command: list[str] = command, log: IO[bytes] = log
+            ) -> "subprocess.Popen[bytes]":
+                return subprocess.Popen(
                     command,
                     stdout=log,
                     stderr=log,
@@ -215,9 +227,14 @@ class Neutron:
                     cwd=self.folder,
                     start_new_session=True,
                 )
-            )
+
+            self._started.append(self._there(spawn))
         self.eventually(self._answers, f"{self.name} does not answer")
         return self
+
+    def _there(self, act: Callable[[], T]) -> T:
+        """In our namespace."""
+        return netns.run_in(self.namespace, act) if self.namespace else act()
 
     def _wsgi_environment(self) -> dict[str, str]:
         return {"OS_NEUTRON_CONFIG_FILES": str(self.configuration)}
@@ -264,6 +281,9 @@ class Neutron:
     # The API.
 
     def request(self, method: str, path: str, body: object = None) -> Response:
+        return self._there(lambda: self._request(method, path, body))
+
+    def _request(self, method: str, path: str, body: object) -> Response:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             content = None if body is None else json.dumps(body)

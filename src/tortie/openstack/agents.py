@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from neutron.db import models_v2, provisioning_blocks
+from neutron.db.models.securitygroup import SecurityGroupPortBinding
 from neutron.plugins.ml2 import db as ml2_db
 from neutron.plugins.ml2.models import PortBinding
 from neutron_lib import constants
@@ -19,12 +20,16 @@ from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
 from oslo_log import log
 
+from tortie.model.keys import EndpointStatusKey
 from tortie.openstack.database import Database, migrating_to
 from tortie.openstack.endpoints import translate_port
+from tortie.openstack.gateway import Gateway
 from tortie.openstack.inventory import Selection
+from tortie.openstack.labels import ORCHESTRATOR
 from tortie.openstack.names import AGENT_BINARY, AGENT_TYPE
 from tortie.openstack.policies import translate_group
 from tortie.openstack.settings import Settings
+from tortie.openstack.status import status_in
 
 LOG = log.getLogger(__name__)
 
@@ -40,8 +45,9 @@ class _Bound(NamedTuple):
 class AgentReports:
     """The two kinds of reports, each written if it says something new."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, gateway: Gateway, settings: Settings) -> None:
         self._database = database
+        self._gateway = gateway
         self._settings = settings
 
     def agent_alive(self, host: str, started: bool) -> None:
@@ -80,6 +86,43 @@ class AgentReports:
         wanted = constants.PORT_STATUS_DOWN if status == DOWN else constants.PORT_STATUS_ERROR
         if bound.status != wanted:
             directory.get_plugin().update_port_status(context, port_id, wanted, host)
+
+    def reconsider(self, group_id: str) -> None:
+        """After a group changed: its ports to ERROR, or out of it, if that is what they are now."""
+        port, member = models_v2.Port, SecurityGroupPortBinding
+        context = neutron_context.get_admin_context()
+        statement = (
+            sa.select(port.id, port.device_id, port.status, PortBinding.host)
+            .select_from(port)
+            .join(member, member.port_id == port.id)
+            .join(
+                PortBinding,
+                sa.and_(PortBinding.port_id == port.id, PortBinding.status == "ACTIVE"),
+            )
+            .where(member.security_group_id == group_id)
+        )
+        with db_api.CONTEXT_READER.using(context):
+            rows = context.session.execute(statement).all()
+        for row in rows:
+            in_error = row.status == constants.PORT_STATUS_ERROR
+            if (
+                row.status == constants.PORT_STATUS_DOWN
+                or bool(self.problems_of(row.id)) == in_error
+            ):
+                continue
+            if in_error:
+                self.port_status(row.id, row.host, self._reported(row))
+            else:
+                directory.get_plugin().update_port_status(
+                    context, row.id, constants.PORT_STATUS_ERROR, row.host
+                )
+
+    def _reported(self, row: Any) -> str | None:
+        """What the agent says of a port now."""
+        workload = f"{self._settings.namespace}/{row.device_id}"
+        key = EndpointStatusKey(row.host, ORCHESTRATOR, workload, row.id, self._settings.region)
+        entry = self._gateway.get(key.path)
+        return None if entry is None else status_in(entry.value)
 
     def problems_of(self, port_id: str) -> tuple[str, ...]:
         """What of a port or of its groups cannot be expressed."""

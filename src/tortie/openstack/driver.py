@@ -22,6 +22,7 @@ from oslo_log import log
 
 from tortie.lib.errors import TortieError
 from tortie.openstack import options
+from tortie.openstack.agents import AgentReports
 from tortie.openstack.database import Database
 from tortie.openstack.events import Events
 from tortie.openstack.gateway import Gateway
@@ -65,6 +66,7 @@ class MechanismDriver(mech_agent.SimpleAgentMechanismDriverBase):
         self.database = Database(self.projects, fqdn)
         self.gateway = Gateway.of(self.settings)
         self.writer = Writer(Store(self.gateway), self.database, self.settings)
+        self.reports = AgentReports(self.database, self.gateway, self.settings)
         self._repair = Repair(
             self._repaired, lambda text, error: LOG.warning("%s: %s", text, error)
         )
@@ -146,6 +148,10 @@ class MechanismDriver(mech_agent.SimpleAgentMechanismDriverBase):
     def groups_changed(self, ids: Iterable[str]) -> None:
         for group_id in ids:
             self._write_or_repair(Task("security_group", group_id))
+            try:
+                self.reports.reconsider(group_id)
+            except Exception as error:  # noqa: BLE001 - the next report of an agent says it too
+                LOG.warning("ports of security group %s keep their status: %s", group_id, error)
 
     def ports_changed(self, ids: Iterable[str]) -> None:
         for port_id in ids:

@@ -39,7 +39,7 @@ PROTOCOLS: Mapping[str, int] = {
 """Neutron's names and their numbers. Source: neutron_lib.constants."""
 
 _NAMES = {6: "TCP", 17: "UDP", 1: "ICMP", 58: "ICMPv6", 132: "SCTP", 136: "UDPLite"}
-_ANY = (None, "", "any", "0", "-1")
+_ANY = (None, "", "any", "ip", "0", "-1")
 _ICMP = (1, 58)
 
 

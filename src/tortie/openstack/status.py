@@ -165,7 +165,7 @@ class StatusWatcher:
             case [host, "workload", orchestrator, _, "endpoint", port_id]:
                 if orchestrator != ORCHESTRATOR:
                     return None
-                status = None if value is None else _status(value)
+                status = None if value is None else status_in(value)
                 return PortStatus(unescape(host), unescape(port_id), status, listed)
         return None
 
@@ -181,7 +181,7 @@ def _host_event(host: str, value: bytes | None) -> StatusEvent | None:
     return HostAlive(host, found.time, found.uptime, found.first_update)
 
 
-def _status(value: bytes) -> str:
+def status_in(value: bytes) -> str:
     """What cannot be read is an error: somebody should look."""
     try:
         status = msgspec.json.decode(value, type=_EndpointValue).status

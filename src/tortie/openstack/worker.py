@@ -14,7 +14,6 @@ from neutron_lib import worker
 from oslo_log import log
 
 from tortie.lib.errors import TortieError
-from tortie.openstack.agents import AgentReports
 from tortie.openstack.election import Election
 from tortie.openstack.housekeeping import compact, prepare_cluster
 from tortie.openstack.resync import Resync, Scope
@@ -87,9 +86,8 @@ class Master:
                 self._lead()
 
     def _lead(self) -> None:
-        reports = AgentReports(self._driver.database, self._settings)
         writer = StatusWriter(
-            reports,
+            self._driver.reports,
             self._settings.num_port_status_threads,
             lambda text, error: LOG.warning("%s: %s", text, error),
         )
