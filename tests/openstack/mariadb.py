@@ -43,7 +43,7 @@ class MariaDB:
 
     def create(self, name: str) -> str:
         """An empty database; returns SQLAlchemy's address of it."""
-        self.sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb3")
+        self.sql(f"CREATE OR REPLACE DATABASE {name} CHARACTER SET utf8mb3")
         return self.address(name)
 
     def address(self, name: str) -> str:

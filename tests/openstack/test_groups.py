@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from tests.openstack.cloud import Cloud
+from tests.openstack.server import ApiError
 
 LABEL = "sg.projectcalico.org/openstack-"
 
@@ -143,3 +144,43 @@ def test_many_rules_at_once(cloud: Cloud) -> None:
     cloud.neutron.ok("POST", "security-group-rules", {"security_group_rules": rules})
     ports = [rule["destination"]["ports"] for rule in cloud.policy(group_id)["ingress"]]
     assert sorted(ports) == [[number] for number in range(1000, 1050)]
+
+
+def test_a_rule_that_cannot_be_enforced_is_refused_with_the_reason(cloud: Cloud) -> None:
+    group_id = group(cloud)
+    with pytest.raises(ApiError) as refused:
+        add(cloud, group_id, protocol="dccp", port_range_min=1, port_range_max=2)
+    assert refused.value.status == 409
+    assert "TCP, UDP and SCTP only" in str(refused.value.body)
+    assert "ingress" not in cloud.policy(group_id)
+
+
+def test_advisory_a_bad_rule_stops_nothing_else(cloud: Cloud) -> None:
+    """Neutron's CVE-2019-9735 and its kind: a rule that one tenant got into the database, and that
+    cannot be enforced, must cost nobody else anything, and must not open anything.
+    """
+    bad, good = group(cloud, "bad"), group(cloud, "good")
+    kept = add(cloud, bad, protocol="tcp", port_range_min=22, port_range_max=22)
+    network = cloud.network()
+    victim = cloud.port(network, security_groups=[bad])
+    bystander = cloud.port(network, security_groups=[good])
+    for port in (victim, bystander):
+        cloud.report(port, "h1", "up")
+        cloud.becomes(port["id"], "ACTIVE")
+
+    rule = add(cloud, bad, protocol="tcp", port_range_min=80, port_range_max=80)
+    cloud.neutron.sql(f"UPDATE securitygrouprules SET protocol='dccp' WHERE id='{rule}'")
+    add(cloud, bad, protocol="udp", port_range_min=53, port_range_max=53)
+    add(cloud, good, protocol="udp", port_range_min=53, port_range_max=53)
+
+    ports = [rule["destination"]["ports"] for rule in cloud.policy(bad)["ingress"]]
+    assert sorted(ports) == [[22], [53]], "closed is what is bad, and nothing else"
+    assert cloud.policy(good)["ingress"][0]["destination"]["ports"] == [53]
+    cloud.becomes(victim["id"], "ERROR")
+    assert cloud.neutron.show("port", bystander["id"])["status"] == "ACTIVE"
+    newcomer = cloud.port(network, security_groups=[good])
+    assert cloud.endpoint(newcomer, "h1") is not None
+
+    cloud.neutron.sql(f"DELETE FROM securitygrouprules WHERE id='{rule}'")
+    cloud.neutron.delete("security_group_rule", kept)
+    cloud.becomes(victim["id"], "ACTIVE")

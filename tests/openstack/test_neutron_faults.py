@@ -59,7 +59,8 @@ def found_keys(cloud: Cloud) -> set[str]:
 
 
 def is_even(cloud: Cloud) -> bool:
-    return found_keys(cloud) == expected_keys(cloud)
+    expected = expected_keys(cloud)  # first: a listing of groups may make a default one
+    return found_keys(cloud) == expected
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -119,7 +120,7 @@ def test_a_server_killed_and_started_again_repairs_what_it_missed(
 
     cloud.neutron.start()
     cloud.neutron.eventually(
-        lambda: found_keys(cloud) == expected_keys(cloud) | {foreign}, "keys are not even"
+        lambda: expected_keys(cloud) | {foreign} == found_keys(cloud), "keys are not even"
     )
     assert cloud.policy(port["security_groups"][0])["selector"] != "all()"
     cloud.hosts_alive("h1")
@@ -166,8 +167,9 @@ def test_two_servers_at_once_under_load(clouds: Clouds, version: int, tmp_path: 
             try:
                 changes[number // 2 % len(changes)]()
             except ApiError as error:
-                # Of two changes of one port at once, Neutron itself may refuse one.
-                assert error.status in (404, 409, 503), error  # noqa: PT017
+                # Of two changes of one port at once, Neutron itself may refuse one; and 29 one
+                # of the first, while another thread still reads the policy file (403).
+                assert error.status in (403, 404, 409, 503), error  # noqa: PT017
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(act, range(60)))
@@ -215,7 +217,7 @@ def test_database_and_etcd_differ_and_are_made_equal(clouds: Clouds, version: in
         cloud.put(subnet_path, None)
 
     assert changes_of(resync(cloud)) == 0
-    before = {path: value["spec"] for path, value in cloud.stored().items() if path in paths}
+    before = {path: cloud.value(path)["spec"] for path in paths}
     differ()
 
     # Narrow: that one, and nothing else.
@@ -234,7 +236,8 @@ def test_database_and_etcd_differ_and_are_made_equal(clouds: Clouds, version: in
     differ()
     result = resync(cloud, "--all")
     assert result["ok"], result
-    assert is_even(cloud)
+    expected = expected_keys(cloud)
+    assert found_keys(cloud) == expected
     assert {path: cloud.value(path)["spec"] for path in paths} == before
     assert changes_of(resync(cloud)) == 0
 

@@ -2,8 +2,8 @@
 
 Neutron's own agents report over a message bus; ours report in etcd, so this is where both meet.
 A port whose agent says `up` becomes ACTIVE through Neutron's provisioning blocks, like those of
-any agent. One of which something had to be left out, because it cannot be expressed, is in
-ERROR: it is closed where its owner believes it open.
+any agent. One with a security group of which a rule had to be left out, because it cannot be
+expressed, is in ERROR: it is closed where its owner believes it open.
 """
 
 from typing import Any, NamedTuple
@@ -22,9 +22,7 @@ from oslo_log import log
 
 from tortie.model.keys import EndpointStatusKey
 from tortie.openstack.database import Database, migrating_to
-from tortie.openstack.endpoints import translate_port
 from tortie.openstack.gateway import Gateway
-from tortie.openstack.inventory import Selection
 from tortie.openstack.labels import ORCHESTRATOR
 from tortie.openstack.names import AGENT_BINARY, AGENT_TYPE
 from tortie.openstack.policies import translate_group
@@ -125,13 +123,13 @@ class AgentReports:
         return None if entry is None else status_in(entry.value)
 
     def problems_of(self, port_id: str) -> tuple[str, ...]:
-        """What of a port or of its groups cannot be expressed."""
-        for port in self._database.ports(Selection(ids=frozenset({port_id}))):
-            problems = translate_port(port, self._settings).problems
-            for group in self._database.security_groups(port.security_groups):
-                problems += translate_group(group, self._settings.namespace).problems
-            return problems
-        return ()
+        """What of the rules of a port's groups cannot be expressed."""
+        groups = self._database.groups_of_port(port_id)
+        return tuple(
+            problem
+            for group in self._database.security_groups(groups)
+            for problem in translate_group(group, self._settings.namespace).problems
+        )
 
 
 def _bound(port_id: str) -> _Bound | None:

@@ -203,6 +203,10 @@ class Database:
             sa.select(binding.port_id).where(binding.security_group_id.in_(group_ids)).distinct()
         )
 
+    def groups_of_port(self, port_id: str) -> list[str]:
+        binding = SecurityGroupPortBinding
+        return _column(sa.select(binding.security_group_id).where(binding.port_id == port_id))
+
     def ports_of_network(self, network_id: str) -> list[str]:
         port = models_v2.Port
         return _column(sa.select(port.id).where(port.network_id == network_id))

@@ -13,12 +13,14 @@ Nothing is opened until the first request, so nothing is shared across Neutron's
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from neutron.db.models import port_forwarding  # noqa: F401 - see `initialize`
 from neutron.plugins.ml2.drivers import mech_agent
 from neutron_lib import exceptions
 from neutron_lib.api.definitions import portbindings
 from neutron_lib.plugins.ml2 import api
 from oslo_config import cfg
 from oslo_log import log
+from sqlalchemy import orm
 
 from tortie.lib.errors import TortieError
 from tortie.openstack import options
@@ -61,6 +63,9 @@ class MechanismDriver(mech_agent.SimpleAgentMechanismDriverBase):
         return str(portbindings.CONNECTIVITY_L3)
 
     def initialize(self) -> None:
+        # Neutron asks for `Port.port_forwardings`, which is there only once the tables' classes
+        # know each other: without a query before, the first requests fail.
+        orm.configure_mappers()
         self.settings = options.settings_of(cfg.CONF)
         self.projects = Projects(cfg.CONF, self.settings.project_name_cache_max)
         self.database = Database(self.projects, fqdn)

@@ -12,10 +12,13 @@ and what it raises is lost, so nothing is raised here: what could not be written
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from neutron_lib import exceptions
 from neutron_lib.callbacks import events, registry, resources
 from oslo_log import log
 
 from tortie.openstack.database import Database
+from tortie.openstack.inventory import SecurityGroup, SecurityGroupRule
+from tortie.openstack.policies import translate_group
 
 LOG = log.getLogger(__name__)
 
@@ -40,6 +43,7 @@ class Events:
 
     def subscribe(self) -> None:
         after = (events.AFTER_CREATE, events.AFTER_UPDATE, events.AFTER_DELETE)
+        registry.subscribe(self.on_new_rule, resources.SECURITY_GROUP_RULE, events.PRECOMMIT_CREATE)
         for resource, handler in (
             (resources.SECURITY_GROUP, self.on_group),
             (resources.SECURITY_GROUP_RULE, self.on_rule),
@@ -48,6 +52,20 @@ class Events:
         ):
             for event in after:
                 registry.subscribe(handler, resource, event)
+
+    def on_new_rule(self, resource: str, event: str, trigger: Any, payload: Any) -> None:
+        """Before the commit: refuse what could not be enforced, and say why.
+
+        Raises:
+            InvalidInput: Neutron answers 409, with the reason.
+        """
+        rule = payload.latest_state
+        fields = {name: rule.get(name) for name in SecurityGroupRule.__struct_fields__}
+        del fields["remote_addresses"]
+        alone = SecurityGroup(id=rule["security_group_id"], rules=(SecurityGroupRule(**fields),))
+        problems = translate_group(alone, "openstack").problems
+        if problems:
+            raise exceptions.InvalidInput(error_message=problems[0])
 
     def on_group(self, resource: str, event: str, trigger: Any, payload: Any) -> None:
         group_id = payload.resource_id
