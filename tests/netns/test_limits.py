@@ -70,11 +70,11 @@ def arrived(sender: End, target: End, to: Network, sent: int = 60) -> int:
             return count
 
 
-def few_arrive(sender: End, target: End, to: Network) -> bool:
+def few_arrive(sender: End, target: End, to: Network, least: int = 1) -> bool:
     """A few at once, and what ten a second make of the time that sending took."""
     began = time.monotonic()
     count = arrived(sender, target, to)
-    return 1 <= count <= 6 + 10 * (time.monotonic() - began)
+    return least <= count <= 6 + 10 * (time.monotonic() - began)
 
 
 @both_families
@@ -89,7 +89,7 @@ def test_packets_that_a_workload_sends(
     assert few_arrive(a, c, to)
     assert arrived(b, c, to) == 60, "others are not limited"
     assert arrived(c, a, a.address(family)) == 60, "nor is what it gets"
-    assert few_arrive(a, THIS_HOST, host_address(family)), "this host gets no more"
+    assert few_arrive(a, THIS_HOST, host_address(family), least=0), "this host gets no more"
     limit(host, b, FEW)
     time.sleep(1)
     assert arrived(a, c, to) >= 2, "each has a limit of its own"
@@ -123,7 +123,8 @@ def test_a9_a_flood_costs_no_connection_tracking(
 def host_address(family: int) -> Network:
     text = HOST[family].address_text
     command = ["ip", f"-{family}", "addr", "replace", f"{text}/{32 if family == 4 else 128}"]
-    subprocess.run([*command, "dev", "lo"], check=True)
+    # With its check for duplicates an address cannot be used for a moment.
+    subprocess.run([*command, "dev", "lo", *(["nodad"] if family == 6 else [])], check=True)
     return HOST[family]
 
 
