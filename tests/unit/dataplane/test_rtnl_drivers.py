@@ -2,10 +2,13 @@
 
 import errno
 
+import pytest
+
 from tortie.dataplane.driver.link import Links
 from tortie.dataplane.driver.neighbour import NeighbourDriver
 from tortie.dataplane.driver.route import RouteDriver
 from tortie.dataplane.driver.sysctl import SysctlDriver
+from tortie.dataplane.driver.unseen_rule import UnseenRuleDriver
 from tortie.dataplane.manager.route import RouteManager
 from tortie.dataplane.settings import Settings
 from tortie.desired.endpoint import Route, RouteType
@@ -14,6 +17,7 @@ from tortie.kernel.rtnl import route as kernel
 from tortie.kernel.rtnl.fake import FakeRtnl
 from tortie.kernel.rtnl.link import LinkChange, VethPeer
 from tortie.kernel.rtnl.route import RouteKey
+from tortie.kernel.rtnl.rule import Rule as RoutingRule
 from tortie.lib.errors import KernelRefused
 from tortie.lib.ip import Network, parse_address, parse_network
 
@@ -256,3 +260,41 @@ def test_a_link_that_was_renamed_and_back_unseen_keeps_its_route() -> None:
     made.routes.apply()
     assert POD in made.installed()
     assert made.routes.pending_count == 0
+
+
+class WithoutRules(FakeRtnl):
+    """A kernel that was built without them."""
+
+    asked = 0
+
+    def rules(self, family: int | None = None) -> list[RoutingRule]:
+        self.asked += 1
+        raise KernelRefused("list rules: Operation not supported", errno.EOPNOTSUPP)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_kernel_without_routing_rules_is_told_of_once(
+    caplog: pytest.LogCaptureFixture, guarded: bool
+) -> None:
+    backend = WithoutRules()
+    driver = UnseenRuleDriver(backend, Settings(host="h1", guard_links=guarded))
+    for _ in range(3):
+        driver.resync()
+        driver.apply()
+        assert not driver.pending_count
+    assert backend.asked == 2, "once for each family"
+    assert len(caplog.records) == (2 if guarded else 0)
+
+
+def test_a_rule_of_a_former_mask_or_of_guards_that_are_off_goes() -> None:
+    backend = FakeRtnl()
+    before = backend.rules()
+    for settings in (
+        Settings(host="h1", guard_links=True),
+        Settings(host="h1", guard_links=True, mark_mask=0xFF00),
+    ):
+        UnseenRuleDriver(backend, settings).apply()
+        marks = [(one.mark, one.mask) for one in backend.rules() if one.mask]
+        assert marks == [(settings.mark_unseen, settings.mark_mask)] * 2
+    UnseenRuleDriver(backend, Settings(host="h1")).apply()
+    assert backend.rules() == before

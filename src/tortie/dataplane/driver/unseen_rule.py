@@ -33,15 +33,17 @@ class UnseenRuleDriver:
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self._backend = backend
         self._settings = settings
+        self._families = set(_FAMILIES)
+        """Those that the kernel has rules for, as far as it is known."""
         self._pending = set(_FAMILIES)
 
     def resync(self) -> None:
-        self._pending |= set(_FAMILIES)
+        self._pending |= self._families
 
     def apply(self) -> None:
         """Have the rule where it should be, or take an earlier process's away.
 
-        A kernel without such rules is told of, and asked again at the next resync.
+        A kernel without such rules is told of once, and not asked again.
 
         Raises:
             KernelBusy: try again.
@@ -50,7 +52,9 @@ class UnseenRuleDriver:
             try:
                 self._write(family)
             except KernelRefused as error:
-                log.warning("no rule against what workloads send past the tables: %s", error)
+                self._families.discard(family)
+                if self._settings.mark_unseen:
+                    log.warning("IPv%d: no second line from workloads: %s", family, error)
             self._pending.discard(family)
 
     @property
