@@ -3,16 +3,21 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
+from tests.datastore.etcd_server import EtcdServer
 from tests.dhcp.host import NETWORK, SUBNET4, SUBNET6, Host, endpoint, eventually
 from tests.dhcp.tap import ACK, DISCOVER, NAK, RENEW6, REPLY, REQUEST, REQUEST6, Lease
 
-from tortie.openstack.subnets import SubnetValue
+from tortie.model import codec
+from tortie.model.keys import RESOURCES, ResourceKey
+from tortie.openstack.subnets import SubnetValue, subnet_path
 
 OTHER = "ffffffff-0000-4b8e-9a5e-0d3e1f2a3b4c"
 
@@ -251,3 +256,49 @@ def test_dhcpv6_renewal_after_a_loss(served: Host) -> None:
     again = guest.dhcp6(REQUEST6, server=server, address=address)
     assert again is not None
     assert again.addresses == ["fd00:65::b"]
+
+
+def test_calicos_command_with_neutrons_files_over_etcd(host: Host, tmp_path: Path) -> None:
+    """`calico-dhcp-agent`: as operators start it; etcd may go and come back."""
+    server = EtcdServer(tmp_path / "etcd").start()
+    name, _, port = server.endpoint.removeprefix("http://").rpartition(":")
+    files = tmp_path / "neutron.conf"
+    files.write_text(
+        f"[DEFAULT]\nhost = h1\ndnsmasq_dns_servers = 10.0.0.98\ndhcp_lease_duration = 600\n"
+        f"[calico]\netcd_host = {name}\netcd_port = {port}\n"
+    )
+    script = "from tortie.dhcp.main import calico_dhcp_agent as main; main()"
+    command = [sys.executable, "-c", script, "--config-file", str(files)]
+    command += ["--run-directory", str(tmp_path / "process"), "--state-directory", str(tmp_path)]
+    process = subprocess.Popen(command, env={**os.environ, "FELIX_INTERFACEPREFIX": "cali,tap"})
+    try:
+        plain = msgspec.structs.replace(SUBNET4, dns_servers=msgspec.UNSET)
+        ports = {
+            subnet_path("s4", "no-region"): msgspec.json.encode(plain),
+            **{
+                f"{RESOURCES}workloadendpoints/openstack/{one.metadata.name}": codec.encode(
+                    ResourceKey("WorkloadEndpoint", one.metadata.name, "openstack"), one
+                )
+                for one in (endpoint(1), endpoint(2))
+            },
+        }
+        for path, value in ports.items():
+            put = ["etcdctl", f"--endpoints={server.endpoint}", "put", path, value.decode()]
+            subprocess.run(
+                put, env={**os.environ, "ETCDCTL_API": "3"}, check=True, capture_output=True
+            )
+        guest = host.guest(1)
+        lease = eventually(guest.lease)
+        assert lease is not None
+        assert lease.address == "10.65.0.11"
+        assert lease.addresses(6) == ["10.0.0.98"]
+        assert int.from_bytes(lease.options[51], "big") == 600
+        server.kill()
+        assert eventually(guest.lease), "etcd is away"
+        server.start()
+        other = host.guest(2)
+        assert eventually(other.lease), "and back"
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+        server.kill()
