@@ -133,7 +133,7 @@ class Neutron:
         self.namespace = namespace
         self._etcd_host = etcd_host
         self.database = database or self._new_database()
-        self._started: list[subprocess.Popen[bytes]] = []
+        self.started: list[subprocess.Popen[bytes]] = []
         self.configuration = self.folder / "neutron.conf"
         self.write_configuration(etcd_port, settings or {})
 
@@ -228,7 +228,7 @@ class Neutron:
                     start_new_session=True,
                 )
 
-            self._started.append(self._there(spawn))
+            self.started.append(self._there(spawn))
         self.eventually(self._answers, f"{self.name} does not answer")
         return self
 
@@ -240,24 +240,24 @@ class Neutron:
         return {"OS_NEUTRON_CONFIG_FILES": str(self.configuration)}
 
     def _answers(self) -> bool:
-        assert all(process.poll() is None for process in self._started), self.log()[-6000:]
+        assert all(process.poll() is None for process in self.started), self.log()[-6000:]
         with contextlib.suppress(OSError):
             return self.request("GET", "/v2.0/extensions").status == 200
         return False
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """With all of its processes: each server leads a process group."""
-        for process in self._started:
+        for process in self.started:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
         give_up = time.monotonic() + 20
-        for process in self._started:
+        for process in self.started:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(give_up - time.monotonic(), 0.1))
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        self._started = []
+        self.started = []
 
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")

@@ -8,6 +8,8 @@ from tests.openstack.server import ApiError
 
 LABEL = "sg.projectcalico.org/openstack-"
 
+pytestmark = pytest.mark.timeout(180)  # the first one starts the servers
+
 
 def group(cloud: Cloud, name: str = "g") -> str:
     """A group without rules."""

@@ -6,6 +6,8 @@ import pytest
 from tests.openstack.cloud import Cloud
 from tests.openstack.server import ApiError
 
+pytestmark = pytest.mark.timeout(180)  # the first one starts the servers
+
 
 def test_a_port_is_an_endpoint_of_its_host(cloud: Cloud) -> None:
     network = cloud.network("10.65.0.0/24", "fd65::/64", name="blue net")

@@ -9,6 +9,8 @@ from tests.openstack.cloud import Cloud
 from tests.openstack.conftest import Releases
 from tests.openstack.server import NEWEST, ZED
 
+pytestmark = pytest.mark.timeout(180)  # the first one starts the servers
+
 
 def external(cloud: Cloud, third: int) -> dict[str, Any]:
     return cloud.network(f"203.0.{third}.0/24", name="outside", **{"router:external": True})
