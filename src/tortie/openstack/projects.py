@@ -51,8 +51,8 @@ class Projects:
             if session is None:
                 self._failed_at = float("inf")  # for as long as this process lives
                 return
-            where = {"service_type": "identity", "interface": "public"}
-            answer = session.get(f"/v3/projects/{project_id}", endpoint_filter=where).json()
+            where = {"service_type": "identity", "interface": "public", "version": (3, 0)}
+            answer = session.get(f"/projects/{project_id}", endpoint_filter=where).json()
             project = answer["project"]
             found = Project(str(project["name"]), project.get("parent_id"))
         except Exception as error:  # noqa: BLE001 - any of Keystone's clients' many
