@@ -187,6 +187,20 @@ def test_subnets_with_dhcp_are_for_the_dhcp_agents(cloud: Cloud) -> None:
     assert subnet_value(cloud, subnet["id"]) is None
 
 
+def test_dhcp_agents_know_how_a_subnet_of_ipv6_gives_addresses(cloud: Cloud) -> None:
+    network = cloud.neutron.create("network", name="n")
+    subnet = cloud.neutron.create(
+        "subnet",
+        network_id=network["id"],
+        cidr="fd00:68::/64",
+        ip_version=6,
+        ipv6_address_mode="slaac",
+        ipv6_ra_mode="slaac",
+    )
+    value = subnet_value(cloud, subnet["id"])
+    assert (value["ipv6_address_mode"], value["ipv6_ra_mode"]) == ("slaac", "slaac")
+
+
 def subnet_value(cloud: Cloud, subnet_id: str) -> Any:
     return cloud.value(f"/calico/dhcp/v2/{cloud.region}/subnet/{subnet_id}")
 

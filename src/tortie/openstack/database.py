@@ -186,6 +186,8 @@ class Database:
                 subnet.cidr,
                 subnet.enable_dhcp,
                 subnet.gateway_ip,
+                subnet.ipv6_address_mode,
+                subnet.ipv6_ra_mode,
                 models_v2.Network.mtu,
             )
             .select_from(subnet)
@@ -439,6 +441,8 @@ def _make_subnets(session: Any, rows: Sequence[Any]) -> list[Subnet]:
             host_routes=tuple(routes[row.id]),
             dns_nameservers=tuple(servers[row.id]),
             mtu=row.mtu,
+            ipv6_address_mode=row.ipv6_address_mode,
+            ipv6_ra_mode=row.ipv6_ra_mode,
         )
         for row in rows
     ]

@@ -5,6 +5,7 @@ and no values: the write that succeeds is made of what the database says then. W
 while a user waited is confirmed here too, a moment later (`writer`, round 4).
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -37,6 +38,12 @@ class Repair:
     ) -> None:
         self._write = write
         self._log = log
+        self._start_anew()
+        os.register_at_fork(after_in_child=self._start_anew)
+
+    def _start_anew(self) -> None:
+        """A child of a fork has neither the thread nor whoever held the lock; its parent goes on
+        with what is to be done."""
         self._lock = threading.Lock()
         self._tasks: dict[Task, frozenset[Place]] = {}
         self._running = False
