@@ -47,7 +47,11 @@ echo GUEST-CONFIGURED
 exec busybox httpd -f -p {port} -h /run/www
 """
 _WAIT6 = """\
-for i in 1 2 3 4 5 6 7 8 9 10; do ip -6 route | grep -q '^default' && break; sleep 0.3; done
+for i in $(seq 100); do
+    ip -6 route | grep -q '^default' &&
+        ip -6 address show dev eth0 -tentative | grep -q fe80 && break
+    sleep 0.3
+done
 dhclient -6 -1 -v -pf /run/6.pid -lf /run/6.leases eth0 2>&1 && echo GUEST-HAS-6
 """
 
