@@ -123,6 +123,7 @@ def test_a3_nor_is_the_host_a_router_that_advertises(field: Arena) -> None:
     body = bytes((ROUTER_ADVERTISEMENT, 0, 0, 0)) + _ROUTER + _PREFIX
 
     def build() -> list[bytes]:
+        _wait_for_link_local(field.open.interface)
         with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
             raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
             link = socket.if_nametoindex(field.open.interface)
@@ -133,6 +134,15 @@ def test_a3_nor_is_the_host_a_router_that_advertises(field: Arena) -> None:
         return []
 
     field.assert_stopped(build, at={"open"})
+
+
+def _wait_for_link_local(interface: str) -> None:
+    """Nothing can be sent from it while others are asked whether it is theirs."""
+    give_up = time.monotonic() + 20
+    shown = ["ip", "-6", "address", "show", "dev", interface, "-tentative"]
+    while b"fe80" not in subprocess.run(shown, capture_output=True, check=True).stdout:
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
 
 
 def test_a3_a_router_advertisement_would_be_believed(field: Arena) -> None:
