@@ -196,6 +196,7 @@ def test_packets_that_do_not_fit(cluster: Machines) -> None:
 
 def test_table_and_choice(cluster: Machines) -> None:
     machine = cluster[HOST]
+    wait(lambda: machine.run("tortie", "doctor", "-q").returncode == 0)
     said = machine.ok("tortie", "doctor")
     assert said.splitlines()[0].startswith(" 1 ok       kernel: ")
     assert said.endswith("\n0 problems\n")
