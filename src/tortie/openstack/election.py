@@ -15,7 +15,6 @@ Source: Calico, networking-calico, drivers/calico/election.py.
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -34,9 +33,9 @@ from tortie.datastore.client import (
 from tortie.lib.backoff import Backoff
 from tortie.lib.errors import TortieError
 from tortie.openstack.gateway import Gateway
-from tortie.openstack.gateway_watch import Watch
 from tortie.openstack.settings import Settings
 from tortie.openstack.store import NotMaster
+from tortie.openstack.watch_thread import WatchThread
 
 log = logging.getLogger(__name__)
 
@@ -78,15 +77,12 @@ class Election:
         self._lease = 0
         self._until = 0.0
         """On our clock: the lease lasts at least until then."""
-        self._pid = 0
-        self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
-        self._watch: Watch | None = None
+        self._thread = WatchThread(gateway, "election", self._run)
 
     @property
     def is_master(self) -> bool:
         """Of this process; a child that was forked off later is none."""
-        return self._pid == os.getpid() and time.monotonic() < self._until
+        return self._thread.is_of_this_process and time.monotonic() < self._until
 
     def guard(self) -> Sequence[Compare]:
         """What must hold for a write of the master; for `Store`.
@@ -101,27 +97,18 @@ class Election:
 
     def start(self) -> None:
         """Begin, or begin again in a child after a fork."""
-        self._pid = os.getpid()
         self._lease, self._until = 0, 0.0
-        self._stopping = threading.Event()  # a new one: another process's may be locked for ever
-        self._thread = threading.Thread(target=self._run, name="election", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Step down, so that another becomes the master at once; waits for the thread."""
-        self._stopping.set()
-        watch = self._watch
-        if watch is not None:
-            watch.close()
-        if self._thread is not None and self._pid == os.getpid():
-            self._thread.join()
-        self._thread = None
+        self._thread.stop()
 
     # --- in the thread ---
 
     def _run(self) -> None:
         backoff = Backoff(1.0, self._renewal_seconds)
-        while not self._stopping.is_set():
+        while not self._thread.stopping.is_set():
             try:
                 if self._campaign():
                     backoff.reset()
@@ -131,7 +118,7 @@ class Election:
                     backoff.reset()
             except TortieError as error:
                 log.warning("election: %s", error)
-                self._stopping.wait(backoff.next_seconds())
+                self._thread.stopping.wait(backoff.next_seconds())
         self._step_down()
 
     def _campaign(self) -> bool:
@@ -155,7 +142,7 @@ class Election:
     def _lead(self) -> None:
         """Renew until it is over."""
         try:
-            while not self._stopping.wait(self._renewal_seconds) and self.is_master:
+            while not self._thread.stopping.wait(self._renewal_seconds) and self.is_master:
                 try:
                     if not self._renewed():
                         return
@@ -187,16 +174,10 @@ class Election:
             same = [unchanged(self._key, entry.mod_revision), value_is(self._key, entry.value)]
             self._gateway.transact(Txn(same, [Delete(self._key)]))
             return
-        watch = self._watch = self._gateway.watch(self._key, entry.mod_revision + 1)
-        try:
-            if self._stopping.is_set():
-                return
+        with self._thread.watching(self._key, entry.mod_revision + 1) as watch:
             for batch in watch:
                 if any(e.key == self._key and e.value is None for e in batch.events):
                     return
-        finally:
-            self._watch = None
-            watch.close()
 
     def _is_dead(self, master: str) -> bool:
         """A process of this host that is no more; only a host can tell of its own."""

@@ -7,8 +7,6 @@ Source: Calico, networking-calico, drivers/calico/status.py; Felix, statusrep.
 """
 
 import logging
-import os
-import threading
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -18,9 +16,9 @@ from tortie.lib.backoff import Backoff
 from tortie.lib.errors import TortieError
 from tortie.model.keys import FELIX, unescape
 from tortie.openstack.gateway import Gateway
-from tortie.openstack.gateway_watch import Watch
 from tortie.openstack.labels import ORCHESTRATOR
 from tortie.openstack.settings import Settings
+from tortie.openstack.watch_thread import WatchThread
 
 log = logging.getLogger(__name__)
 
@@ -83,36 +81,24 @@ class StatusWatcher:
         self._on_event = on_event
         self._known: dict[str, StatusEvent] = {}
         """By key: what was last told."""
-        self._stopping = threading.Event()
-        self._watch: Watch | None = None
-        self._thread: threading.Thread | None = None
-        self._pid = 0
+        self._thread = WatchThread(gateway, "status", self._run)
 
     def start(self) -> None:
         """Begin, or begin again in a child after a fork: with a listing."""
-        self._pid = os.getpid()
         self._known = {}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        self._stopping.set()
-        watch = self._watch
-        if watch is not None:
-            watch.close()
-        if self._thread is not None and self._pid == os.getpid():
-            self._thread.join()
-        self._thread = None
+        self._thread.stop()
 
     def _run(self) -> None:
         backoff = Backoff(1.0, 30.0)
-        while not self._stopping.is_set():
+        while not self._thread.stopping.is_set():
             try:
                 self._follow(self._list(), backoff)
             except TortieError as error:
                 log.warning("status of agents: %s", error)
-                self._stopping.wait(backoff.next_seconds())
+                self._thread.stopping.wait(backoff.next_seconds())
 
     def _list(self) -> int:
         """Tell what is different from what is known; the revision of the listing."""
@@ -130,20 +116,14 @@ class StatusWatcher:
         return revision
 
     def _follow(self, revision: int, backoff: Backoff) -> None:
-        watch = self._watch = self._gateway.watch(self._prefix, revision + 1)
-        try:
-            if self._stopping.is_set():
-                return
+        with self._thread.watching(self._prefix, revision + 1) as watch:
             for batch in watch:
                 backoff.reset()
                 for event in batch.events:
                     self._tell(event.key, self._event(event.key, event.value))
-        finally:
-            self._watch = None
-            watch.close()
 
     def _tell(self, key: str, event: StatusEvent | None) -> None:
-        if event is None or self._stopping.is_set():
+        if event is None or self._thread.stopping.is_set():
             return
         if isinstance(event, HostGone) or (isinstance(event, PortStatus) and event.status is None):
             self._known.pop(key, None)
