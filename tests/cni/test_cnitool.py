@@ -6,11 +6,10 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cni.host import Containers, Host, running_host
+from tests.cni.host import Containers, Host
 
 from tortie.attach.cni.conflist import default_conflist
 from tortie.cni import install
@@ -52,19 +51,6 @@ class Runtime:
             [self._program, verb, self.network, netns],
             env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
-
-
-@pytest.fixture
-def host(netns: None, tmp_path: Path) -> Iterator[Host]:
-    with running_host(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def containers() -> Iterator[Containers]:
-    made = Containers()
-    yield made
-    made.close()
 
 
 def test_cnitool_adds_checks_and_removes(program: str, host: Host, containers: Containers) -> None:

@@ -5,12 +5,11 @@ Source: Apache Mesos, src/slave/containerizer/mesos/isolators/network/cni/cni.cp
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cni.host import Containers, Host, running_host
+from tests.cni.host import Containers, Host
 
 from tortie.model.keys import ResourceKey
 
@@ -22,19 +21,6 @@ OPERATORS = {
     "etcd_endpoints": "http://127.0.0.1:2379",
 }
 """The file in --network_cni_config_dir: one plugin, no version."""
-
-
-@pytest.fixture
-def host(netns: None, tmp_path: Path) -> Iterator[Host]:
-    with running_host(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def containers() -> Iterator[Containers]:
-    made = Containers()
-    yield made
-    made.close()
 
 
 class Isolator:

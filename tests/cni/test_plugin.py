@@ -7,14 +7,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cni.host import Containers, Host, network, running_host
+from tests.cni.host import Containers, Host, network
 
 from tortie.attach.client import Client
 from tortie.cni import install
@@ -29,19 +28,6 @@ from tortie.model.names import interface_name
 
 CID = "8c1f5e0d34b1"
 POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=x"
-
-
-@pytest.fixture
-def host(netns: None, tmp_path: Path) -> Iterator[Host]:
-    with running_host(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def containers() -> Iterator[Containers]:
-    made = Containers()
-    yield made
-    made.close()
 
 
 def inside(path: str) -> dict[str, Any]:

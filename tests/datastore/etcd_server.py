@@ -1,12 +1,15 @@
 """A real etcd on loopback, with its data in a folder of the test."""
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
+
+import pytest
 
 from tortie.kernel import netns
 
@@ -128,3 +131,23 @@ def free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
+
+
+Start = Callable[..., EtcdServer]
+"""Of `start`: takes options of etcd, and `scheme`."""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts servers, and kills them afterwards."""
+    servers: list[EtcdServer] = []
+
+    def start_one(*options: str, scheme: str = "http") -> EtcdServer:
+        folder = tmp_path / f"etcd{len(servers)}"
+        servers.append(EtcdServer(folder, options, scheme=scheme).start())
+        return servers[-1]
+
+    yield start_one
+    for server in servers:
+        server.process.send_signal(signal.SIGCONT)
+        server.kill()

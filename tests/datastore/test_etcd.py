@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
 from tests.datastore.credentials import etcdctl, make_authority, make_certificate
-from tests.datastore.etcd_server import EtcdServer, free_ports
+from tests.datastore.etcd_server import EtcdServer, Start, free_ports, start
 
 from tortie.datastore.client import Batch, Event, Put, Txn
 from tortie.datastore.etcd import EtcdClient, Login, Timing, TLSFiles
@@ -19,27 +19,10 @@ from tortie.datastore.syncer import Status, Syncer, Update
 from tortie.datastore.syncer import Timing as SyncerTiming
 from tortie.lib.errors import Denied, InvalidInput, Unavailable
 
+__all__ = ["start"]
+
 QUICK = Timing(call=2.0)
 ABC = "/etcd/"
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., EtcdServer]]:
-    """Starts servers, and kills them afterwards."""
-    servers: list[EtcdServer] = []
-
-    def start_one(*options: str, scheme: str = "http") -> EtcdServer:
-        folder = tmp_path / f"etcd{len(servers)}"
-        servers.append(EtcdServer(folder, options, scheme=scheme).start())
-        return servers[-1]
-
-    yield start_one
-    for server in servers:
-        server.process.send_signal(signal.SIGCONT)
-        server.kill()
-
-
-Start = Callable[..., EtcdServer]
 
 
 def freeze(server: EtcdServer) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.cni.test_machine import tortie_workload
+from tests.cni.test_machine import POLICY, tortie_workload
 from tests.dhcp.cloud import CLIENT, NETWORK, SUBNETS, WEB, Cloud, asks, port
 from tests.dhcp.host import eventually
 from tests.dhcp.machine import Machine
@@ -19,16 +19,6 @@ pytestmark = pytest.mark.timeout(300)
 """Seven machines start, one after the other."""
 
 MAC = "02:54:00:00:00:07"
-POLICY = """
-apiVersion: projectcalico.org/v3
-kind: NetworkPolicy
-metadata: {name: default.guest, namespace: red}
-spec:
-  selector: app == 'guest'
-  types: [Ingress]
-  ingress:
-  - {action: Allow, protocol: TCP, source: {selector: role == 'friend'}, destination: {ports: [80]}}
-"""
 ASK = """
 echo METADATA $(curl -s -m 2 http://169.254.169.254/)
 for a in 169.254.1.1 10.65.200.254 172.30.0.2; do

@@ -201,6 +201,28 @@ def hears_tcp(sender: Workload, target: Workload, port: int, family: int = 4) ->
         return True
 
 
+class Talk:
+    """A UDP connection that goes on whenever asked, and its reply."""
+
+    def __init__(self, a: Workload, b: Workload, port: int) -> None:
+        self.server, self.client = (one.socket(4, socket.SOCK_DGRAM) for one in (b, a))
+        self.server.bind((b.ipv4.address_text, port))
+        self.client.connect((b.ipv4.address_text, port))
+
+    def goes_on(self) -> bool:
+        self.client.send(b"more")
+        try:
+            _, back = self.server.recvfrom(16)
+            self.server.sendto(b"reply", back)
+            return self.client.recv(16) == b"reply"
+        except TimeoutError:
+            return False
+
+    def close(self) -> None:
+        self.server.close()
+        self.client.close()
+
+
 class Host:
     """The calling thread's namespace with a dataplane that programs it."""
 

@@ -2,12 +2,11 @@
 list of them, and they are cut when it is there."""
 
 import asyncio
-import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 
 import pytest
-from tests.netns.dataplane_host import Host, Workload, hears, workloads
+from tests.netns.dataplane_host import Host, Talk, Workload, hears, workloads
 
 from tortie.dataplane import dataplane
 from tortie.dataplane.dataplane import Dataplane
@@ -56,10 +55,7 @@ class Scene:
         host.allow_all_profile()
         for one in (a, b, c):
             host.endpoint(one)
-        self.server = b.socket(4, socket.SOCK_DGRAM)
-        self.client = a.socket(4, socket.SOCK_DGRAM)
-        self.server.bind((b.ipv4.address_text, 80))
-        self.client.connect((b.ipv4.address_text, 80))
+        self.talk = Talk(a, b, 80)
 
     async def begin(self) -> None:
         """Policy may have tightened before the start, so that looks for connections, too."""
@@ -68,16 +64,7 @@ class Scene:
         await self.dataplane.apply()
         self.table.listed.clear()
         self.table.may_go.clear()
-        assert self.goes_on()
-
-    def goes_on(self) -> bool:
-        self.client.send(b"more")
-        try:
-            _, back = self.server.recvfrom(16)
-            self.server.sendto(b"reply", back)
-            return self.client.recv(16) == b"reply"
-        except TimeoutError:
-            return False
+        assert self.talk.goes_on()
 
     async def until_found(self) -> None:
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -105,8 +92,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     with workloads(host, 3) as (a, b, c):
         made = Scene(host, a, b, c)
         yield made
-        made.server.close()
-        made.client.close()
+        made.talk.close()
         made.table.close()
     host.close()
 
@@ -119,7 +105,7 @@ def test_later_changes_do_not_wait_for_the_search(scene: Scene) -> None:
         assert scene.dataplane.is_cutting
         assert scene.dataplane.retry_seconds is None, "on_found says when"
         assert not hears(scene.a, scene.b, 81), "new connections are denied already"
-        assert scene.goes_on()
+        assert scene.talk.goes_on()
         assert hears(scene.a, scene.c, 81)
         scene.host.endpoint(scene.c, ingress=PolicyList())
         await scene.dataplane.apply()
@@ -128,7 +114,7 @@ def test_later_changes_do_not_wait_for_the_search(scene: Scene) -> None:
         scene.table.may_go.set()
         await scene.until_found()
         await scene.dataplane.apply()
-        assert not scene.goes_on()
+        assert not scene.talk.goes_on()
         assert scene.dataplane.statistics().connections_cut == 1
         assert not scene.dataplane.is_cutting
         # Whoever became suspect meanwhile is not forgotten.
@@ -154,7 +140,7 @@ def test_what_is_allowed_again_when_the_list_comes_goes_on(scene: Scene) -> None
         await scene.until_found()
         await scene.dataplane.apply()
         assert scene.dataplane.statistics().connections_cut == 0
-        assert scene.goes_on()
+        assert scene.talk.goes_on()
 
     scene.run(act)
 
@@ -168,12 +154,12 @@ def test_a_search_that_fails_is_made_again(scene: Scene) -> None:
         await scene.until_found()
         with pytest.raises(KernelBusy):
             await scene.dataplane.apply()
-        assert scene.goes_on()
+        assert scene.talk.goes_on()
         scene.table.fails = False
         await scene.dataplane.apply()
         await scene.until_found()
         await scene.dataplane.apply()
-        assert not scene.goes_on()
+        assert not scene.talk.goes_on()
         assert scene.dataplane.statistics().connections_cut == 1
 
     scene.run(act)

@@ -10,6 +10,7 @@ from tests.netns.dataplane_host import (
     ALLOW_ALL,
     SILENCE_SECONDS,
     Host,
+    Talk,
     Workload,
     hears,
     hears_tcp,
@@ -763,28 +764,6 @@ def test_masquerading_is_for_what_leaves_the_pools(
 
 
 # Connections that policy let in before.
-
-
-class Talk:
-    """A UDP connection that goes on whenever asked, and its reply."""
-
-    def __init__(self, a: Workload, b: Workload, port: int) -> None:
-        self.server, self.client = (one.socket(4, socket.SOCK_DGRAM) for one in (b, a))
-        self.server.bind((b.ipv4.address_text, port))
-        self.client.connect((b.ipv4.address_text, port))
-
-    def goes_on(self) -> bool:
-        self.client.send(b"more")
-        try:
-            _, back = self.server.recvfrom(16)
-            self.server.sendto(b"reply", back)
-            return self.client.recv(16) == b"reply"
-        except TimeoutError:
-            return False
-
-    def close(self) -> None:
-        self.server.close()
-        self.client.close()
 
 
 @pytest.fixture

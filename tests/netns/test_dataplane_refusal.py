@@ -106,14 +106,17 @@ class Scene(NamedTuple):
         assert not hears(self.a, self.c, 80), "the refused one drops"
 
 
+def spoilt(settings: Settings | None = None) -> tuple[Host, SpoiltNft]:
+    host = Host(settings)
+    host.nft.close()
+    host.nft = nft = SpoiltNft.open()
+    host.restart()
+    return host, nft
+
+
 @pytest.fixture
 def scene() -> Iterator[Scene]:
-    host = Host()
-    host.nft.close()
-    nft = SpoiltNft.open()
-    assert isinstance(nft, SpoiltNft)
-    host.nft = nft
-    host.restart()
+    host, nft = spoilt()
     host.allow_all_profile()
     with workloads(host, 3) as (a, b, c):
         good, bad = (PolicyId("GlobalNetworkPolicy", name) for name in ("good", "bad"))
@@ -278,13 +281,7 @@ def test_many_refused_policies_at_once(scene: Scene) -> None:
 
 @pytest.mark.parametrize("mute", [False, True])
 def test_a_refused_list_of_a_host_endpoint_drops_all_but_failsafe_ports(mute: bool) -> None:
-    settings = Settings(host="h1", failsafe_inbound=(ProtoPort(UDP, 22),))
-    host = Host(settings)
-    host.nft.close()
-    nft = SpoiltNft.open()
-    assert isinstance(nft, SpoiltNft)
-    host.nft = nft
-    host.restart()
+    host, nft = spoilt(Settings(host="h1", failsafe_inbound=(ProtoPort(UDP, 22),)))
     good, bad = (host.policy(name, ingress=(Rule("Allow"),)) for name in ("good", "bad"))
     lists = [PolicyList((tier(one),)) for one in (good, bad)]
     everything = PolicyList((tier(host.policy("out", egress=(Rule("Allow"),))),))
@@ -313,13 +310,7 @@ def test_a_refused_host_endpoint_drops_all_but_failsafe_ports(
     mute: bool, interface: str, place: Place
 ) -> None:
     """Its entry is what the kernel does not take: neither may it fall to another endpoint's."""
-    settings = Settings(host="h1", failsafe_inbound=(ProtoPort(UDP, 22),))
-    host = Host(settings)
-    host.nft.close()
-    nft = SpoiltNft.open()
-    assert isinstance(nft, SpoiltNft)
-    host.nft = nft
-    host.restart()
+    host, nft = spoilt(Settings(host="h1", failsafe_inbound=(ProtoPort(UDP, 22),)))
     rule = (Rule("Allow"),)
     open_list = PolicyList((tier(host.policy("open", ingress=rule, egress=rule)),))
     early = PolicyList((tier(host.policy("early", ingress=rule), default="Pass"),))

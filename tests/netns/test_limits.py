@@ -20,7 +20,7 @@ from tortie.kernel.nft.expressions import Meta
 from tortie.kernel.nft.operations import AddSet, Operation
 from tortie.lib.ip import Network, parse_network
 
-from tests.netns.test_dataplane_refusal import SpoiltNft  # isort: skip
+from tests.netns.test_dataplane_refusal import spoilt  # isort: skip
 
 pytestmark = pytest.mark.usefixtures("netns")
 
@@ -244,12 +244,7 @@ def test_a_known_value_is_a_change_of_elements_and_none_leaves_nothing(
 
 def test_a_limit_that_the_kernel_does_not_take_is_reported_and_left_out() -> None:
     """As on a kernel that cannot count connections."""
-    host = Host()
-    host.nft.close()
-    nft = SpoiltNft.open()
-    assert isinstance(nft, SpoiltNft)
-    host.nft = nft
-    host.restart()
+    host, nft = spoilt()
     host.allow_all_profile()
 
     def spoil(operation: Operation) -> Operation:

@@ -7,36 +7,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tests.datastore.credentials import etcdctl, make_authority, make_certificate
-from tests.datastore.etcd_server import EtcdServer, free_ports
+from tests.datastore.etcd_server import EtcdServer, Start, free_ports, start
 
 from tortie.datastore.client import Compare, Delete, Get, Put, Txn, absent, unchanged, value_is
 from tortie.lib.errors import Compacted, Denied, InvalidInput, NotFound, Unavailable
 from tortie.openstack.gateway import Gateway, Login
 from tortie.openstack.settings import Settings
 
-Start = Callable[..., EtcdServer]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    servers: list[EtcdServer] = []
-
-    def start_one(*options: str, scheme: str = "http") -> EtcdServer:
-        folder = tmp_path / f"etcd{len(servers)}"
-        servers.append(EtcdServer(folder, options, scheme=scheme).start())
-        return servers[-1]
-
-    yield start_one
-    for one in servers:
-        one.process.send_signal(signal.SIGCONT)
-        one.kill()
+__all__ = ["start"]
 
 
 def put(gateway: Gateway, key: str, value: bytes, lease: int = 0) -> int:

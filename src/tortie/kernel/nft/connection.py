@@ -17,7 +17,7 @@ Source: net/netfilter/nfnetlink.c, nfnetlink_rcv_batch.
 
 import errno
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import msgspec
 
@@ -164,11 +164,11 @@ class Nft:
         self._socket = socket
 
     @classmethod
-    def open(cls) -> "Nft":
+    def open(cls) -> Self:
         return cls(NetlinkSocket.open(NETLINK_NETFILTER))
 
     @classmethod
-    def adopt(cls, descriptor: int) -> "Nft":
+    def adopt(cls, descriptor: int) -> Self:
         """Take over another process's socket, and with it the tables it owns."""
         return cls(NetlinkSocket.adopt(descriptor))
 
