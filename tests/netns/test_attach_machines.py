@@ -15,8 +15,9 @@ from tests.unit.ctl.test_ctl_libvirt import ABOUT, INTERFACE, guest
 
 from tortie.ctl import workload
 from tortie.kernel.rtnl.connection import Rtnl
+from tortie.kernel.rtnl.link import VethPeer
 from tortie.kernel.rtnl.tap import create_tap
-from tortie.lib.errors import InvalidInput, NotFound
+from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound
 
 TUNSETIFF = 0x400454CA
 IFF_TAP, IFF_NO_PI = 0x0002, 0x1000
@@ -85,6 +86,32 @@ def test_an_interface_of_others_stays(host: Host, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.endswith("removed\nthere was none\n")
     assert list(links()) == ["calivm7"]
     assert host.endpoints() == {}
+
+
+def test_an_interface_that_is_no_tap_is_not_taken_for_one(host: Host) -> None:
+    """It is somebody's: neither changed nor, when the Add is undone, deleted."""
+    with Rtnl.open() as rtnl:
+        rtnl.create_veth("calivm7", VethPeer(name="far"))
+    before = links()
+    with pytest.raises(AlreadyExists, match="calivm7 is there already, and is a veth, not a tap"):
+        run(host, "add", "vm", "--tap", "calivm7")
+    assert links() == before
+    assert (host.endpoints(), host.addresses()) == ({}, {})
+    run(host, "add", "vm", "--interface", "calivm7")
+    run(host, "remove", "vm")
+    assert links().keys() == before.keys()
+
+
+def test_what_is_attached_does_not_become_another_device(host: Host) -> None:
+    containers = Containers()
+    try:
+        run(host, "add", "vm", "--netns", containers.new())
+        with pytest.raises(AlreadyExists, match="with device 'veth', not 'tap'; remove it first"):
+            run(host, "add", "vm", "--tap")
+        run(host, "remove", "vm")
+        run(host, "add", "vm", "--tap")
+    finally:
+        containers.close()
 
 
 def test_a_namespace(host: Host, capsys: pytest.CaptureFixture[str]) -> None:

@@ -222,7 +222,7 @@ class Addition:
         if before is None:
             self._journal.note(entry)
             return entry
-        for field in ("handle_id", "interface"):
+        for field in ("handle_id", "interface", "device"):
             was, now = getattr(before, field), getattr(entry, field)
             if was != now:
                 raise AlreadyExists(

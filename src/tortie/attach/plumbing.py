@@ -84,8 +84,8 @@ class Plumbing(Protocol):
         """
         ...
 
-    def disconnect(self, interface: str) -> bool:
-        """Delete the pair by its host end; False if there was none."""
+    def disconnect(self, interface: str, device: Device = "veth") -> bool:
+        """Delete the pair by its host end, or the tap; False if there was none."""
         ...
 
     def problems(self, wanted: Wanted) -> list[str]:
@@ -146,10 +146,10 @@ class Veths:
             configure(*arguments, wanted.default_routes, is_new=is_new)
             return mac_text(mac)
 
-    def disconnect(self, interface: str) -> bool:
+    def disconnect(self, interface: str, device: Device = "veth") -> bool:
         with self._host() as host:
             link = find(host, interface)
-            if link is None:
+            if link is None or _is_foreign(link, device):
                 return False
             self._doomed.add(link.index)
             # The kernel waits 22 ms for a deletion, however many links are in
@@ -189,6 +189,11 @@ class Veths:
             if link is None:
                 create_tap(wanted.interface)
                 link = host.link(wanted.interface)
+            if _is_foreign(link, wanted.device):
+                raise AlreadyExists(
+                    f"interface {link.name} is there already, and is a {link.kind or 'device'}, "
+                    "not a tap: ask for another name, or attach it as an existing interface"
+                )
             if link.mac != HOST_MAC:
                 # A tap of others may be up, and would not take another MAC then.
                 host.change_link(link.index, LinkChange(up=False))
@@ -219,6 +224,11 @@ class Veths:
         for outcome in host.run(requests):
             if outcome is not None:
                 raise outcome
+
+
+def _is_foreign(link: Link, device: Device) -> bool:
+    """A tap is asked for by name, so something else may have it; `cali…` of a pair is ours."""
+    return device == "tap" and link.kind != "tun"
 
 
 def _loose_pair(host: Rtnl, wanted: Wanted) -> Link:

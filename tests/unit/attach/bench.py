@@ -18,7 +18,7 @@ from tortie.attach.addition import Settings
 from tortie.attach.attacher import Attacher
 from tortie.attach.journal import Entry, Journal
 from tortie.attach.plumbing import Plumbing, Wanted
-from tortie.attach.requests import Add, Check, Remove, WorkloadKey
+from tortie.attach.requests import Add, Check, Device, Remove, WorkloadKey
 from tortie.datastore.memory import MemoryClient, MemoryStore
 from tortie.ipam.allocator import Allocator
 from tortie.model.codec import encode
@@ -74,7 +74,7 @@ class FakePlumbing(Plumbing):
         self._steps.take("after", "connect")
         return wanted.mac or "02:00:00:00:00:01"
 
-    def disconnect(self, interface: str) -> bool:
+    def disconnect(self, interface: str, device: Device = "veth") -> bool:
         self._steps.take("before", "disconnect")
         found = self.links.pop(interface, None) is not None
         self._steps.take("after", "disconnect")
