@@ -27,6 +27,7 @@ from tortie.datastore.resources import Resources
 from tortie.kernel import netns
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.lib.errors import Unavailable
+from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Metadata
 from tortie.model.node import IPPool, IPPoolSpec
 
@@ -199,6 +200,19 @@ class Host:
                 await Resources(client).create(pool)
 
         self.with_client(make)
+
+    def set_ready(self, ready: bool) -> None:
+        """As `tortie datastore migrate lock` and `unlock` do."""
+
+        async def put(client: EmbeddedClient) -> None:
+            key = ResourceKey("ClusterInformation", "default")
+            value = {
+                "kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
+                "metadata": {"name": "default"}, "spec": {"datastoreReady": ready},
+            }  # fmt: skip
+            await client.put(key.path, json.dumps(value).encode())
+
+        self.with_client(put)
 
     def entries(self) -> dict[str, bytes]:
         async def read(client: EmbeddedClient) -> dict[str, bytes]:

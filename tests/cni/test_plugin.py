@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from tests.cni.host import Containers, Host, network
@@ -511,33 +511,76 @@ def test_l6_a_datastore_that_is_away(host: Host, containers: Containers) -> None
 def test_a_datastore_that_is_not_ready(host: Host, containers: Containers) -> None:
     """ADD may be repeated; DEL succeeds, and nothing is written until it is ready again: what
     is written while a datastore is locked would not move with it."""
-
-    def set_ready(ready: bool) -> None:
-        async def put(client: Any) -> None:
-            key = ResourceKey("ClusterInformation", "default")
-            value = {
-                "kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
-                "metadata": {"name": "default"}, "spec": {"datastoreReady": ready},
-            }  # fmt: skip
-            await client.put(key.path, json.dumps(value).encode())
-
-        host.with_client(put)
-
     path = containers.new()
     host.ok("ADD", network(), CID, path)
-    set_ready(False)
+    host.set_ready(False)
     locked = host.entries()
-    refused = host.refused("ADD", network(), "c2", path)
-    assert refused["code"] == 11
-    assert "datastoreReady false" in refused["msg"]
+    for name in ("net1", "another"):  # the second one has no profile yet
+        refused = host.refused("ADD", {**network(), "name": name}, "c2", path)
+        assert refused["code"] == 11
+        assert "datastoreReady false" in refused["msg"]
     assert host.refused("STATUS", network("1.1.0"))["code"] == 50
     for _ in range(2):
         host.ok("DEL", network(), CID, path)
         host.ok("DEL", network(), "never-added", path)
     assert host.links() == [], "no packet passes any more"
     assert host.entries() == locked
-    set_ready(True)
+    host.set_ready(True)
     wait_until(lambda: host.left_overs() == [], 15)
+
+
+OTHERS = {"name": "p", "cniVersion": "1.1.0", "type": "x", "ipam": {"type": "tortie-ipam"}}
+"""What the main plugin of somebody else hands to our IPAM."""
+
+
+def test_our_ipam_alone_with_a_locked_datastore(host: Host) -> None:
+    """DEL succeeds and outlives the agent; nothing is written before the lock is gone."""
+    for name in ("a", "b"):
+        host.ok("ADD", OTHERS, name, "/x", plugin="tortie-ipam")
+    host.set_ready(False)
+    locked = host.entries()
+    for _ in range(2):
+        host.ok("DEL", OTHERS, "a", plugin="tortie-ipam")
+    assert host.refused("ADD", OTHERS, "a", "/x", plugin="tortie-ipam")["code"] == 11
+    collect = {**OTHERS, "cni.dev/valid-attachments": []}
+    assert host.refused("GC", collect, plugin="tortie-ipam")["code"] == 11
+    assert host.entries() == locked
+    assert len(list((host.directory / "spool").iterdir())) == 1
+    host.stop()
+    host.start()
+    assert host.entries() == locked
+    host.set_ready(True)
+    wait_until(lambda: set(host.addresses().values()) == {"p.b"}, 15)
+    wait_until(lambda: list((host.directory / "spool").iterdir()) == [])
+
+
+def test_our_ipam_alone_without_a_datastore(host: Host) -> None:
+    host.ok("ADD", OTHERS, "a", "/x", plugin="tortie-ipam")
+    with host.datastore_away():
+        host.ok("DEL", OTHERS, "a", plugin="tortie-ipam")
+        assert host.refused("ADD", OTHERS, "a", "/x", plugin="tortie-ipam")["code"] == 11
+    # Whoever comes again gets an address that no late DEL takes away.
+    host.ok("ADD", OTHERS, "a", "/x", plugin="tortie-ipam")
+    assert list((host.directory / "spool").iterdir()) == []
+    assert set(host.addresses().values()) == {"p.a"}
+
+
+def test_our_ipam_alone_gives_nobody_what_a_late_del_would_take_away(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unlucky(*_: object, **__: object) -> NoReturn:
+        raise Unavailable("no answer")
+
+    host.ok("ADD", OTHERS, "a", "/x", plugin="tortie-ipam")
+    with monkeypatch.context() as patch:
+        patch.setattr(Allocator, "release", unlucky)
+        host.ok("DEL", OTHERS, "a", plugin="tortie-ipam")
+        refused = host.refused("ADD", OTHERS, "a", "/x", plugin="tortie-ipam")
+        assert (refused["code"], "still to be removed" in refused["msg"]) == (11, True)
+        host.ok("ADD", OTHERS, "b", "/x", plugin="tortie-ipam")
+    host.ok("ADD", OTHERS, "a", "/x", plugin="tortie-ipam")
+    assert set(host.addresses().values()) == {"p.a", "p.b"}
+    host.ok("CHECK", OTHERS, "a", plugin="tortie-ipam")
 
 
 # CHECK, STATUS, GC.
@@ -616,6 +659,9 @@ def test_our_ipam_gives_back_what_nobody_knows(host: Host) -> None:
     valid = {"cni.dev/valid-attachments": [{"containerID": "b", "ifname": "eth0"}]}
     host.ok("GC", {**config, **valid}, plugin="tortie-ipam")
     assert set(host.addresses().values()) == {"p.b"}
+    host.ok("ADD", {**config, "name": "p.q"}, "c", "/x", plugin="tortie-ipam")
+    host.ok("GC", {**config, **valid}, plugin="tortie-ipam")
+    assert set(host.addresses().values()) == {"p.b", "p.q.c"}, "another network's"
     host.ok("CHECK", config, "b", plugin="tortie-ipam")
     assert host.refused("CHECK", config, "a", plugin="tortie-ipam")["code"] == 3
 

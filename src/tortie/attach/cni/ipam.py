@@ -44,9 +44,14 @@ class IPAMService:
         self._client = client
 
     async def act(self, call: Call) -> bytes | None:
+        """
+        Raises:
+            TortieError: a DEL that may succeed later (`retryable`) is the caller's to keep.
+        """
         allocator, handle = self._attacher.allocator, identity.handle_of(call)
-        if call.command == "ADD":
+        if call.command in ("DEL", "GC"):
             await self._attacher.check_ready()
+        if call.command == "ADD":
             request = identity.add_of(call, self._attacher.interface_prefix)
             found = await allocator.assign(
                 request.families,
@@ -78,7 +83,9 @@ class IPAMService:
             key = parse_key(entry.key)
             if not isinstance(key, HandleKey) or key.handle_id in attached:
                 continue
-            if key.handle_id.removeprefix(prefix) not in valid:
+            container = key.handle_id.removeprefix(prefix)
+            # With a dot it may be a container of network `<name>.<more>` as well.
+            if container not in valid and "." not in container:
                 await self._attacher.allocator.release(key.handle_id, only_host=True)
 
 

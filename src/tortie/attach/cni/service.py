@@ -4,11 +4,10 @@ The plugin hands over what the runtime gave it, and prints what comes back. What
 stands in the attach journal, with its container and network; so GC and a DEL that knows less
 than its ADD did need nothing else.
 
-DELs that no agent was there for lie in the spool directory, one request each, and are worked
-off at start and before anything new is attached.
+DELs that no agent was there for, or that IPAM alone could not do while the datastore was away or
+locked, wait in the spool (`spool`); it is worked off before anything new is attached.
 """
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection
@@ -33,7 +32,7 @@ from tortie.attach.cni.netconf import DELEGATES, Call, parse_call, version_of
 from tortie.attach.cni.pod_cidr import wanted_families, with_pod_cidrs
 from tortie.attach.cni.pods import PodSource
 from tortie.attach.cni.result import attached_result, parse_addresses
-from tortie.attach.cni.spool import read_removal, spooled
+from tortie.attach.cni.spool import Spool
 from tortie.attach.journal import Entry
 from tortie.attach.requests import (
     Check,
@@ -55,9 +54,6 @@ if TYPE_CHECKING:
     from tortie.attach.cni.kubernetes import Sources
 
 log = logging.getLogger(__name__)
-
-DRAIN_SECONDS = 5.0
-"""Between attempts at removals that the datastore is away for."""
 
 MTU_FILE = Path("/var/lib/calico/mtu")
 """Written by Calico's node; a network may insist on it (`require_mtu_file`)."""
@@ -82,7 +78,7 @@ class CniService:
         self._client = client
         self._ipam = IPAMService(attacher, client)
         self._resources = Resources(client)
-        self._spool = spool
+        self._spool = Spool(spool, lambda request: self._act(parse_call(request)))
         self._profiles: set[str] = set()
         """Known to exist. One that is deleted by hand is made again after a restart."""
 
@@ -98,37 +94,26 @@ class CniService:
             call = call._replace(netns_here=seen_by(pid, call.netns, request.handle))
             if wants_delegate(call):
                 return await self._delegate(call, request.config)
-            result = await self._act(call)
+            result = await self._act_or_keep(call, request)
         except TortieError as error:
             found = encode_failure(failure_of(error), version_of(request.config))
             return b'{"error":' + found + b"}\n"
         return b'{"result":' + (result or b"null") + b"}\n"
 
     async def run(self) -> None:
-        """Work off what was left while no agent was there, until all of it is done."""
-        while True:
-            if await self.drain():
-                return
-            await asyncio.sleep(DRAIN_SECONDS)
+        """Work off removals that have to wait, for ever."""
+        await self._spool.run()
 
-    async def drain(self) -> bool:
-        """Work off the removals that nobody was there for; False if some have to wait."""
-        done = True
-        for path in spooled(self._spool):
-            try:
-                await self._act(parse_call(read_removal(path)))
-            except (InvalidInput, CNIFailure) as error:
-                log.error("%s is dropped: %s", path, error)
-            except (TortieError, OSError) as error:
-                log.warning("%s: not done yet: %s", path, error)
-                done = False
-                continue
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                log.warning("%s is done, and stays: %s", path, error)
-                done = False
-        return done
+    async def _act_or_keep(self, call: Call, request: Cni) -> bytes | None:
+        """A removal that has no attach journal is kept until it can be done."""
+        try:
+            return await self._act(call)
+        except TortieError as error:
+            if not (call.is_ipam and call.command == "DEL" and error.retryable):
+                raise
+            log.warning("handle %s: released later: %s", identity.handle_of(call), error)
+            await self._spool.keep(request)
+            return None
 
     async def _delegate(self, call: Call, config: str) -> bytes:
         answer = {"delegate": call.config.ipam_type}
@@ -170,8 +155,12 @@ class CniService:
             raise CNIFailure(BAD_CONFIG, f"kubernetes.kubeconfig: {error}") from None
 
     async def _act(self, call: Call) -> bytes | None:
+        if call.command == "ADD":
+            await self._attacher.check_ready()  # nothing at all is written before
         if call.command in ("ADD", "GC"):
-            await self.drain()
+            await self._spool.work_off()
+        if call.command == "ADD" and call.container_id in self._spool.waiting:
+            raise Unavailable(f"container {call.container_id} is still to be removed; try again")
         if call.command == "STATUS":
             await self._status()
         elif call.is_ipam:

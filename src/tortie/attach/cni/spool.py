@@ -1,18 +1,110 @@
-"""Removals that no agent was there for: requests that plugins have written down.
+"""Removals that have been promised and could not be done yet: requests on disk.
 
-One file each, in a directory that nobody else may write. They are worked off, oldest first, at
-start and before anything new is attached.
+One file each, in a directory that nobody else may write. Plugins write what no agent was there
+for; the agent what IPAM alone was asked for while the datastore was away or locked. (A removal
+by the main plugin has the attach journal.) They are worked off, oldest first, at start, before
+anything new is attached, and again and again while one has to wait.
 """
 
+import asyncio
+import hashlib
 import logging
 import os
 import stat
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
+
+from tortie.attach.cni.failure import CNIFailure
 from tortie.attach.requests import REQUEST_MAX_BYTES, Cni, decode_request
-from tortie.lib.errors import InvalidInput
+from tortie.attach.turns import in_thread
+from tortie.lib.backoff import Backoff
+from tortie.lib.errors import InvalidInput, TortieError, Unavailable
+from tortie.lib.files import replace_file
 
 log = logging.getLogger(__name__)
+
+PAUSE_SECONDS = (1.0, 60.0)
+"""Between attempts at removals that have to wait: about the first, and the longest."""
+
+
+class Spool:
+    """What waits there, and its working off; one event loop only."""
+
+    def __init__(self, directory: Path, act: Callable[[Cni], Awaitable[object]]) -> None:
+        """
+        Args:
+            act: does a removal. What it raises `InvalidInput` or `CNIFailure` for can never be
+                done; anything else may be later.
+        """
+        self._directory = directory
+        self._act = act
+        self._turn = asyncio.Lock()
+        """One at a time: what a second one still does, the ADD after the first would suffer."""
+        self._kept = asyncio.Event()
+        self.waiting: frozenset[str] = frozenset()
+        """Containers whose removal could not be done by the last `work_off`."""
+
+    async def keep(self, request: Cni) -> None:
+        """It outlives this process and the host when this returns.
+
+        Raises:
+            Unavailable: it cannot be written.
+        """
+        # The plugin's handle of a namespace is gone when this is read again.
+        content = msgspec.json.encode(msgspec.structs.replace(request, handle=-1)) + b"\n"
+        path = self._directory / f"{hashlib.sha256(content).hexdigest()[:32]}.json"
+        await in_thread(self._write, path, content)
+        self._kept.set()
+
+    async def run(self) -> None:
+        """Work off what waits, whenever something does, for ever."""
+        backoff = Backoff(*PAUSE_SECONDS)
+        while True:
+            self._kept.clear()
+            if await self.work_off():
+                backoff.reset()
+                await self._kept.wait()
+            else:
+                await asyncio.sleep(backoff.next_seconds())
+
+    async def work_off(self) -> bool:
+        """One attempt at everything that waits; False if some of it still has to."""
+        async with self._turn:
+            done, waiting = True, set()
+            for path in spooled(self._directory):
+                container = ""
+                try:
+                    request = read_removal(path)
+                    container = request.environment.get("CNI_CONTAINERID", "")
+                    await self._act(request)
+                except (InvalidInput, CNIFailure) as error:
+                    log.error("%s is dropped: %s", path, error)
+                except (TortieError, OSError) as error:
+                    log.warning("%s: not done yet: %s", path, error)
+                    waiting.add(container)
+                    done = False
+                    continue
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    log.warning("%s is done, and stays: %s", path, error)
+                    done = False
+            self.waiting = frozenset(waiting)
+            return done
+
+    def _write(self, path: Path, content: bytes) -> None:
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            replace_file(path, content, 0o600)
+            handle = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise Unavailable(f"{self._directory}: {error.strerror}") from error
 
 
 def spooled(directory: Path) -> list[Path]:
