@@ -704,6 +704,7 @@ def test_chained_portmap_and_bandwidth(host: Host, containers: Containers) -> No
         (network(name=""), 7, "network's name"),
         (network(name="../x"), 7, "network's name"),
         (network(name="a\nb"), 7, "network's name"),
+        (network(name="My_Net"), 7, "its profile is called so; it must be lower-case"),
         (network(mtu="big"), 7, "mtu"),
         (network(mtu=12), 7, "mtu"),
         (network(device_type="netkit"), 7, "use veth"),

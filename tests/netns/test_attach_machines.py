@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cni.host import Containers, Host, running_host
+import yaml
+from tests.cni.host import Containers, Host, network, running_host
 from tests.unit.ctl.test_ctl_libvirt import ABOUT, INTERFACE, guest
 
 from tortie.ctl import workload
@@ -135,6 +136,7 @@ def test_a_namespace(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
         (["--tap", "--label", "nonsense"], "--label"),
         (["--tap", "--port", "http=tcp:x"], "--port"),
         (["--tap", "--mac", "01:00:00:00:00:01"], "mac"),
+        (["--tap", "--profile", "No Such"], "profiles is 'No Such'; it must be lower-case"),
         (["--tap", "--address", "10.1.1.1"], "is in no IPPool"),
         (["--netns", "not-there"], "no network namespace"),
     ],
@@ -143,6 +145,36 @@ def test_bad_input(host: Host, options: list[str], says: str) -> None:
     with pytest.raises((InvalidInput, NotFound), match=says):
         run(host, "add", "vm", *options)
     assert host.left_overs() == []
+
+
+def test_a_name_that_tap_took(host: Host) -> None:
+    with pytest.raises(InvalidInput, match="NAME comes before --tap"):
+        workload.main(["add", "--tap", "vm"])
+
+
+def test_ways_to_print(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*arguments: str) -> str:
+        run(host, "list", *arguments)
+        return capsys.readouterr().out
+
+    assert [printed("-o", form) for form in ("name", "json", "yaml")] == ["", "[]\n", "[]\n"]
+    containers = Containers()
+    try:
+        path = containers.new()
+        host.ok("ADD", network(), "c1", path)
+        run(host, "add", "vm", "-n", "prod", "--tap", "calivm1")
+        run(host, "add", "vm", "-n", "prod", "--tap", "calivm2", "--endpoint", "eth1")
+        capsys.readouterr()
+        assert printed("-o", "name") == "default/c1\nprod/vm\n"
+        head, container, *machines = [line.split() for line in printed("-o", "wide").splitlines()]
+        assert head[-3:] == ["BY", "NETWORK", "NAMESPACE"]
+        assert container[-3:] == ["cni", "net1", path]
+        assert [(cells[1], cells[2], cells[-3:]) for cells in machines] == [
+            ("eth0", "calivm1", ["tortie", "-", "-"]), ("eth1", "calivm2", ["tortie", "-", "-"]),
+        ]  # fmt: skip
+        assert yaml.safe_load(printed("-o", "yaml")) == json.loads(printed("-o", "json"))
+    finally:
+        containers.close()
 
 
 def hook(host: Host, xml: bytes, operation: str, step: str = "begin") -> "tuple[int, str]":

@@ -332,6 +332,8 @@ def _check_add(request: Add) -> None:
     if request.mac:
         good = not parse_mac(request.mac)[0] & 1
         _check(good, "mac", request.mac, "a unicast address")
+    for name in request.profiles:
+        _check(names.is_name("Profile", name), "profiles", name, names.NAME_RULE)
     for key, value in request.labels.items():
         good = names.is_label_key(key) and names.is_label_value(value)
         _check(good, "labels", f"{key}={value}", "a label as in Kubernetes")

@@ -1,46 +1,88 @@
-"""`tortie workload`: attach a namespace, a tap for a VM, or an interface that is there, by hand.
+"""Attach a namespace, a tap for a VM, or an interface that is there, by hand.
 
 The host's agent does it, over its socket; what comes of it is a WorkloadEndpoint as any other.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from tortie.attach.client import DEFAULT_PATH, Client
+from tortie.ctl.printing import structured
 from tortie.lib.arguments import Parser
 from tortie.lib.errors import InvalidInput, TortieError
 
 NAMED_NAMESPACES = "/run/netns"
 
+FORMATS = ("table", "wide", "json", "yaml", "name")
+
+_EXAMPLES = {
+    "add": "Examples: tortie workload add web --netns web --label role=web; "
+    "tortie workload add vm1 --tap --mac 52:54:00:00:00:07 --dhcp",
+    "remove": "To move one: remove it here with --keep-addresses, and add it there by the same "
+    "name. It is fine to remove what is not there.",
+}
+
 
 def main(argv: Sequence[str]) -> int:
-    arguments = _parser().parse_args(argv)
+    arguments = _parsed(argv)
     with Client(arguments.socket) as agent:
         arguments.run(agent, arguments)
     return 0
 
 
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    try:
+        return _parser().parse_args(argv)
+    except InvalidInput as error:
+        if "--tap" in argv and "required: NAME" in str(error):
+            raise InvalidInput(
+                "the workload's NAME comes before --tap: what follows --tap is the tap's own name"
+            ) from None
+        raise
+
+
 def _parser() -> Parser:
     parser = Parser(prog="tortie workload", description=__doc__, allow_abbrev=False)
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
-    add = verbs.add_parser("add", help="bring a workload in", allow_abbrev=False)
+    add = verbs.add_parser(
+        "add", help="bring a workload in, or change it", epilog=_EXAMPLES["add"], allow_abbrev=False
+    )
     add.set_defaults(run=_add)
     where = add.add_mutually_exclusive_group(required=True)
     where.add_argument("--netns", metavar="NAME|PATH", help="a network namespace: gets a veth")
-    where.add_argument("--tap", metavar="NAME", nargs="?", const="", help="make a tap for a VM")
+    where.add_argument("--tap", metavar="NAME", nargs="?", const="", help="makes a tap for a VM")
     where.add_argument("--interface", metavar="NAME", help="an interface that is there, as a VM's")
-    add.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
-    add.add_argument("--profile", action="append", default=[], metavar="NAME")
+    add.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="policies select it by these; repeatable",
+    )
+    add.add_argument(
+        "--profile",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what holds where no policy selects it; without one, nothing passes then",
+    )
     add.add_argument("--address", action="append", default=[], help="this one rather than any")
-    add.add_argument("--pool", action="append", default=[], metavar="NAME")
-    add.add_argument("--port", action="append", default=[], metavar="NAME=PROTOCOL:NUMBER")
+    add.add_argument(
+        "--pool", action="append", default=[], metavar="NAME", help="its address is from this pool"
+    )
+    add.add_argument(
+        "--port",
+        action="append",
+        default=[],
+        metavar="NAME=PROTOCOL:NUMBER",
+        help="what policies call that port, as http=tcp:80",
+    )
     add.add_argument("--ipv6", action="store_true", help="an IPv6 address, too")
     add.add_argument("--mac", default="", help="of the workload's end")
-    add.add_argument("--mtu", type=int, default=0)
+    add.add_argument("--mtu", type=int, default=0, help="of a link that is made for it")
     add.add_argument(
         "--dhcp", action="store_true", help="a VM's: it asks for its address (tortie dhcp serve)"
     )
@@ -48,7 +90,9 @@ def _parser() -> Parser:
         "--dns", action="append", default=[], metavar="ADDRESS", help="name server it is told then"
     )
     add.add_argument("--inside", default="eth0", help="name in the namespace (%(default)s)")
-    remove = verbs.add_parser("remove", help="take a workload out", allow_abbrev=False)
+    remove = verbs.add_parser(
+        "remove", help="take a workload out", epilog=_EXAMPLES["remove"], allow_abbrev=False
+    )
     remove.set_defaults(run=_remove)
     remove.add_argument("--keep-addresses", action="store_true", help="it comes up elsewhere")
     listing = verbs.add_parser("list", help="what is attached here", allow_abbrev=False)
@@ -62,12 +106,25 @@ def _parser() -> Parser:
     hook.add_argument("rest", nargs="*", help="as libvirt gives it")
     hook.add_argument("--prefix", default="cali", help="of devices that are ours (%(default)s)")
     for verb in (add, remove):
-        verb.add_argument("name")
-        verb.add_argument("-n", "--namespace", default="default", help="default %(default)s")
-        verb.add_argument("--endpoint", default="eth0", help="of several (%(default)s)")
-        verb.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
+        verb.add_argument("name", metavar="NAME", help="the workload's, on whatever host it is")
+        verb.add_argument(
+            "-n",
+            "--namespace",
+            default="default",
+            help="which policies are for it; none has to be made first (%(default)s)",
+        )
+        verb.add_argument("--endpoint", default="eth0", help="which one of several (%(default)s)")
+        verb.add_argument(
+            "--timeout",
+            type=float,
+            default=30.0,
+            metavar="SECONDS",
+            help="until its policy is in force, at most (%(default)g)",
+        )
     for verb in (add, listing):
-        verb.add_argument("-o", "--output", choices=("table", "json"), default="table")
+        verb.add_argument(
+            "-o", "--output", choices=FORMATS, default="table", help="how to print (%(default)s)"
+        )
     for verb in (add, remove, listing, hook):
         verb.add_argument("--socket", default=DEFAULT_PATH, help="the agent's (%(default)s)")
     return parser
@@ -163,17 +220,34 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 
 def _print(workloads: Sequence[dict[str, Any]], output: str) -> None:
-    if output == "json":
-        json.dump(workloads, sys.stdout, indent=2)
-        print()
+    if output in ("json", "yaml"):
+        print(structured(workloads, output))
         return
-    rows = [("WORKLOAD", "ENDPOINT", "INTERFACE", "ADDRESSES", "MAC")]
-    for found in workloads:
-        key = found["key"]
-        addresses = ",".join(text.partition("/")[0] for text in found["addresses"])
-        name = f"{key['namespace']}/{key['workload']}"
-        rows.append((name, key["endpoint"], found["interface"], addresses, found["mac"] or "any"))
+    if output == "name":
+        print("\n".join(dict.fromkeys(map(_name, workloads))), end="\n" if workloads else "")
+        return
+    titles = ("WORKLOAD", "ENDPOINT", "INTERFACE", "ADDRESSES", "MAC", "BY", "NETWORK", "NAMESPACE")
+    rows = [titles, *map(_row, workloads)]
+    if output == "table":
+        rows = [row[:5] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("   ".join(cells).rstrip())
+
+
+def _row(found: dict[str, Any]) -> tuple[str, ...]:
+    own = found["key"]
+    addresses = ",".join(text.partition("/")[0] for text in found["addresses"])
+    place = (own["endpoint"], found["interface"], addresses, found["mac"] or "any")
+    return (
+        _name(found),
+        *place,
+        own["orchestrator"],
+        found["network"] or "-",
+        found["netns"] or "-",
+    )
+
+
+def _name(found: dict[str, Any]) -> str:
+    return f"{found['key']['namespace']}/{found['key']['workload']}"

@@ -62,6 +62,10 @@ def host_interface(call: Call, prefix: str) -> str:
 
 
 def profiles_of(call: Call) -> tuple[str, ...]:
+    """
+    Raises:
+        CNIFailure: no profile can be called as the network is.
+    """
     policy = call.config.policy
     if call.described:
         return call.described.profiles
@@ -69,7 +73,14 @@ def profiles_of(call: Call) -> tuple[str, ...]:
         return (f"kns.{call.pod[0]}",)
     if policy and policy.type == "k8s":
         return (f"kns.{key_of(call).namespace}",)
-    return (call.config.name,)
+    name = call.config.name
+    if not names.is_name("Profile", name):
+        raise CNIFailure(
+            BAD_CONFIG,
+            f"the network's name is {name!r}, and its profile is called so; it must be "
+            f"{names.NAME_RULE}",
+        )
+    return (name,)
 
 
 def labels_of(call: Call) -> dict[str, str]:
