@@ -8,6 +8,7 @@ from typing import Any, Literal
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
 from tests.unit.ipam.invariants import (
     allocated,
     check,
@@ -19,8 +20,9 @@ from tests.unit.ipam.invariants import (
 from tortie.datastore.memory import MemoryClient, MemoryStore
 from tortie.ipam.allocator import Allocator
 from tortie.ipam.audit import Leak, allocations, hosts_gone, leaked
+from tortie.ipam.giveback import release_pool
 from tortie.ipam.inventory import Inventory, inventory
-from tortie.ipam.ownership import FULL_TURNS, Collector, release_leak
+from tortie.ipam.ownership import FULL_TURNS, Collector, release_empty_blocks, release_leak
 from tortie.lib.errors import TortieError, Unavailable
 from tortie.lib.ip import Network, parse_address, parse_network
 from tortie.model.codec import encode
@@ -71,7 +73,7 @@ class Host:
 
     def restart(self) -> None:
         self.calls = 0
-        client = MemoryClient(self._store, self._fault)
+        self.client = client = MemoryClient(self._store, self._fault)
         # Views are kept, as by an agent; what they rest on is compared.
         self.allocator = Allocator(
             client, self._name, now_ns=self._clock, unchanged=self._unchanged
@@ -111,6 +113,8 @@ class Ipam(RuleBasedStateMachine):
         self.config = IPAMConfig()
         self.recorded: dict[str, set[str]] = {name: set() for name in HOSTS}
         """Handles in the journal of each host: begun there, and not ended."""
+        self.orphaned: set[str] = set()
+        """Handles that held addresses of blocks that were taken from their owner."""
 
     @initialize(strict=st.booleans(), cooldown=st.sampled_from([0, 0, 30]), most=st.integers(0, 2))
     def begin(self, strict: bool, cooldown: int, most: int) -> None:
@@ -291,6 +295,25 @@ class Ipam(RuleBasedStateMachine):
     def change_pool(self, family: int, disabled: bool) -> None:
         self._put_pool(family, CIDRS[family], disabled)
 
+    @rule(host=hosts, plan=faults)
+    def give_back(self, host: str, plan: tuple[str, int, str]) -> None:
+        """Blocks that nobody uses go; `sound` sees that no address goes with them."""
+        call = release_empty_blocks(
+            self.hosts[host].client, host, older_than_seconds=0, now_ns=lambda: self.now_ns
+        )
+        self._run(host, plan, call)
+
+    @rule(host=hosts, family=st.sampled_from([4, 6]), plan=faults)
+    def take_from_owners(self, host: str, family: int, plan: tuple[str, int, str]) -> None:
+        """As the deletion of a pool that is made anew: what is held stays, with nobody's block."""
+        self.orphaned |= set(allocated(self._dump()).values())
+        self._run(host, plan, release_pool(self.hosts[host].client, parse_network(CIDRS[family])))
+
+    @rule(seconds=st.sampled_from([0, 5, 30]))
+    def change_cooldown(self, seconds: int) -> None:
+        self.config = replace(self.config, ip_cooldown_seconds=seconds)
+        self._put(IPAMConfigKey(), encode(IPAMConfigKey(), self.config))
+
     @rule(
         host=hosts, place=st.integers(0, 3), state=st.sampled_from(["pending", "pendingDeletion"])
     )
@@ -325,7 +348,7 @@ class Ipam(RuleBasedStateMachine):
         if self.config.strict_affinity:
             # A moved workload keeps its address, in a block of the host where it was.
             moved = {handle for handle, callers in self.callers.items() if len(callers) > 1}
-            assert check_borrowing(entries, moved) == []
+            assert check_borrowing(entries, moved | self.orphaned) == []
         if self.config.max_blocks_per_host:
             assert check_limit(entries, self.config.max_blocks_per_host) == []
         held = allocated(entries)

@@ -59,6 +59,16 @@ def claimed(block: Block, host: str, now_ns: int, *, virtual: bool = False) -> B
     )
 
 
+def disowned(block: Block) -> Block:
+    """Nobody's: what is assigned stays, and nobody assigns from it without asking."""
+    return replace(
+        block,
+        affinity=None,
+        affinity_claim_time=None,
+        sequence_number=block.sequence_number + 1,
+    )
+
+
 def claim_time_ns(block: Block) -> int | None:
     """When its owner got it, Unix time; None where that is not recorded."""
     if not block.affinity_claim_time:

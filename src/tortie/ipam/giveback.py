@@ -9,8 +9,6 @@ Source: Calico, libcalico-go/lib/ipam/ipam.go, ReleasePoolAffinities and RemoveI
 import asyncio
 import random
 
-from msgspec.structs import replace
-
 from tortie.datastore.client import Client
 from tortie.ipam import block as blocks
 from tortie.ipam.stored import Change, list_affinities, read_kind
@@ -89,8 +87,8 @@ async def _release_once(client: Client, key: AffinityKey) -> None:
     if affinity.entry is not None:
         change.write(affinity, None)
     if found.value is not None and _owner(found.value) == key:
-        ownerless = replace(found.value, affinity=None, affinity_claim_time=None)
-        change.write(found, None if blocks.is_empty(found.value) else ownerless)
+        is_empty = blocks.is_empty(found.value)
+        change.write(found, None if is_empty else blocks.disowned(found.value))
     await change.commit(client)
 
 
