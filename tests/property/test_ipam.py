@@ -104,8 +104,7 @@ class Ipam(RuleBasedStateMachine):
         self.now_ns = 1_787_412_000_000_000_000
         self.reserved = ""
         self.hosts = {
-            name: Host(self.store, name, lambda: self.now_ns, lambda: self.reserved)
-            for name in HOSTS
+            name: Host(self.store, name, self._clock, lambda: self.reserved) for name in HOSTS
         }
         self.entries: dict[str, bytes] = {}
         self.acknowledged: dict[str, set[str]] = {}
@@ -115,6 +114,11 @@ class Ipam(RuleBasedStateMachine):
         """Handles in the journal of each host: begun there, and not ended."""
         self.orphaned: set[str] = set()
         """Handles that held addresses of blocks that were taken from their owner."""
+
+    def _clock(self) -> int:
+        """It goes on, as clocks do: a block that is made anew is younger than the last one."""
+        self.now_ns += 1000
+        return self.now_ns
 
     @initialize(strict=st.booleans(), cooldown=st.sampled_from([0, 0, 30]), most=st.integers(0, 2))
     def begin(self, strict: bool, cooldown: int, most: int) -> None:
@@ -299,7 +303,7 @@ class Ipam(RuleBasedStateMachine):
     def give_back(self, host: str, plan: tuple[str, int, str]) -> None:
         """Blocks that nobody uses go; `sound` sees that no address goes with them."""
         call = release_empty_blocks(
-            self.hosts[host].client, host, older_than_seconds=0, now_ns=lambda: self.now_ns
+            self.hosts[host].client, host, older_than_seconds=0, now_ns=self._clock
         )
         self._run(host, plan, call)
 

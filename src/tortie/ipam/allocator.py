@@ -414,9 +414,9 @@ class Allocator:
         if cidr is None:
             return False
         config, found = await self._config_and_block(BlockKey(cidr))
+        refuse_damaged(found)
         if found.value is None:
             return False
-        refuse_damaged(found)
         owner = blocks.holder(found.value, address)
         _, gone = blocks.release(found.value, [address], handle_id=handle_id, sequence=sequence)
         if not gone:
@@ -460,10 +460,11 @@ class Allocator:
     def _free(
         self, change: Change, found: Stored[Block], gone: Iterable[Network], cooldown_seconds: int
     ) -> None:
-        assert found.value is not None
+        change.rest_on(found)
+        if found.value is None:
+            return  # gone, and what it held with it
         released_at = blocks.rfc3339(self._now_ns()) if cooldown_seconds else None
         after, released = blocks.release(found.value, gone, released_at=released_at)
-        change.rest_on(found)
         if released:
             unused = blocks.is_empty(after) and after.affinity is None
             change.write(found, None if unused else after)

@@ -14,7 +14,7 @@ from tortie.ipam.choice import PoolExhausted
 from tortie.lib.errors import AlreadyExists, Conflict, InvalidInput, TortieError, Unavailable
 from tortie.lib.ip import Network, parse_address, parse_network
 from tortie.model.codec import encode
-from tortie.model.ipam import BlockAffinity, IPAMConfig
+from tortie.model.ipam import BlockAffinity, Handle, IPAMConfig
 from tortie.model.keys import AffinityKey, BlockKey, HandleKey, IPAMConfigKey, ResourceKey
 from tortie.model.metadata import Metadata
 from tortie.model.node import IPPool, IPPoolSpec, Node
@@ -409,3 +409,22 @@ def test_several_named_addresses_of_one_block_count_in_one_handle() -> None:
     asked = [parse_address("10.0.0.5"), parse_address("10.0.0.6")]
     assert bench.assign("web", requested=asked) == ["10.0.0.5", "10.0.0.6"]
     assert bench.value(HandleKey("web"))["block"] == {"10.0.0.4/30": 2}
+
+
+def test_a_handle_that_names_a_block_which_is_gone_is_released() -> None:
+    """Its block went between two reads, or somebody deleted it by hand."""
+    bench = Bench()
+    [address] = bench.assign("web")
+    block = bench.value(HandleKey("web"))["block"]
+    bench.put(HandleKey("web"), Handle(block={**block, "10.0.0.240/30": 4}))
+    assert [str(freed) for freed in bench.run(bench.host().release("web"))] == [f"{address}/32"]
+    assert HandleKey("web").path not in bench.dump()
+
+
+def test_an_address_in_a_block_that_cannot_be_read_is_not_called_free() -> None:
+    bench = Bench()
+    [address] = bench.assign("web")
+    [path] = [path for path in bench.dump() if "/assignment/" in path]
+    bench.run(MemoryClient(bench.store).put(path, b"{"))
+    with pytest.raises(InvalidInput, match="run an IPAM check"):
+        bench.run(bench.host().release_address(parse_address(address)))
