@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -376,6 +377,56 @@ def test_a_del_that_cannot_be_written_down_fails(host: Host, tmp_path: Path) -> 
     failed = host.refused("DEL", network(), CID)
     assert failed["code"] == 5
     assert str(host.directory / "spool") in failed["msg"]
+
+
+def test_a_del_that_is_half_written_down_fails(host: Host) -> None:
+    """On a full disk a write is short before it fails."""
+    host.stop()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        failed = host.refused("DEL", network(comment="x" * 8192), CID)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert failed["code"] == 5
+    assert [path.name for path in (host.directory / "spool").glob("*.json")] == []
+
+
+def test_what_a_killed_plugin_left_in_the_spool_goes(host: Host) -> None:
+    host.stop()
+    spool = host.directory / "spool"
+    spool.mkdir(mode=0o700)
+    for name in ("old.json.new", ".old.json.7", "new.json.new"):
+        (spool / name).write_text('{"call"')
+        os.utime(spool / name, (1, 1) if "old" in name else None)
+    host.start()
+    wait_until(lambda: [path.name for path in spool.iterdir()] == ["new.json.new"])
+
+
+@pytest.mark.parametrize("ipam", ["x", ["x"], 7, {"type": ["x"]}])
+def test_a_del_without_an_agent_may_have_any_configuration(host: Host, ipam: Any) -> None:
+    host.stop()
+    host.ok("DEL", network(ipam=ipam), CID)
+    deep = '{"a":' * 90_000
+    assert host.refused("DEL", deep, CID, plugin="tortie")["code"] == 6
+    assert host.refused("ADD", deep, CID, plugin="tortie")["code"] == 11
+
+
+def test_addresses_of_host_local_are_freed_without_an_agent_or_del_fails(
+    host: Host, containers: Containers
+) -> None:
+    directory = host.directory / "host-local"
+    ipam = {"type": "host-local", "subnet": "10.99.0.0/30", "dataDir": str(directory)}
+    path = containers.new()
+    host.ok("ADD", network(ipam=ipam), CID, path)
+    host.stop()
+    failed = host.refused("DEL", network(ipam=ipam), CID, path, CNI_PATH="/nonexistent")
+    assert (failed["code"], "host-local is in none of" in failed["msg"]) == (7, True)
+    assert (directory / "net1" / "10.99.0.2").exists()
+    host.ok("DEL", network(ipam=ipam), CID, path)
+    assert not (directory / "net1" / "10.99.0.2").exists()
+    host.start()
+    wait_until(lambda: host.left_overs() == [])
 
 
 def test_what_lies_in_the_spool_is_not_trusted(host: Host, containers: Containers) -> None:

@@ -151,7 +151,7 @@ def parsed(config: str) -> "dict[str, Any] | None":
 
     try:
         found = json.loads(config)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -198,8 +198,8 @@ def without_agent(command: str, config: str, reason: str) -> int:
     try:  # it may have come back before the file was there to be seen
         answer = ask(line)
     except Away:
-        run_delegate("DEL", config, (document.get("ipam") or {}).get("type"))
-        return 0
+        ipam = document.get("ipam")  # whoever has the address frees it now: the agent will not
+        return released(config, ipam.get("type") if isinstance(ipam, dict) else None)
     import os
 
     os.unlink(path)
@@ -218,7 +218,9 @@ def spool(line: str) -> str:
     path = f"{SPOOL}/{name}.json"
     descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(descriptor, line.encode())
+        data = line.encode()
+        while data:  # a file system that fills up takes less before it refuses
+            data = data[os.write(descriptor, data) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -260,6 +262,14 @@ def run_delegate(command: str, config: str, name: object) -> "tuple[int, str]":
     return 1, f'{{"cniVersion":"0.2.0","code":7,"msg":{quoted(error)}}}'
 
 
+def released(config: str, name: object) -> int:
+    """DEL of another IPAM plugin; its error, if any, is ours."""
+    code, output = run_delegate("DEL", config, name)
+    if code:
+        show(output.strip())
+    return code
+
+
 def releasing(config: str) -> str:
     """For DEL: host-local finds what to release by container; a subnet has only to be one."""
     if "usepodcidr" not in config.lower():
@@ -283,10 +293,11 @@ def delegated(command: str, config: str, answer: str) -> int:
 
     said = json.loads(answer)
     name, own = said["delegate"], said.get("config", config)
+    if command == "DEL":
+        return released(own, name)
     code, output = run_delegate(command, own, name)
-    if command == "DEL" or code:
-        if code:
-            show(output.strip())
+    if code:
+        show(output.strip())
         return code
     try:
         more = ask(request(command, config, f',"delegated":{quoted(output)}'))

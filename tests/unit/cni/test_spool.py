@@ -1,11 +1,12 @@
 """Removals that have to wait, on disk."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
 
-from tortie.attach.cni.spool import Spool
+from tortie.attach.cni.spool import Spool, spooled
 from tortie.attach.requests import Cni
 from tortie.lib.errors import InvalidInput, Unavailable
 
@@ -83,3 +84,21 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
 
     with pytest.raises(Unavailable, match=str(tmp_path / "spool")):
         asyncio.run(Spool(tmp_path / "spool", Doing()).keep(removal("a")))
+
+
+def test_what_its_plugin_takes_back_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that comes back answers the plugin, which then deletes what it wrote."""
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text("{}")
+    tmp_path.chmod(0o700)
+    scan = os.scandir
+
+    def and_then_one_goes(path: Path) -> object:
+        found = scan(path)
+        (tmp_path / "a.json").unlink()
+        return found
+
+    monkeypatch.setattr("tortie.attach.cni.spool.os.scandir", and_then_one_goes)
+    assert spooled(tmp_path) == [tmp_path / "b.json"]

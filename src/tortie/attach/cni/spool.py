@@ -7,10 +7,12 @@ anything new is attached, and again and again while one has to wait.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
 import stat
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -22,6 +24,9 @@ from tortie.attach.turns import in_thread
 from tortie.lib.backoff import Backoff
 from tortie.lib.errors import InvalidInput, TortieError, Unavailable
 from tortie.lib.files import replace_file
+
+WRITING_SECONDS = 600.0
+"""More than a plugin takes to write a request down, on the slowest disk."""
 
 log = logging.getLogger(__name__)
 
@@ -117,10 +122,18 @@ def spooled(directory: Path) -> list[Path]:
     if not ours or found.st_mode & 0o022:
         log.error("%s is not ours alone; nothing in it is read", directory)
         return []
+    names, dead = [], time.time() - WRITING_SECONDS
     with os.scandir(directory) as entries:
-        names = [(entry.stat().st_mtime_ns, entry.name) for entry in entries
-                 if entry.name.endswith(".json") and entry.is_file(follow_symlinks=False)
-                 and entry.stat().st_size <= REQUEST_MAX_BYTES]  # fmt: skip
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # its plugin took it back meanwhile
+                known = entry.stat(follow_symlinks=False)
+                if not stat.S_ISREG(known.st_mode):
+                    continue
+                half = entry.name.startswith(".") or entry.name.endswith(".new")
+                if entry.name.endswith(".json") and known.st_size <= REQUEST_MAX_BYTES:
+                    names.append((known.st_mtime_ns, entry.name))
+                elif half and known.st_mtime < dead:  # its writer was killed, and told nobody
+                    os.unlink(entry.path)
     return [directory / name for _, name in sorted(names)]
 
 
