@@ -6,6 +6,7 @@ import re
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -343,6 +344,14 @@ def workloads(host: Host, how_many: int) -> Iterator[list[Workload]]:
     finally:
         for one in made:
             os.close(one.namespace)
+
+
+def settle(host: Host) -> None:
+    """Apply until nothing is left to do."""
+    host.apply()
+    while (pause := host.dataplane.retry_seconds) is not None:
+        time.sleep(pause)
+        host.apply()
 
 
 def tier(*policies: PolicyId, name: str = "default", default: str = "Deny") -> TierPolicies:

@@ -2,7 +2,6 @@
 
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +14,7 @@ from tests.netns.dataplane_host import (
     hears,
     hears_tcp,
     pings,
+    settle,
     tier,
     workloads,
 )
@@ -781,14 +781,6 @@ def talks(host: Host, pair: tuple[Workload, Workload]) -> Iterator[tuple[Talk, T
     yield made
     for talk in made:
         talk.close()
-
-
-def settle(host: Host) -> None:
-    """Apply until nothing is left to do."""
-    host.apply()
-    while (pause := host.dataplane.retry_seconds) is not None:
-        time.sleep(pause)
-        host.apply()
 
 
 def test_a_connection_that_policy_now_denies_is_cut_and_others_go_on(

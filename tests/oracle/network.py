@@ -24,7 +24,7 @@ from tests.oracle.frames import ETHERNET_BYTES, frame, number_in
 from tortie.calc.graph import Graph
 from tortie.dataplane.manager.seen import Seen
 from tortie.dataplane.rules.seen import GROUP
-from tortie.dataplane.settings import Settings
+from tortie.dataplane.settings import DenyAction, Settings
 from tortie.explain.oracle import Packet
 from tortie.kernel.netns import create_anonymous, enter, open_socket_in
 from tortie.kernel.nflog import QUEUE_SECONDS, Nflog
@@ -42,7 +42,7 @@ _UPLINK_MACS = {name: bytes((2, 0, 0, 0, 1, index)) for index, name in enumerate
 class TwoHosts:
     """What is enforced is the state that was given last. Close it at the end."""
 
-    def __init__(self, mark_mask: int = 0xFFFF0000) -> None:
+    def __init__(self, mark_mask: int = 0xFFFF0000, deny_action: DenyAction = "Drop") -> None:
         self.state: State = {}
         self._namespaces = {name: create_anonymous() for name in HOSTS}
         self._hosts: dict[str, Host] = {}
@@ -54,7 +54,11 @@ class TwoHosts:
             with enter(namespace):
                 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
                 settings = Settings(
-                    host=name, log_denied=True, log_allowed=True, mark_mask=mark_mask
+                    host=name,
+                    log_denied=True,
+                    log_allowed=True,
+                    mark_mask=mark_mask,
+                    deny_action=deny_action,
                 )
                 self._hosts[name] = Host(settings)
                 self._logs[name] = Nflog.open(GROUP)

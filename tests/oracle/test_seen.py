@@ -9,18 +9,20 @@ from tests.oracle.network import TwoHosts
 
 from tortie.dataplane.manager.seen import END_OF_TIER, Decider, Seen
 from tortie.dataplane.rules.seen import END_OF_LIST
+from tortie.dataplane.settings import DenyAction
 from tortie.explain.oracle import Packet, Step, decide
 
 PACKETS = 40
 """The kernel logs a hundred of each kind a second; these are fewer."""
 SEEDS = range(306, 310)
-MASKS = (0xFFFF0000, 0x003F0000)
-"""The second leaves two bits for the rule that let a packet through, so that rules share ids."""
+MASKS: tuple[tuple[int, DenyAction], ...] = ((0xFFFF0000, "Drop"), (0x003F0000, "Reject"))
+"""The second leaves two bits for the rule that let a packet through, so that rules share ids. What
+is denied is logged alike whether its sender is told or not."""
 
 
-@pytest.fixture(scope="module", params=MASKS, ids=hex)
+@pytest.fixture(scope="module", params=MASKS, ids=str)
 def network(request: pytest.FixtureRequest) -> Iterator[TwoHosts]:
-    made = TwoHosts(request.param)
+    made = TwoHosts(*request.param)
     yield made
     made.close()
 

@@ -259,6 +259,9 @@ PARAMETERS = (
         _ports(_FAILSAFE_OUTBOUND),
     ),
     Parameter("NftablesMarkMask", "nftablesMarkMask", _mark_mask, 0xFFFF0000),
+    Parameter(
+        "NftablesFilterDenyAction", "nftablesFilterDenyAction", _one_of("Drop", "Reject"), "Drop"
+    ),
     Parameter("LogPrefix", "logPrefix", _matching(r"[ -~]{0,29}"), "calico-packet"),
     Parameter("LogActionRateLimit", "logActionRateLimit", _rate, None),
     Parameter("LogActionRateLimitBurst", "logActionRateLimitBurst", _number(0, 9999), 5),

@@ -152,6 +152,7 @@ def build_dataplane(
         interface_prefixes=config.workload_prefixes,
         ipv6=config["Ipv6Support"],
         endpoint_to_host_action=config["DefaultEndpointToHostAction"],
+        deny_action=config["NftablesFilterDenyAction"],
         allow_vxlan_from_workloads=config["AllowVXLANPacketsFromWorkloads"],
         allow_ipip_from_workloads=config["AllowIPIPPacketsFromWorkloads"],
         vxlan_port=config["VXLANPort"],

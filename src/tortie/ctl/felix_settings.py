@@ -37,6 +37,9 @@ HONOURED = {
     "natOutgoingAddress": "",
     "natOutgoingExclusions": "",
     "natPortRange": "",
+    "nftablesFilterDenyAction": "Reject: a TCP reset, or ICMP, for what policy of workloads and of "
+    "hosts denies; before routing and destination NAT, and what belongs to no connection or to no "
+    "endpoint, is dropped always",
     "nftablesMarkMask": "at least three bits",
     "nftablesRefreshInterval": "rules, routes, neighbours and sysctls; 60s unless set",
     "openstackRegion": "",
@@ -80,7 +83,7 @@ NOT_HONOURED = {
     "ipsetsRefreshInterval": "sets are compared with nftablesRefreshInterval",
     "iptablesBackend": "no iptables",
     "iptablesFilterAllowAction": "no iptables",
-    "iptablesFilterDenyAction": "no iptables",
+    "iptablesFilterDenyAction": "nftablesFilterDenyAction is",
     "iptablesLockProbeInterval": "no iptables",
     "iptablesMangleAllowAction": "no iptables",
     "iptablesMarkMask": "nftablesMarkMask is",
@@ -104,7 +107,6 @@ NOT_HONOURED = {
     "mtuIfacePattern": "a link's MTU is the network configuration's, or the uplink's; see `doctor`",
     "netlinkTimeout": "",
     "nftablesFilterAllowAction": "other tables are asked whatever these accept, as with Return",
-    "nftablesFilterDenyAction": "not yet: what is denied is dropped, never rejected",
     "nftablesFlowTableDataIfacePattern": "no flow tables: every packet is counted and judged",
     "nftablesFlowTableOffload": "likewise",
     "nftablesMangleAllowAction": "as nftablesFilterAllowAction",

@@ -7,6 +7,7 @@ import msgspec
 from tortie.lib.ip import Network
 
 EndpointToHostAction = Literal["Drop", "Return", "Accept"]
+DenyAction = Literal["Drop", "Reject"]
 NatExclusions = Literal["IPPoolsOnly", "IPPoolsAndHostIPs"]
 
 
@@ -46,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """False: IPv6 is dropped from and to workloads, neighbour discovery included."""
     endpoint_to_host_action: EndpointToHostAction = "Drop"
     """What becomes of a packet from a workload to this host that egress policy allows."""
+    deny_action: DenyAction = "Drop"
+    """Reject: who sends what policy denies is told so, where `rules.seen` can."""
     allow_vxlan_from_workloads: bool = False
     allow_ipip_from_workloads: bool = False
     vxlan_port: int = 4789

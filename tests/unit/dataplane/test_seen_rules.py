@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from tortie.dataplane.driver.nftables import NftablesDriver
@@ -19,6 +20,7 @@ from tortie.kernel.nft.fake import FakeNft
 
 WEB = PolicyId("NetworkPolicy", "web", "default")
 LOGGING = Settings(host="h1", log_denied=True, log_allowed=True)
+REJECTING = msgspec.structs.replace(LOGGING, deny_action="Reject")
 ALLOW = Rule("Allow", protocol=6, destination=Side(ports=(PortRange(80, 80),)))
 OTHER_PORT = Rule("Allow", protocol=6, destination=Side(ports=(PortRange(81, 81),)))
 DENY = Rule("Deny", protocol=17)
@@ -105,10 +107,10 @@ def test_the_action_log_has_a_limit_of_its_own() -> None:
 class Bench:
     """A table with one list of one policy, as the kernel would have it."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings = LOGGING) -> None:
         self.driver = NftablesDriver(FakeNft())
-        self.driver.inet.want_content(static.inet_table(LOGGING))
-        self.policies = PolicyManager(self.driver.inet, LOGGING)
+        self.driver.inet.want_content(static.inet_table(settings))
+        self.policies = PolicyManager(self.driver.inet, settings)
         tier = TierPolicies("default", "Deny", (WEB,))
         self.list = PolicyList((tier,))
         self.enforce(ALLOW, DENY)
@@ -163,3 +165,26 @@ def test_verdicts_are_counted_with_what_the_limit_left_out() -> None:
     assert (verdict.name, verdict.logged.packets, verdict.all.packets) == (
         "denied-ingress", 100, 1000
     )  # fmt: skip
+
+
+def test_what_is_rejected_counts_as_denied_beside_what_is_dropped() -> None:
+    bench = Bench(REJECTING)
+    allow, deny = bench.handles(names.policy_chain(WEB, "ingress"))
+    dropped, rejected = bench.handles("denied-ingress"), bench.handles("rejected-ingress")
+    by_handle = {one: Counted(10) for one in (dropped[0], rejected[0])}
+    by_handle |= {one: Counted(30) for one in (dropped[1], rejected[1])}
+    (verdict,) = counts(bench.driver.inet, bench.policies, by_handle).verdicts
+    assert (verdict.name, verdict.logged.packets, verdict.all.packets) == ("denied-ingress", 20, 60)
+    assert bench.counted({allow: Counted(1), deny: Counted(2)})["default", str(WEB), 1] == 2
+
+
+def test_where_nobody_is_told_nothing_is_there_to_do_so() -> None:
+    plain, rejecting = static.inet_table(LOGGING), static.inet_table(REJECTING)
+    assert plain.sets == rejecting.sets, "one log, one limit"
+    assert rejecting.chains.keys() - plain.chains.keys() == {
+        "reject", "rejected-ingress", "rejected-egress"
+    }  # fmt: skip
+    denied, rejected = (texts((DENY,), one)[0] for one in (LOGGING, REJECTING))
+    assert denied.replace("denied-ingress", "rejected-ingress") == rejected
+    (quiet,) = texts((DENY,), Settings(host="h1", deny_action="Reject"))
+    assert quiet.endswith("goto reject")

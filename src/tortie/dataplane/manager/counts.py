@@ -4,7 +4,7 @@ The counters live in the kernel and outlive everything here but their rule. Noth
 who asks brings what `kernel.nft.counters` has read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from tortie.dataplane.driver.table import TableState
@@ -110,10 +110,15 @@ def _verdicts(table: TableState, by_handle: Mapping[int, Counted]) -> Iterator[V
     for verdict in verdicts:
         for direction in seen.DIRECTIONS:
             name = seen.chain_name(verdict, direction)
-            handles = table.handles(name)
-            if len(handles) == 2 and all(handle in by_handle for handle in handles):
-                logged, every = (by_handle[handle] for handle in handles)
-                yield VerdictCount(name, logged, every)
+            chains = [name, seen.rejecting_chain(direction)] if verdict == "denied" else [name]
+            pairs = [
+                [by_handle[one] for one in handles]
+                for handles in map(table.handles, chains)
+                if len(handles) == 2 and all(one in by_handle for one in handles)
+            ]
+            if pairs:
+                logged, every = zip(*pairs, strict=True)
+                yield VerdictCount(name, _sum(logged), _sum(every))
 
 
 def _added(found: list[RuleCount]) -> list[RuleCount]:
@@ -121,6 +126,10 @@ def _added(found: list[RuleCount]) -> list[RuleCount]:
     sums: dict[tuple[Decider, Direction, str], Counted] = {}
     for decider, direction, action, counted in found:
         key = (decider, direction, action)
-        before = sums.get(key, Counted())
-        sums[key] = Counted(before.packets + counted.packets, before.bytes + counted.bytes)
+        sums[key] = _sum((sums.get(key, Counted()), counted))
     return [RuleCount(*key, counted) for key, counted in sums.items()]
+
+
+def _sum(counts: Iterable[Counted]) -> Counted:
+    found = tuple(counts)
+    return Counted(sum(one.packets for one in found), sum(one.bytes for one in found))

@@ -27,7 +27,9 @@ from tortie.lib.ip import Network
 
 log = logging.getLogger(__name__)
 
-_LISTS_MAPS = frozenset(names.lists_map(direction, place) for place, direction in names.HOST_PLACES)
+_LISTS_MAPS = frozenset(
+    names.lists_map(direction, place) for place, direction in (*names.HOST_PLACES, names.TRANSLATED)
+)
 
 
 HostEndpointStatus = Literal["up", "down", "error"]
@@ -194,13 +196,13 @@ class HostEndpointManager:
         self._tightened = self._tightened or bool(changed)
         # The new lists first: a policy that both name then stays as it is.
         for interface in changed:
-            for one in _lists(wanted.get(interface)) - _lists(old.get(interface)):
+            for one in self._lists(wanted, interface) - self._lists(old, interface):
                 self._policies.use(one, interface)
                 self._want_element(interface, one, names.list_data(names.list_id(one.policies)))
         for interface in changed:
-            now = _lists(wanted.get(interface))
+            now = self._lists(wanted, interface)
             places = {(one.direction, one.place) for one in now}
-            for one in _lists(old.get(interface)) - now:
+            for one in self._lists(old, interface) - now:
                 self._policies.release(one, interface)
                 if (one.direction, one.place) not in places:
                     self._want_element(interface, one, None)
@@ -219,9 +221,9 @@ class HostEndpointManager:
         lists = names.lists_map(one.direction, one.place)
         self._table.want_element(lists, keys.ifname(interface), data)
 
-
-def _lists(endpoint: HostEndpoint | None) -> set[PlacedList]:
-    if endpoint is None:
-        return set()
-    found = rules.lists_of(endpoint)
-    return {PlacedList(policies, direction, place) for (place, direction), policies in found}
+    def _lists(self, endpoints: Mapping[str, HostEndpoint], interface: str) -> set[PlacedList]:
+        endpoint = endpoints.get(interface)
+        if endpoint is None:
+            return set()
+        found = rules.lists_of(endpoint, self._settings)
+        return {PlacedList(policies, direction, place) for (place, direction), policies in found}

@@ -45,7 +45,7 @@ User = EndpointId | str
 """A workload endpoint, or an interface of this host."""
 
 _FIRST_PLACE: dict[Place, Place] = {"host": "workload", "forward": "workload"}
-_PLACES: tuple[Place, ...] = ("workload", "untracked", "pre-dnat")
+_PLACES: tuple[Place, ...] = ("workload", "untracked", "pre-dnat", "translated")
 _DIRECTIONS: tuple[Direction, ...] = ("ingress", "egress")
 _NOTHING = Content()
 _NO_SETS = set_use(())

@@ -3,8 +3,10 @@
 from tortie.dataplane.rules import match
 from tortie.dataplane.rules.content import ChainContent
 from tortie.dataplane.rules.match import Expressions
-from tortie.kernel.nft.constants import CtState, Hook
-from tortie.kernel.nft.expressions import ACCEPT, jump
+from tortie.dataplane.settings import Settings
+from tortie.desired.policy import TCP
+from tortie.kernel.nft.constants import CmpOp, CtState, Hook
+from tortie.kernel.nft.expressions import ACCEPT, Bitwise, Cmp, jump
 from tortie.kernel.nft.objects import Base, Rule
 
 RAW_PRIORITY, MANGLE_PRIORITY, DESTINATION_NAT_PRIORITY = -300, -150, -100
@@ -16,6 +18,7 @@ ICMP, ICMPV6 = 1, 58
 NamedChain = tuple[str, ChainContent]
 
 _RELATED_ERRORS = "related-errors"
+_TCP_FLAGS_OFFSET, _RST = 13, b"\x04"
 
 
 def chain(name: str, *rules: Expressions, base: Base | None = None) -> NamedChain:
@@ -50,10 +53,15 @@ def half(
     )
 
 
-def related_errors() -> NamedChain:
+def related_errors(settings: Settings) -> NamedChain:
     """For every `half`. Errors only: helpers' expectations would let a workload open any port."""
-    return chain(
-        _RELATED_ERRORS,
+    rules: list[Expressions] = [
         (*match.protocol(ICMP), ACCEPT),
         (*match.protocol(ICMPV6), ACCEPT),
-    )
+    ]
+    if settings.deny_action == "Reject":
+        # Our own resets: they are related to the connection that they keep from coming about.
+        flags = match.transport_bytes(_TCP_FLAGS_OFFSET, 1)
+        is_reset = (flags, Bitwise(_RST, b"\0"), Cmp(CmpOp.EQ, _RST))
+        rules.append((*match.protocol(TCP), *is_reset, ACCEPT))
+    return chain(_RELATED_ERRORS, *rules)

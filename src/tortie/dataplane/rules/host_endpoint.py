@@ -65,6 +65,9 @@ listeners, router and neighbour discovery (RFC 2710, 3810, 4861)."""
 _FORWARD_FROM_PRIORITY, _TO_PRIORITY = FILTER_PRIORITY - 2, FILTER_PRIORITY + 1
 """Around the workloads' chains of the same hooks."""
 
+_OF_THE_HOST: tuple[Place, ...] = ("host", "translated")
+"""Whose lists are about what the host itself sends and gets."""
+
 DirectedPlace = tuple[Place, Direction]
 
 
@@ -92,7 +95,7 @@ def host_table(settings: Settings, closed: Collection[str] = ()) -> Content:
     )
     return Content(
         chains=dict(chains),
-        sets={one.name: one for one in _sets()},
+        sets={one.name: one for one in _sets(settings)},
         elements={
             names.NEIGHBOUR_DISCOVERY: frozenset(keys.u8(kind) for kind in NEIGHBOUR_DISCOVERY),
             names.FAILSAFE["ingress"]: _anybodys(settings.failsafe_inbound),
@@ -106,7 +109,9 @@ def always_chain(direction: Direction, *, tracked: bool) -> str:
     return f"host-{'always' if tracked else 'untracked'}-{direction}"
 
 
-def lists_of(endpoint: HostEndpoint) -> Iterator[tuple[DirectedPlace, PolicyList]]:
+def lists_of(
+    endpoint: HostEndpoint, settings: Settings
+) -> Iterator[tuple[DirectedPlace, PolicyList]]:
     """Those that a packet is to be asked about.
 
     A normal or forward list that is empty has its meaning, and keeps packets from that of all
@@ -115,6 +120,8 @@ def lists_of(endpoint: HostEndpoint) -> Iterator[tuple[DirectedPlace, PolicyList
     """
     yield ("host", "ingress"), endpoint.ingress
     yield ("host", "egress"), endpoint.egress
+    if _own_translated(settings):
+        yield names.TRANSLATED, endpoint.egress
     yield ("forward", "ingress"), endpoint.forward_ingress
     yield ("forward", "egress"), endpoint.forward_egress
     if endpoint.pre_dnat != PolicyList():
@@ -126,11 +133,18 @@ def lists_of(endpoint: HostEndpoint) -> Iterator[tuple[DirectedPlace, PolicyList
             yield ("untracked", "egress"), endpoint.untracked_egress
 
 
-def _sets() -> Iterator[Set]:
+def _own_translated(settings: Settings) -> bool:
+    """Whether the lists that are asked at postrouting cannot be those of the output hook: the
+    kernel refuses a chain that rejects there."""
+    return seen.can_reject("host", settings)
+
+
+def _sets(settings: Settings) -> Iterator[Set]:
     yield Set(names.NEIGHBOUR_DISCOVERY, (ICMPV6_TYPE,))
     for name in names.FAILSAFE.values():
         yield Set(name, (INET_PROTO, INET_SERVICE))
-    for place, direction in names.HOST_PLACES:
+    translated = (names.TRANSLATED,) if _own_translated(settings) else ()
+    for place, direction in names.HOST_PLACES + translated:
         yield Set(names.lists_map(direction, place), (IFNAME,), data=(MARK, IPV6_ADDR))
         yield Set(names.chains_map(direction, place), (IPV6_ADDR,), data=(VERDICT,))
 
@@ -214,6 +228,7 @@ def _output(settings: Settings, closed: Collection[str]) -> NamedChain:
 
 
 def _postrouting(settings: Settings, closed: Collection[str]) -> NamedChain:
+    place: Place = "translated" if _own_translated(settings) else "host"
     return filter_chain(
         "host-postrouting",
         Hook.POSTROUTING,
@@ -221,7 +236,7 @@ def _postrouting(settings: Settings, closed: Collection[str]) -> NamedChain:
         (*match.mark_is_clear(settings.mark_deferred), ACCEPT),
         match.clear_mark(settings.mark_deferred),
         *match.going_out(settings.interface_prefixes, (ACCEPT,)),
-        *_ask_own_or_all("host", "egress", settings, closed),
+        *_ask_own_or_all(place, "egress", settings, closed),
     )
 
 
@@ -282,14 +297,14 @@ def _ask_own_or_all(
     yield _ask(place, direction)
     for interface in sorted(set(closed) - {ALL_INTERFACES}):
         by_it = (Meta(_interface(direction)), Cmp(CmpOp.EQ, keys.ifname(interface)))
-        if place == "host":
+        if place in _OF_THE_HOST:
             yield (*by_it, always)
         yield (*by_it, *drop)
     yield (Meta(_interface(direction)), Cmp(CmpOp.EQ, keys.ifname(LOOPBACK)), ACCEPT)
     if ALL_INTERFACES not in closed:
         yield match.dispatch_all(*maps)
         return
-    if place == "host":
+    if place in _OF_THE_HOST:
         yield (always,)
     yield drop
 

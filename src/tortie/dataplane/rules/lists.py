@@ -27,7 +27,7 @@ from tortie.kernel.nft import userdata
 from tortie.kernel.nft.expressions import ACCEPT, jump
 from tortie.kernel.nft.objects import Rule
 
-CLOSED_AT_END: tuple[Place, ...] = ("workload", "host")
+CLOSED_AT_END: tuple[Place, ...] = ("workload", "host", "translated")
 """Where what nothing has decided is dropped."""
 
 END_COMMENT = "nothing decided"
@@ -53,7 +53,8 @@ def list_chain(
         _add_tier(tier, direction, settings, place, add=add)
     for profile in policies.profiles:
         add((jump(names.policy_chain(profile, direction)),), str(profile))
-    closed = seen.dropped(seen.END_OF_LIST, direction, settings)
+    reject = seen.can_reject(place, settings)
+    closed = seen.dropped(seen.END_OF_LIST, direction, settings, reject=reject)
     add(closed if place in CLOSED_AT_END else match.counted(ACCEPT), END_COMMENT)
     return Content(chains={chain: ChainContent(None, tuple(rules))})
 
@@ -99,5 +100,7 @@ def _add_tier(
         condition = not_passed if position else ()
         add((*condition, jump(names.policy_chain(policy, direction, place))), str(policy))
     if tier.default_action == "Deny":
-        drop = seen.denied(seen.end_of_tier(tier.name, direction), direction, settings)
-        add((*not_passed, *drop), end_of_tier_comment(tier.name))
+        identity = seen.end_of_tier(tier.name, direction)
+        reject = seen.can_reject(place, settings)
+        denied = seen.denied(identity, direction, settings, reject=reject)
+        add((*not_passed, *denied), end_of_tier_comment(tier.name))

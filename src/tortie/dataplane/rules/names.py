@@ -16,10 +16,11 @@ from tortie.desired.policy import PolicyId, PolicyList
 from tortie.lib.ip import Network
 
 Direction = Literal["ingress", "egress"]
-Place = Literal["workload", "host", "forward", "untracked", "pre-dnat"]
+Place = Literal["workload", "host", "forward", "untracked", "pre-dnat", "translated"]
 """Who asks a policy list, which decides what an Allow does and what follows its end: a workload
 endpoint; or a host endpoint, about its host's own packets, about those that pass by, before
-connection tracking, or before destination NAT."""
+connection tracking, before destination NAT, or about its host's own behind that: the last only
+where it must be told from `host`, see `seen.can_reject`."""
 
 LIST_ID_BYTES = 16
 PORTS_ID_BYTES = 16
@@ -52,6 +53,8 @@ HOST_PLACES: tuple[tuple[Place, Direction], ...] = (
     ("pre-dnat", "ingress"),
 )
 """The lists of a host endpoint; each has the same two maps, under names of its own."""
+TRANSLATED: tuple[Place, Direction] = ("translated", "egress")
+"""And this one, where what is denied is rejected."""
 FAILSAFE: dict[Direction, str] = {"ingress": "failsafe-inbound", "egress": "failsafe-outbound"}
 """protocol · port of what host endpoints never close."""
 NEIGHBOUR_DISCOVERY = "neighbour-discovery"
@@ -121,8 +124,9 @@ _LIST_PREFIX: dict[Place, str] = {
     "forward": "f",
     "untracked": "u",
     "pre-dnat": "d",
+    "translated": "t",
 }
-_POLICY_PREFIX: dict[Place, str] = {"untracked": "pu", "pre-dnat": "pd"}
+_POLICY_PREFIX: dict[Place, str] = {"untracked": "pu", "pre-dnat": "pd", "translated": "pt"}
 """Elsewhere an Allow means the same, so that the chain is shared."""
 
 

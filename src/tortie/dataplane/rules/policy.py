@@ -378,7 +378,8 @@ def _action(
     if rule.action == "Allow":
         return seen.allowed(identity, direction, settings)
     if rule.action == "Deny":
-        return seen.denied(identity, direction, settings)
+        reject = seen.can_reject(place, settings)
+        return seen.denied(identity, direction, settings, reject=reject)
     if rule.action == "Pass":
         return (Counter(), *match.set_mark(settings.mark_pass), RETURN)
     return (Counter(), *_log(settings))

@@ -12,6 +12,12 @@ place: rules that move are not written anew. A packet that is dropped needs its
 mark no more, so there the id is all 32 bits; one that is accepted has only bits
 of ours to give (`Settings.mark_rule`), and several rules may share what fits in
 there: `manager.seen` tells them apart.
+
+What policy denies is dropped or, where that is set, rejected: TCP gets a reset, all else an ICMP
+error that says "administratively prohibited". Not before routing (untracked and pre-DNAT policy,
+which floods come to) nor at postrouting, where the kernel cannot; and not what policy has no word
+about: forgeries, interfaces without an endpoint, and what belongs to no connection, as a reset
+would end the connection that a late packet once belonged to.
 """
 
 import hashlib
@@ -21,10 +27,11 @@ from typing import Literal
 from tortie.dataplane.rules import match
 from tortie.dataplane.rules.content import ChainContent
 from tortie.dataplane.rules.match import Expressions
-from tortie.dataplane.rules.names import Direction
+from tortie.dataplane.rules.names import Direction, Place
 from tortie.dataplane.settings import Settings
+from tortie.desired.policy import TCP
 from tortie.kernel.nft import keys
-from tortie.kernel.nft.constants import CtState, MetaKey, SetFlag
+from tortie.kernel.nft.constants import CtState, MetaKey, RejectKind, SetFlag
 from tortie.kernel.nft.expressions import (
     ACCEPT,
     DROP,
@@ -34,6 +41,7 @@ from tortie.kernel.nft.expressions import (
     Log,
     Meta,
     MetaSet,
+    Reject,
     SetUpdate,
     Verdict,
     goto,
@@ -56,6 +64,10 @@ _FORGOTTEN_AFTER_MILLISECONDS = 10_000
 """By then a limit is whole again."""
 _REMEMBERED = 65_535
 """Interfaces. What finds no room is not logged."""
+
+_REJECT = "reject"
+_PROHIBITED = 3
+"""NFT_REJECT_ICMPX_ADMIN_PROHIBITED, include/uapi/linux/netfilter/nf_tables.h."""
 
 DIRECTIONS: tuple[Direction, ...] = ("ingress", "egress")
 
@@ -83,12 +95,20 @@ def end_of_tier(name: str, direction: Direction) -> int:
     return rule_id("end of tier", name, direction)
 
 
-def denied(identity: int, direction: Direction, settings: Settings) -> Expressions:
-    """Count, log and drop."""
+def can_reject(place: Place, settings: Settings) -> bool:
+    """Whether what is denied there is rejected."""
+    return settings.deny_action == "Reject" and place in ("workload", "host", "forward")
+
+
+def denied(
+    identity: int, direction: Direction, settings: Settings, *, reject: bool = False
+) -> Expressions:
+    """Count, log and drop, or reject."""
     if not settings.log_denied:
-        return match.counted(DROP)
+        return match.counted(goto(_REJECT) if reject else DROP)
     mark = (Immediate(keys.u32(identity)), MetaSet(MetaKey.MARK))
-    return (Counter(), *mark, goto(chain_name("denied", direction)))
+    name = rejecting_chain(direction) if reject else chain_name("denied", direction)
+    return (Counter(), *mark, goto(name))
 
 
 def allowed(identity: int, direction: Direction, settings: Settings) -> Expressions:
@@ -99,10 +119,12 @@ def allowed(identity: int, direction: Direction, settings: Settings) -> Expressi
     return (Counter(), *mark, goto(chain_name("allowed", direction)))
 
 
-def dropped(reason: str, direction: Direction, settings: Settings) -> Expressions:
-    """Count, log and drop what is none of policy's business."""
+def dropped(
+    reason: str, direction: Direction, settings: Settings, *, reject: bool = False
+) -> Expressions:
+    """Count, log and drop (or reject) what no rule of policy decides."""
     assert reason in REASONS
-    return denied(rule_id(reason), direction, settings)
+    return denied(rule_id(reason), direction, settings, reject=reject)
 
 
 def invalid(direction: Direction, settings: Settings) -> tuple[Expressions, ...]:
@@ -116,27 +138,50 @@ def chain_name(seen: Seen, direction: Direction) -> str:
     return f"{seen}-{direction}"
 
 
+def rejecting_chain(direction: Direction) -> str:
+    """Logs as the chain of what is denied does, and answers."""
+    return f"rejected-{direction}"
+
+
 def chains(settings: Settings) -> list[tuple[str, ChainContent]]:
-    """Those that log; none where nothing is logged."""
-    wanted: list[tuple[Seen, Verdict]] = []
+    """Those that log, none where nothing is logged; and those that reject."""
+    found = []
+    for seen, verdict in _logged(settings):
+        for name in (chain_name(seen, direction) for direction in DIRECTIONS):
+            found.append((name, _logging_chain(name, name, verdict)))
+    if settings.deny_action == "Reject":
+        for direction in DIRECTIONS if settings.log_denied else ():
+            name, logged_as = rejecting_chain(direction), chain_name("denied", direction)
+            found.append((name, _logging_chain(name, logged_as, goto(_REJECT))))
+        reset = (*match.protocol(TCP), Reject(RejectKind.TCP_RESET))
+        rules = (reset, (Reject(RejectKind.ICMPX, _PROHIBITED),))
+        found.append((_REJECT, ChainContent(None, tuple(Rule(_REJECT, one) for one in rules))))
+    return found
+
+
+def _logged(settings: Settings) -> list[tuple[Seen, Verdict]]:
+    found: list[tuple[Seen, Verdict]] = []
     if settings.log_denied:
-        wanted.append(("denied", DROP))
+        found.append(("denied", DROP))
     if settings.log_allowed:
-        wanted.append(("allowed", ACCEPT))
-    return [
-        (name, _logging_chain(name, verdict))
-        for seen, verdict in wanted
-        for direction in DIRECTIONS
-        for name in (chain_name(seen, direction),)
-    ]
+        found.append(("allowed", ACCEPT))
+    return found
 
 
 def sets(settings: Settings) -> list[Set]:
     """Where packets leave who was logged of late, each with a limit of its own."""
     each = Limit(LOGGED_A_SECOND_OF_ONE, burst=LOGGED_AT_ONCE_OF_ONE)
     return [
-        Set(_limits(name), (IFNAME,), timeout=True, size=_REMEMBERED, each=each, flags=SetFlag.EVAL)
-        for name, _ in chains(settings)
+        Set(
+            _limits(chain_name(seen, direction)),
+            (IFNAME,),
+            timeout=True,
+            size=_REMEMBERED,
+            each=each,
+            flags=SetFlag.EVAL,
+        )
+        for seen, _ in _logged(settings)
+        for direction in DIRECTIONS
     ]
 
 
@@ -144,13 +189,13 @@ def _limits(chain: str) -> str:
     return f"{chain}-limits"
 
 
-def _logging_chain(name: str, verdict: Verdict) -> ChainContent:
+def _logging_chain(name: str, logged_as: str, verdict: Verdict) -> ChainContent:
     # One that is over its own limit takes nothing of the others'.
     by = Meta(MetaKey.IIFNAME if name.endswith("egress") else MetaKey.OIFNAME)
-    own = SetUpdate(_limits(name), _FORGOTTEN_AFTER_MILLISECONDS)
+    own = SetUpdate(_limits(logged_as), _FORGOTTEN_AFTER_MILLISECONDS)
     limit = Limit(LOGGED_A_SECOND, burst=LOGGED_AT_ONCE)
-    # The prefix is the chain's name: one of four words of ours.
-    log: Expressions = (by, own, limit, Counter(), Log(prefix=name, group=GROUP))
+    # The prefix is a chain's name: one of four words of ours.
+    log: Expressions = (by, own, limit, Counter(), Log(prefix=logged_as, group=GROUP))
     return ChainContent(None, (Rule(name, log), Rule(name, match.counted(verdict))))
 
 

@@ -116,7 +116,7 @@ def inet_table(settings: Settings) -> Content:
         _link_local_source(settings),
         _link_local_neighbour(settings),
         *(_other_source(settings) if settings.other_sources else ()),
-        related_errors(),
+        related_errors(settings),
         half(
             "forward-from", Hook.FORWARD, FROM_PRIORITY, *_from_workloads(settings, _FROM_WORKLOAD)
         ),
@@ -298,7 +298,7 @@ def _from_workload(settings: Settings) -> NamedChain:
         *seen.invalid("egress", settings),
         (*match.protocol(TCP), *_egress()),
         (*match.protocol(UDP), goto(_FROM_WORKLOAD_UDP)),
-        *((*match.protocol(one), *_from_drop(seen.TUNNEL, settings)) for one in tunnels),
+        *((*match.protocol(one), *_tunnel(settings)) for one in tunnels),
         _egress(),
         _from_drop(seen.NO_ENDPOINT, settings),
     )
@@ -306,7 +306,7 @@ def _from_workload(settings: Settings) -> NamedChain:
 
 def _from_workload_udp(settings: Settings) -> NamedChain:
     vxlan = match.transport(2, keys.port(settings.vxlan_port))
-    tunnel = (*vxlan, *_from_drop(seen.TUNNEL, settings))
+    tunnel = (*vxlan, *_tunnel(settings))
     return chain(
         _FROM_WORKLOAD_UDP,
         *(() if settings.allow_vxlan_from_workloads else (tunnel,)),
@@ -363,6 +363,11 @@ def _workload_to_host(settings: Settings) -> NamedChain:
 
 def _from_drop(reason: str, settings: Settings) -> Expressions:
     return seen.dropped(reason, "egress", settings)
+
+
+def _tunnel(settings: Settings) -> Expressions:
+    reject = seen.can_reject("workload", settings)
+    return seen.dropped(seen.TUNNEL, "egress", settings, reject=reject)
 
 
 def _to_drop(reason: str, settings: Settings) -> Expressions:

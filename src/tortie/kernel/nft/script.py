@@ -93,6 +93,7 @@ _CT_TYPES = {
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "ipv6-icmp", 132: "sctp"}
 _NFPROTOS = {2: "ipv4", 10: "ipv6"}
 
+_ICMPX_CODES = {0: "no-route", 1: "port-unreachable", 2: "host-unreachable", 3: "admin-prohibited"}
 _UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "week"}
 
 ELEMENTS_SHOWN = 50
@@ -382,7 +383,8 @@ def _simple_statement(expression: Expression) -> str:
         case ex.Reject(kind, code):
             if kind is nft.RejectKind.TCP_RESET:
                 return "reject with tcp reset"
-            return f"reject with {kind.name.lower()} {code}"
+            word = _ICMPX_CODES.get(code, code) if kind is nft.RejectKind.ICMPX else code
+            return f"reject with {kind.name.lower()} {word}"
         case ex.Notrack():
             return "notrack"
         case _:

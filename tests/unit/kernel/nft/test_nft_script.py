@@ -152,7 +152,8 @@ CASES: list[tuple[str, tuple[ex.Expression, ...]]] = [
         ),
     ),
     (
-        'limit rate 10/second burst 5 packets log prefix "x" group 1 reject with icmpx 1',
+        'limit rate 10/second burst 5 packets log prefix "x" group 1 '
+        "reject with icmpx port-unreachable",
         (ex.Limit(10), ex.Log("x", 1), ex.Reject()),
     ),
     (
