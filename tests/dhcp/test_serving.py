@@ -125,7 +125,7 @@ def test_an_address_passes_to_another_guest_at_once(served: Host) -> None:
     assert served.guest(1).dhcp(DISCOVER, seconds=1.0) is None
 
 
-def test_l20_dnsmasq_dies(served: Host) -> None:
+def test_dnsmasq_dies(served: Host) -> None:
     guest = served.guest(1)
     for _ in range(2):
         before = served.pids()[NETWORK]
@@ -136,7 +136,7 @@ def test_l20_dnsmasq_dies(served: Host) -> None:
     assert served.pids() == {}, "asked to stop it takes them along"
 
 
-def test_l20_the_agent_dies(host: Host) -> None:
+def test_the_agent_dies(host: Host) -> None:
     """What a killed agent left behind serves on, and the next one puts a new one in its place."""
     host.put_subnets(s4=SUBNET4, s6=SUBNET6)
     host.put(endpoint(1))

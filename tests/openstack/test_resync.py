@@ -107,7 +107,7 @@ def test_another_region_is_not_touched(world: World, settings: Settings) -> None
     assert world.differences() == []
 
 
-def test_one_port(world: World) -> None:
+def test_l20_one_port(world: World) -> None:
     """Its endpoints on hosts that nobody remembers go too; a neighbour's stay as they are."""
     run(world)
     mine, neighbours = uuid_of(1), uuid_of(2)

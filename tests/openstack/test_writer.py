@@ -100,7 +100,7 @@ def other(world: World) -> World:
     return made
 
 
-def test_a_port_deleted_while_it_is_created_stays_deleted(world: World) -> None:
+def test_l20_a_port_deleted_while_it_is_created_stays_deleted(world: World) -> None:
     """Who deletes finds nothing yet, and must not be outlived by the creation."""
     rival = other(world)
     world.inventory.after_read = once(lambda: rival.delete(uuid_of(1)))
@@ -128,7 +128,7 @@ def test_a_slow_writer_does_not_undo_a_fast_one(world: World) -> None:
 
 
 @pytest.mark.parametrize("newest", ["changed", "moved", "deleted"])
-def test_a_resync_does_not_undo_a_port_update(world: World, newest: str) -> None:
+def test_l20_a_resync_does_not_undo_a_port_update(world: World, newest: str) -> None:
     """The update is done, from commit to datastore, when the resync has read both."""
     rival = other(world)
     for number in (1, 2, 3):
@@ -151,7 +151,7 @@ def test_a_resync_does_not_undo_a_port_update(world: World, newest: str) -> None
     assert world.differences() == []
 
 
-def test_a_resync_that_creates_what_is_being_deleted_takes_it_back(world: World) -> None:
+def test_l20_a_resync_that_creates_what_is_being_deleted_takes_it_back(world: World) -> None:
     rival = other(world)
     world.inventory.all_ports[uuid_of(1)] = make_port(1)
     world.inventory.after_read = once(lambda: rival.delete(uuid_of(1)))
@@ -169,7 +169,7 @@ def test_without_confirmation_the_caller_is_told(world: World) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_many_servers_and_resyncs_at_once_end_right(world: World, settings: Settings) -> None:
+def test_l20_many_servers_and_resyncs_at_once_end_right(world: World, settings: Settings) -> None:
     """Updates, moves, deletions and creations by six servers, while two resynchronise.
 
     Nothing repairs anything afterwards: each must have left it right.

@@ -99,8 +99,14 @@ def parse_guest(xml: bytes, prefix: str) -> Guest:
         raise InvalidInput(
             f"guest {name!r}: a workload's name is at most 63 letters, digits, '_', '.' and '-'"
         )
-    about = root.find(f"metadata/{{{NAMESPACE}}}workload")
-    about = ElementTree.Element("none") if about is None else about
+    found = root.find(f"metadata/{{{NAMESPACE}}}workload")
+    about = ElementTree.Element("none") if found is None else found
+    interfaces = tuple(_interfaces(root, about, prefix))
+    if found is not None and not interfaces:
+        raise InvalidInput(
+            f"guest {name} has a workload's metadata, and no interface whose target dev begins "
+            f"with {prefix!r}: nothing of it would be attached"
+        )
     return Guest(
         name,
         about.get("namespace", "default"),
@@ -110,7 +116,7 @@ def parse_guest(xml: bytes, prefix: str) -> Guest:
         tuple(_needed(one, "name") for one in _all(about, "pool")),
         about.get("dhcp") == "yes",
         tuple((one.text or "").strip() for one in _all(about, "dns")),
-        tuple(_interfaces(root, about, prefix)),
+        interfaces,
     )
 
 

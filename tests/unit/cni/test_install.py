@@ -107,3 +107,26 @@ def test_the_plugin_imports_nothing_that_has_to_be_found() -> None:
     )
     assert done.stdout == "_json _socket\n"
     assert os.path.getsize(plugin.__file__) < 20_000, "it is compiled at each start"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--mtu", "576"], "mtu is 576; it must be 1280 to 65535"),
+        (["--kubeconfig", "relative"], "must be an absolute path"),
+        (["--conflist", '{"type": "calico", "ipam": {"type": "dhcpp"}}'], "ipam.type 'dhcpp'"),
+        (["--conflist", '{"type": "calico", "mtu": "1400"}'], "mtu"),
+    ],
+)
+def test_what_every_add_would_refuse_is_not_installed(
+    tmp_path: Path, options: list[str], says: str
+) -> None:
+    if options[0] == "--conflist":
+        text = '{"name": "n", "cniVersion": "0.3.1", "plugins": [PLUGIN]}'
+        path = tmp_path / "own.conflist"
+        path.write_text(text.replace("PLUGIN", options[1]))
+        options = ["--conflist", str(path)]
+    with pytest.raises(InvalidInput, match=says):
+        run(tmp_path, "install", *options)
+    assert not (tmp_path / "bin").exists()
+    assert not (tmp_path / "net.d").exists()

@@ -57,6 +57,10 @@ def test_a_guest_that_is_not_ours() -> None:
         (b"<network><name>x</name></network>", "at most 63"),
         (guest(name="two words"), "at most 63"),
         (guest(name="a/b"), "at most 63"),
+        (
+            guest(BRIDGED, ABOUT.replace("<t:address dev='calivm1'>10.65.0.7</t:address>", "")),
+            "no interface whose target dev begins with 'cali'",
+        ),
         (guest(INTERFACE.replace(" managed='no'", "")), "managed='no'"),
         (guest(INTERFACE.replace("ethernet", "bridge")), "of type ethernet"),
         (guest(about=ABOUT.replace("dev='calivm1'", "dev='calivm9'")), "no such interface"),

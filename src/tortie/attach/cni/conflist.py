@@ -4,7 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tortie.attach.cni.failure import CNIFailure
+from tortie.attach.cni.netconf import parse_config
+from tortie.attach.requests import MTU_MAX, MTU_MIN
 from tortie.lib.errors import InvalidInput
+
+MAIN_PLUGINS = ("tortie", "calico")
+"""Names of ours; the list may have others."""
 
 
 def default_conflist(
@@ -42,7 +48,8 @@ def default_conflist(
 def check_conflist(text: bytes) -> None:
     """
     Raises:
-        InvalidInput: not a list of plugins with a name and a version.
+        InvalidInput: not a list of plugins with a name and a version, or every ADD would refuse
+            what stands in it for ours.
     """
     try:
         found = json.loads(text)
@@ -52,3 +59,16 @@ def check_conflist(text: bytes) -> None:
     good = isinstance(plugins, list) and plugins and all(isinstance(p, dict) for p in plugins)
     if not good or not found.get("name") or not found.get("cniVersion"):
         raise InvalidInput("the configuration needs name, cniVersion and plugins")
+    own = {"name": found["name"], "cniVersion": found["cniVersion"]}
+    for plugin in plugins or ():
+        if plugin.get("type") in MAIN_PLUGINS:
+            _check_plugin({**plugin, **own})
+
+
+def _check_plugin(plugin: dict[str, Any]) -> None:
+    try:
+        mtu = parse_config(json.dumps(plugin)).mtu
+    except CNIFailure as error:
+        raise InvalidInput(str(error)) from None
+    if mtu and not MTU_MIN <= mtu <= MTU_MAX:
+        raise InvalidInput(f"mtu is {mtu}; it must be {MTU_MIN} to {MTU_MAX}, or 0")

@@ -82,7 +82,6 @@ class MesosLabels(msgspec.Struct, frozen=True, kw_only=True):
 class NetworkInfo(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     labels: MesosLabels | None = None
-    ip_addresses: tuple[dict[str, str], ...] | None = None
 
 
 class Mesos(msgspec.Struct, frozen=True, kw_only=True):
