@@ -21,7 +21,6 @@ from tortie.ctl.version import client_version
 from tortie.datastore.client import Client
 from tortie.datastore.connect import DEFAULT_CONFIG_FILE, from_environment
 from tortie.datastore.resources import Resources
-from tortie.ipam.report import Findings, findings
 from tortie.lib.errors import InvalidInput, TortieError
 from tortie.model.catalogue import TYPES
 from tortie.model.codec import to_plain
@@ -107,18 +106,13 @@ async def collected(client: Client) -> dict[str, str]:
     try:
         cluster = await ipam_check.read_cluster(client)
         parts["ipam-check.json"] = printing.structured(
-            ipam_check.report(cluster, _findings(cluster)), "json"
+            ipam_check.report(cluster, cluster.findings), "json"
         )
     except Exception as error:  # noqa: BLE001 - as above
         errors.append(f"ipam check: {type(error).__name__}: {error}")
     if errors:
         parts["errors.txt"] = "\n".join(errors) + "\n"
     return parts
-
-
-def _findings(cluster: ipam_check.Cluster) -> Findings:
-    handles = cluster.records.handles.keys()
-    return findings(cluster.everything, cluster.users, cluster.pools, handles)
 
 
 def versions() -> str:

@@ -219,7 +219,7 @@ COMMANDS = (
             Flag("cidr", "the pool with this CIDR", value="CIDR"),
             Flag("name", "the pool of this name", value="POOL"),
         ),
-        notes=("The datastore must be locked, because no pool covers the addresses for a moment.",),
+        notes=("The datastore must be locked: nobody is to claim a block meanwhile.",),
     ),
     Command(
         "ipam configure", "tortie.ctl.ipam_configure", "change IPAM's settings",

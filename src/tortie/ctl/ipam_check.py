@@ -12,22 +12,30 @@ import msgspec
 
 from tortie.ctl import access
 from tortie.ctl.grammar import Given
-from tortie.ctl.ipam_records import Records, records
 from tortie.ctl.screen import Screen
 from tortie.ctl.version import client_version
 from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources
+from tortie.ipam import block as blocks
 from tortie.ipam.allocator import Allocator
-from tortie.ipam.inventory import read_inventory
+from tortie.ipam.audit import Kind, Problem, audit
+from tortie.ipam.holdings import damage
+from tortie.ipam.inventory import Inventory, read_inventory
 from tortie.ipam.repair import make, plan, still_wanted
 from tortie.ipam.report import Findings, Held, findings, held
+from tortie.ipam.stored import Stored
 from tortie.lib.errors import InvalidInput, NotFound
 from tortie.lib.ip import Network, parsed_network
-from tortie.model.endpoint import WorkloadEndpoint
-from tortie.model.keys import ResourceKey
-from tortie.model.node import ClusterInformation, IPPool, Node
+from tortie.model.ipam import Block
+from tortie.model.keys import BlockKey, HandleKey, ResourceKey
+from tortie.model.node import ClusterInformation
 
 NODES_SHOWN = 20
+PROBLEMS_SHOWN = 20
+"""Of blocks, affinities and handles, unless all are asked for."""
+
+_TOLD_BY_ADDRESS = {Kind.DUPLICATE, Kind.NOT_ALLOCATED, Kind.NO_HANDLE}
+"""What `Findings` say, too."""
 
 GRACE_SECONDS = 10
 """Between the two looks that prove a leak."""
@@ -43,13 +51,22 @@ class Cluster(NamedTuple):
     users: dict[Network, list[str]]
     node_addresses: int
     workload_addresses: int
+    disorder: tuple[Problem, ...]
+    """What is wrong with blocks, affinities and handles themselves."""
+
+    @property
+    def findings(self) -> Findings:
+        found = findings(self.everything, self.users, self.pools, self.records.handles)
+        empty = (handle for handle in found.empty_handles if handle not in self.records.unsure)
+        found = found._replace(empty_handles=tuple(empty))
+        # What cannot be read may use any address.
+        return found._replace(leaked=()) if self.records.endpoints_unreadable else found
 
 
 def main(given: Given, screen: Screen) -> int:
+    is_dry, grace_seconds = _fix_options(given)
     cluster = access.with_client(access.config_file(given), read_cluster)
-    found = findings(
-        cluster.everything, cluster.users, cluster.pools, cluster.records.handles.keys()
-    )
+    found = cluster.findings
     show_all = given.has("show-all-ips")
     for line in _lines(cluster, found, show_all or given.has("show-problem-ips"), show_all):
         screen.print(line)
@@ -60,16 +77,26 @@ def main(given: Given, screen: Screen) -> int:
         except (OSError, ValueError) as error:
             raise InvalidInput(f"cannot write {given.text('output')}: {error}") from None
     if given.has("fix"):
-        return _fix(given, screen)
+        return _fix(given, screen, is_dry, grace_seconds)
     return 0
 
 
-def _fix(given: Given, screen: Screen) -> int:
-    """1: something that was to be repaired was not."""
-    is_dry = given.text("dry-run", "true") != "false"
+def _fix_options(given: Given) -> tuple[bool, int]:
+    """Is it dry, and how many seconds to wait for the second look.
+
+    Raises:
+        InvalidInput: they make no sense, or stand alone.
+    """
+    if not given.has("fix") and (given.text("dry-run") or given.text("grace")):
+        raise InvalidInput("--dry-run and --grace are for --fix")
     text = given.text("grace", str(GRACE_SECONDS))
     if not (text.isascii() and text.isdecimal() and len(text) < 6):
         raise InvalidInput(f"--grace is {text!r}; it must be a number of seconds")
+    return given.text("dry-run", "true") != "false", int(text)
+
+
+def _fix(given: Given, screen: Screen, is_dry: bool, grace_seconds: int) -> int:
+    """1: something that was to be repaired was not."""
 
     async def act(client: Client) -> int:
         found = plan(await read_inventory(client))
@@ -78,7 +105,7 @@ def _fix(given: Given, screen: Screen) -> int:
                 screen.print(f"Would {repair}.")
             screen.print(f"{len(found)} repairs; nothing was changed.")
             return 0
-        await asyncio.sleep(int(text))
+        await asyncio.sleep(grace_seconds)
         wanted = still_wanted(plan(await read_inventory(client)), found)
         allocator = Allocator(client, "")
         late = 0
@@ -99,9 +126,8 @@ async def read_cluster(client: Client) -> Cluster:
     Raises:
         InvalidInput: the datastore has no ClusterInformation.
     """
-    resources = Resources(client)
-    information = await cluster_information(resources)
-    found = await records(client)
+    information = await cluster_information(Resources(client))
+    state = await read_inventory(client)
     users: dict[Network, list[str]] = {}
 
     def note(text: str, user: str) -> int:
@@ -112,20 +138,71 @@ async def read_cluster(client: Client) -> Cluster:
         return 1
 
     node_count = workload_count = 0
-    for node in await resources.all_of(Node):
+    for node in (found.value for found in state.nodes if found.value):
         for text in node.spec.tunnel_addresses:
             node_count += note(text, f"Node({node.metadata.name})")
-    for workload in await resources.all_of(WorkloadEndpoint):
+    for workload in (found.value for found in state.endpoints if found.value):
         metadata = workload.metadata
         for text in workload.spec.ip_networks:
             user = f"Workload({metadata.namespace}/{metadata.name})"
             workload_count += note(text, user)
-    pools = [
-        parsed_network(p.spec.cidr) for p in await resources.all_of(IPPool) if not p.spec.disabled
-    ]
-    everything = [one for block in found.blocks for one in held(block)]
-    known = [pool for pool in pools if pool]
-    return Cluster(information, found, everything, known, users, node_count, workload_count)
+    enabled = (found.value for found in state.pools if found.value)
+    pools = [parsed_network(pool.spec.cidr) for pool in enabled if not pool.spec.disabled]
+    records = _records(state)
+    return Cluster(
+        information,
+        records,
+        [one for block in records.blocks for one in held(block)],
+        [pool for pool in pools if pool],
+        users,
+        node_count,
+        workload_count,
+        tuple(_disorder(state, records)),
+    )
+
+
+class Records(NamedTuple):
+    blocks: list[Block]
+    handles: dict[str, int]
+    """Id → revision."""
+    unsure: frozenset[str]
+    """Handles that cannot be read, or name a damaged block: who knows what they hold?"""
+    unreadable: list[str]
+    endpoints_unreadable: bool
+
+
+def _records(state: Inventory) -> Records:
+    stored: tuple[Stored[Any], ...] = (
+        *state.blocks, *state.handles, *state.affinities, *state.pools, *state.nodes,
+        *state.endpoints,
+    )  # fmt: skip
+    damaged = {str(found.key.cidr) for found in state.blocks
+               if isinstance(found.key, BlockKey) and damage(found)}  # fmt: skip
+    handles, unsure = {}, set()
+    for found in state.handles:
+        assert isinstance(found.key, HandleKey)
+        handles[found.key.handle_id] = found.revision
+        if found.value is None or not damaged.isdisjoint(found.value.block):
+            unsure.add(found.key.handle_id)
+    return Records(
+        [found.value for found in state.blocks if found.value],
+        handles,
+        frozenset(unsure),
+        [found.problem for found in stored if found.problem],
+        any(found.value is None for found in state.endpoints),
+    )
+
+
+def _disorder(state: Inventory, records: Records) -> Iterator[Problem]:
+    """What neither `unreadable` nor `Findings` say."""
+    named = {name for block in records.blocks for name in blocks.handle_counts(block)}
+    unreadable = set(records.unreadable)
+    for problem in audit(state).problems:
+        is_empty_handle = problem.kind is Kind.HANDLE and problem.subject not in named
+        if not (
+            problem.kind in _TOLD_BY_ADDRESS or is_empty_handle or problem.message in unreadable
+        ):
+            yield problem
 
 
 async def cluster_information(resources: Resources) -> ClusterInformation:
@@ -156,8 +233,18 @@ def _lines(cluster: Cluster, found: Findings, each: bool, show_all: bool) -> Ite
     if show_all:
         for address, who in sorted(cluster.users.items()):
             yield f"  {address.address_text} is used by {', '.join(who)}"
+    yield (
+        f"Found {len(cluster.disorder)} blocks, affinities and handles that contradict one another."
+    )
+    shown = cluster.disorder if each else cluster.disorder[:PROBLEMS_SHOWN]
+    for one in shown:
+        yield f"  {one.message}"
+    if len(shown) < len(cluster.disorder):
+        yield f"  and {len(cluster.disorder) - len(shown)} more: --show-problem-ips"
     if each:
         yield from _problems(cluster, found)
+    if cluster.records.endpoints_unreadable:
+        yield "Nothing is called leaked while an endpoint cannot be read."
     yield f"Found {len(found.leaked)} IPs that are allocated in IPAM but not actually in use."
     yield f"Found {len(found.unknown)} in-use IPs that are not in active IP pools."
     yield (
@@ -171,7 +258,7 @@ def _lines(cluster: Cluster, found: Findings, each: bool, show_all: bool) -> Ite
 
 
 def problem_count(cluster: Cluster, found: Findings) -> int:
-    return found.problem_count + len(cluster.records.unreadable)
+    return found.problem_count + len(cluster.records.unreadable) + len(cluster.disorder)
 
 
 def _problems(cluster: Cluster, found: Findings) -> Iterator[str]:
@@ -220,6 +307,7 @@ def report(cluster: Cluster, found: Findings) -> dict[str, Any]:
         "clusterInformationRevision": information.metadata.resource_version,
         "clusterType": information.spec.cluster_type,
         "allocations": allocations,
+        "problems": [problem._asdict() for problem in cluster.disorder],
         "leakedHandles": [
             {"id": handle, "revision": str(cluster.records.handles[handle])}
             for handle in found.empty_handles

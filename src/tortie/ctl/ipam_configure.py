@@ -60,7 +60,10 @@ def changed(raw: bytes, wanted: dict[str, Any]) -> dict[str, Any]:
     except msgspec.DecodeError:
         record = None
     if not isinstance(record, dict):
-        raise InvalidInput("IPAM's settings in the datastore are not a JSON object")
+        raise InvalidInput(
+            f"IPAM's settings in the datastore are not a JSON object; delete the key "
+            f"{IPAMConfigKey().path} to begin with the defaults"
+        )
     defaults = {"strict_affinity": False, "auto_allocate_blocks": True}
     record = {**defaults, **record, **wanted}
     if not record["strict_affinity"] and not record["auto_allocate_blocks"]:

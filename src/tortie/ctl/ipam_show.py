@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import msgspec
 
@@ -14,11 +15,20 @@ from tortie.ctl.ipam_records import address, records
 from tortie.ctl.screen import Screen
 from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources
-from tortie.ipam.growth import LEAST_SECONDS, Forecast, HostUse, by_host, forecasts, glyph
+from tortie.ipam.growth import (
+    LEAST_SECONDS,
+    PLAIN_STEPS,
+    STEPS,
+    Forecast,
+    HostUse,
+    by_host,
+    forecasts,
+    glyph,
+)
 from tortie.ipam.pools import parse_pools
 from tortie.ipam.report import Held, Usage, held, usage
 from tortie.lib.errors import InvalidInput
-from tortie.lib.ip import parsed_network
+from tortie.lib.ip import Network, parsed_network
 from tortie.model.codec import decode
 from tortie.model.ipam import IPAMConfig
 from tortie.model.keys import IPAMConfigKey
@@ -63,14 +73,13 @@ def main(given: Given, screen: Screen) -> int:
             parsed = parse_pools(await Resources(client).all_of(IPPool))
             for problem in parsed.problems:
                 screen.warn(f"left out: {problem}")
-            foretold = forecasts(parsed.usable, found.blocks, time.time_ns())
+            kept = await _reserved(client)
+            foretold = forecasts(parsed.usable, found.blocks, time.time_ns(), kept)
             screen.print(boxed(_FORECAST_TITLES, [forecast_row(one) for one in foretold]))
         else:
             resources = Resources(client)
             pools = [parsed_network(p.spec.cidr) for p in await resources.all_of(IPPool)]
-            reservations = await resources.all_of(IPReservation)
-            kept = [parsed_network(text) for r in reservations for text in r.spec.reserved_cidrs]
-            used = usage([p for p in pools if p], found.blocks, [k for k in kept if k])
+            used = usage([p for p in pools if p], found.blocks, await _reserved(client))
             rows = [
                 row
                 for pool in used
@@ -82,14 +91,25 @@ def main(given: Given, screen: Screen) -> int:
     return 0
 
 
+async def _reserved(client: Client) -> list[Network]:
+    reservations = await Resources(client).all_of(IPReservation)
+    kept = (parsed_network(text) for r in reservations for text in r.spec.reserved_cidrs)
+    return [network for network in kept if network]
+
+
 def host_map(uses: Sequence[HostUse], screen: Screen) -> Iterator[str]:
-    """Fullest host first; on a terminal, what is nearly full is red."""
+    """Fullest host first, IPv4 before IPv6; on a terminal, what is nearly full is red."""
+    steps = STEPS if screen.can_show(STEPS) else PLAIN_STEPS
     width = max((len(use.host) for use in uses), default=0)
     width = max(width, len(_NOBODY))
     for use in uses:
-        blocks = "".join(
-            screen.paint(glyph(cidr.size, used), _colour(used / cidr.size))
-            for cidr, used in use.blocks
+        families = groupby(use.blocks, lambda block: block[0].family)
+        blocks = " ".join(
+            "".join(
+                screen.paint(glyph(cidr.size, used, steps), _colour(used / cidr.size))
+                for cidr, used in inside
+            )
+            for _, inside in families
         )
         share = f"{use.used}/{use.total}"
         notes = [f"{use.lent} lent"] if use.lent else []
@@ -106,7 +126,9 @@ def _colour(share: float) -> str:
 
 def forecast_row(one: Forecast) -> list[str]:
     left = one.seconds_left
-    if not one.blocks_free:
+    if one.disabled:
+        told = "disabled: no block is claimed"
+    elif not one.blocks_free:
         told = "every block is taken"
     elif one.seconds < LEAST_SECONDS:
         told = "not known: less than an hour of history"
@@ -187,9 +209,17 @@ def _borrowed(everything: list[Held]) -> str:
     )
 
 
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 async def _configuration(client: Client) -> str:
     entry = await client.get(IPAMConfigKey().path)
     config = decode(IPAMConfigKey(), entry.value) if entry else IPAMConfig()
     values = msgspec.structs.asdict(config)
-    rows = [[title, str(values[name]).lower()] for name, title in _SETTINGS.items()]
+    rows = [[title, _text(values[name])] for name, title in _SETTINGS.items()]
+    # Nobody here acts on it; who set it wants to see it.
+    raw = msgspec.json.decode(entry.value) if entry else {}
+    kept = raw.get("kubeVirtVMAddressPersistence") or "Enabled"
+    rows.append(["KubeVirtVMAddressPersistence", str(kept)])
     return boxed(("PROPERTY", "VALUE"), rows)

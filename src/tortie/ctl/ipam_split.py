@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -15,7 +16,7 @@ from tortie.datastore.client import MAX_OPERATIONS, Client, Delete, Put, Txn, ab
 from tortie.datastore.resources import Resources, key_of
 from tortie.ipam.report import split
 from tortie.lib.errors import Conflict, InvalidInput
-from tortie.lib.ip import Network, parse_network
+from tortie.lib.ip import Network, parse_network, parsed_network
 from tortie.model.codec import encode
 from tortie.model.metadata import Metadata
 from tortie.model.node import IPPool
@@ -56,14 +57,20 @@ def main(given: Given, screen: Screen) -> int:
     return 0
 
 
-def _find(pools: object, given: Given) -> IPPool:
-    name, cidr = given.text("name"), given.text("cidr")
-    assert isinstance(pools, list)
+def _find(pools: Sequence[IPPool], given: Given) -> IPPool:
+    """
+    Raises:
+        InvalidInput: there is none of that name and CIDR, as far as they are given.
+    """
+    name, text = given.text("name"), given.text("cidr")
+    cidr = parse_network(text) if text else None
     for pool in pools:
-        assert isinstance(pool, IPPool)
-        if pool.metadata.name == name or (not name and pool.spec.cidr == cidr):
+        is_named = not name or pool.metadata.name == name
+        if is_named and (cidr is None or parsed_network(pool.spec.cidr) == cidr):
             return pool
-    raise InvalidInput(f"unable to find IP pool {name} covering the specified CIDR {cidr}")
+    wanted = " ".join(filter(None, (name, f"with CIDR {cidr}" if cidr else "")))
+    known = ", ".join(f"{pool.metadata.name} ({pool.spec.cidr})" for pool in pools) or "none"
+    raise InvalidInput(f"unable to find IP pool {wanted}; there are: {known}")
 
 
 def children(pool: IPPool, count: int) -> list[IPPool]:

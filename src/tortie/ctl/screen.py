@@ -32,7 +32,19 @@ class Screen:
         self.err = err
 
     def print(self, text: str = "") -> None:
-        print(text, file=self.out)
+        try:
+            print(text, file=self.out)
+        except UnicodeEncodeError:  # nothing was written: a line is encoded as a whole
+            encoding = self.out.encoding
+            print(text.encode(encoding, "backslashreplace").decode(encoding), file=self.out)
+
+    def can_show(self, text: str) -> bool:
+        """Does standard output have these characters?"""
+        try:
+            text.encode(getattr(self.out, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:
+            return False
+        return True
 
     def warn(self, text: str) -> None:
         print(harmless(text), file=self.err)

@@ -230,6 +230,7 @@ def _nodes(block: Block) -> set[str]:
 
 def _affinity_problems(state: Inventory) -> Iterator[Problem]:
     owners = {found.key: found.value for found in state.blocks}
+    unreadable = {found.key for found in state.blocks if found.problem}
     for found in state.affinities:
         key = found.key
         assert isinstance(key, AffinityKey)
@@ -243,6 +244,8 @@ def _affinity_problems(state: Inventory) -> Iterator[Problem]:
         if state_name != "confirmed":
             message = f"the affinity of {key.host} for {key.cidr} is {state_name or 'empty'}"
             yield Problem(Kind.UNCONFIRMED, subject, message)
+        elif BlockKey(key.cidr) in unreadable:
+            continue
         elif block is None or block.affinity != owner:
             has = "does not exist" if block is None else f"is of {block.affinity or 'nobody'}"
             message = f"{key.host} has an affinity for {key.cidr}, which {has}"

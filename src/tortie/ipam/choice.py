@@ -478,9 +478,13 @@ class Choice:
         return self._existing[family]
 
     def _no_pool(self, family: int, wanted: Request) -> str:
-        among = f" among {', '.join(sorted(wanted.pools))}" if wanted.pools else ""
+        if wanted.pools:
+            return (
+                f"no IPv{family} pool among {', '.join(sorted(wanted.pools))} can be used: enable "
+                f"one, allow its use as {wanted.use}, or name another{self._trouble()}"
+            )
         return (
-            f"no IPv{family} pool{among} serves host {self._host}: create an IPPool, enable one, "
+            f"no IPv{family} pool serves host {self._host}: create an IPPool, enable one, "
             f"or let its nodeSelector match the labels of Node {self._host}{self._trouble()}"
         )
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from tortie.ipam import block as blocks
 from tortie.ipam.pools import Pool
-from tortie.ipam.report import Held, held
+from tortie.ipam.report import Held, disjoint, held
 from tortie.lib.ip import Network
 from tortie.model.ipam import Block
 
@@ -23,8 +23,11 @@ WINDOW_SECONDS = 7 * 86400.0
 LEAST_SECONDS = 3600.0
 """Of history, below which nothing is foretold."""
 
-_STEPS = "·░▒▓█"
+STEPS = "·░▒▓█"
 """A block's use: empty, up to a third, up to two, more, full."""
+
+PLAIN_STEPS = "_.-+#"
+"""The same for terminals that know nothing but ASCII."""
 
 
 class HostUse(NamedTuple):
@@ -51,13 +54,16 @@ class HostUse(NamedTuple):
 class Forecast(NamedTuple):
     pool: str
     blocks_total: int
+    """Places for blocks, but for those that are reserved from end to end."""
     blocks_taken: int
+    """Places that a block, perhaps of another size, lies in."""
     claims: int
     """Blocks that are there and were claimed within `seconds`."""
     seconds: float
     """Of history that this rests on; 0: none is recorded."""
     undated: int
     """Blocks without a time."""
+    disabled: bool = False
 
     @property
     def blocks_free(self) -> int:
@@ -93,21 +99,30 @@ def by_host(found: Iterable[Block]) -> list[HostUse]:
     return sorted(uses, key=lambda use: (-(use.used / use.total if use.total else 1), use.host))
 
 
-def glyph(size: int, used: int) -> str:
+def glyph(size: int, used: int, steps: str = STEPS) -> str:
     """One character for a block."""
     if used <= 0:
-        return _STEPS[0]
+        return steps[0]
     if used >= size:
-        return _STEPS[-1]
-    return _STEPS[1 + min(2, 3 * used // size)]
+        return steps[-1]
+    return steps[1 + min(2, 3 * used // size)]
 
 
-def forecasts(pools: Iterable[Pool], found: Sequence[Block], now_ns: int) -> list[Forecast]:
-    """In the order of `pools`."""
-    return [_forecast(pool, found, now_ns) for pool in pools]
+def forecasts(
+    pools: Iterable[Pool], found: Sequence[Block], now_ns: int, reserved: Iterable[Network] = ()
+) -> list[Forecast]:
+    """In the order of `pools`.
+
+    Args:
+        reserved: what IPReservations keep.
+    """
+    kept = disjoint(reserved)
+    return [_forecast(pool, found, now_ns, kept) for pool in pools]
 
 
-def _forecast(pool: Pool, found: Sequence[Block], now_ns: int) -> Forecast:
+def _forecast(
+    pool: Pool, found: Sequence[Block], now_ns: int, reserved: Sequence[Network]
+) -> Forecast:
     inside = [block for block in found if pool.cidr.contains(blocks.network(block))]
     ages = [
         (now_ns - claimed) / 1e9
@@ -115,12 +130,28 @@ def _forecast(pool: Pool, found: Sequence[Block], now_ns: int) -> Forecast:
         if (claimed := blocks.claim_time_ns(block)) is not None
     ]
     seconds = min(WINDOW_SECONDS, max(ages, default=0.0))
+    taken = {place for block in inside for place in _places(pool, blocks.network(block))}
+    lost = 0
+    for kept in reserved:
+        if kept.length <= pool.block_length and kept.overlaps(pool.cidr):
+            places = _places(pool, kept)
+            # A block that was there before the reservation stays.
+            lost += places.stop - places.start - sum(place in places for place in taken)
     return Forecast(
         pool.name,
-        1 << (pool.block_length - pool.cidr.length),
-        len(inside),
+        (1 << max(0, pool.block_length - pool.cidr.length)) - lost,
+        len(taken),
         # The oldest one is where history begins: claims are counted from there on.
         sum(age <= seconds for age in ages) - (seconds < WINDOW_SECONDS and bool(ages)),
         seconds,
         len(inside) - len(ages),
+        pool.disabled,
     )
+
+
+def _places(pool: Pool, network: Network) -> range:
+    """Numbers of the pool's blocks that `network` overlaps."""
+    shift = pool.cidr.bits - pool.block_length
+    first = max(network.value, pool.cidr.value)
+    last = min(network.value + network.size, pool.cidr.value + pool.cidr.size) - 1
+    return range((first - pool.cidr.value) >> shift, ((last - pool.cidr.value) >> shift) + 1)

@@ -73,9 +73,11 @@ def serving(
     Args:
         node_labels: of the host's Node.
         use: `Workload`, `Tunnel` or `LoadBalancer`.
-        names: only these; a pool with manual assignment must be named. Empty
-            means every automatic one.
+        names: only these, whatever their selectors say; a pool with manual assignment must be
+            named. Empty means every automatic one whose selectors match.
         namespace_labels: of the namespace that the address is for.
+
+    Source: Calico, libcalico-go/lib/ipam/ipam.go, determinePools.
     """
     return [
         pool
@@ -83,10 +85,21 @@ def serving(
         if pool.cidr.family == family
         and not pool.disabled
         and use in pool.uses
-        and (pool.name in names if names else pool.automatic)
-        and pool.node_selector.matches(node_labels)
-        and (pool.namespace_selector is None or pool.namespace_selector.matches(namespace_labels))
+        and (
+            pool.name in names
+            if names
+            else pool.automatic and _selects(pool, node_labels, namespace_labels)
+        )
     ]
+
+
+def _selects(
+    pool: Pool, node_labels: Mapping[str, str], namespace_labels: Mapping[str, str]
+) -> bool:
+    selector = pool.namespace_selector
+    return pool.node_selector.matches(node_labels) and (
+        selector is None or selector.matches(namespace_labels)
+    )
 
 
 def pool_of(pools: Iterable[Pool], network: Network) -> Pool | None:

@@ -123,7 +123,7 @@ def _handle_repairs(state: Inventory) -> list[Repair]:
         assert isinstance(key, HandleKey)
         said = dict(handle.value.block) if handle.value else {}
         counts = {str(cidr): count for cidr, count in held[key.handle_id].items()}
-        if said == counts or handle.problem:
+        if (said and said == counts) or handle.problem:
             continue
         keys = {BlockKey(cidr) for cidr in held[key.handle_id]}
         keys |= {k for k in by_key if isinstance(k, BlockKey) and str(k.cidr) in said}

@@ -64,7 +64,7 @@ def usage(
     pools: Sequence[Network], found: Iterable[Block], reserved: Sequence[Network]
 ) -> list[PoolUsage]:
     """In the order of `pools`, blocks by address; those without a pool last."""
-    kept = _disjoint(reserved)
+    kept = disjoint(reserved)
     ordered = sorted(found, key=blocks.network)
     used: list[PoolUsage] = []
     rest = list(ordered)
@@ -94,7 +94,7 @@ def _overlap(first: Network, second: Network) -> int:
     return min(first.size, second.size) if first.overlaps(second) else 0
 
 
-def _disjoint(networks: Iterable[Network]) -> list[Network]:
+def disjoint(networks: Iterable[Network]) -> list[Network]:
     """Without those that lie in others."""
     kept: list[Network] = []
     for network in sorted(set(networks), key=lambda n: n.length):

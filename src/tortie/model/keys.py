@@ -85,6 +85,9 @@ class BlockKey(msgspec.Struct, frozen=True, order=True):
     def path(self) -> str:
         return f"{IPAM}assignment/ipv{self.cidr.family}/block/{_dashed(self.cidr)}"
 
+    def __str__(self) -> str:
+        return f"IPAM block {self.cidr}"
+
 
 class AffinityKey(msgspec.Struct, frozen=True, order=True):
     host: str
@@ -97,6 +100,9 @@ class AffinityKey(msgspec.Struct, frozen=True, order=True):
         owner = "virtual" if self.virtual else "host"
         return f"{IPAM}{owner}/{escape(self.host)}/ipv{self.cidr.family}/block/{_dashed(self.cidr)}"
 
+    def __str__(self) -> str:
+        return f"affinity of {self.host} for {self.cidr}"
+
 
 class HandleKey(msgspec.Struct, frozen=True, order=True):
     handle_id: str
@@ -105,11 +111,17 @@ class HandleKey(msgspec.Struct, frozen=True, order=True):
     def path(self) -> str:
         return f"{IPAM}handle/{escape(self.handle_id)}"
 
+    def __str__(self) -> str:
+        return f"IPAM handle {self.handle_id}"
+
 
 class IPAMConfigKey(msgspec.Struct, frozen=True, order=True):
     @property
     def path(self) -> str:
         return f"{IPAM}config"
+
+    def __str__(self) -> str:
+        return f"IPAM's settings ({self.path})"
 
 
 class IPAMHostKey(msgspec.Struct, frozen=True, order=True):
@@ -118,6 +130,9 @@ class IPAMHostKey(msgspec.Struct, frozen=True, order=True):
     @property
     def path(self) -> str:
         return f"{IPAM}host/{escape(self.host)}"
+
+    def __str__(self) -> str:
+        return f"IPAM's mark of host {self.host}"
 
 
 Key = ResourceKey | BlockKey | AffinityKey | HandleKey | IPAMConfigKey | IPAMHostKey

@@ -1,19 +1,23 @@
 """Hosts' blocks on a screen, forecasts, and repairs that are dry unless told otherwise."""
 
 import asyncio
+import io
+import json
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.ctl.shell import Shell
 
+from tortie.ctl.screen import Screen
 from tortie.datastore.client import Client
 from tortie.datastore.embedded import EmbeddedClient
 from tortie.ipam.allocator import Allocator
 from tortie.model.codec import encode
 from tortie.model.ipam import Handle
-from tortie.model.keys import HandleKey
+from tortie.model.keys import HandleKey, ResourceKey
 
 POOL = (
     "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: blue}\n"
@@ -86,3 +90,76 @@ def test_a_grace_is_a_number(full: Shell) -> None:
     told = full("ipam", "check", "--fix", "--grace", "soon")
     assert told.code != 0
     assert "--grace is 'soon'" in told.err
+    alone = full("ipam", "check", "--dry-run=false")
+    assert (alone.code, alone.out) == (1, "")
+    assert "are for --fix" in alone.err
+
+
+def test_a_terminal_that_knows_ascii_alone(full: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    assert not Screen(plain, plain).can_show("█")
+    assert Screen(plain, plain).can_show("#")
+    Screen(plain, plain).print("é")
+    assert plain.buffer.getvalue() == b"\\xe9\n"
+    monkeypatch.setattr(Screen, "can_show", lambda *_: False)
+    assert set(full("ipam", "show", "--show-hosts").out.split()[2]) == {".", "#"}
+
+
+def changed_block(change: Callable[[dict[str, Any]], None]) -> Callable[[Client], Awaitable[None]]:
+    """Of those of h1, the one with four addresses in use, as somebody's hand leaves it."""
+
+    async def act(client: Client) -> None:
+        for entry in (await client.list("/calico/ipam/v2/assignment/")).entries:
+            block = json.loads(entry.value)
+            if None not in block["allocations"]:
+                change(block)
+                await client.put(entry.key, json.dumps(block).encode())
+
+    return act
+
+
+def test_a_damaged_block_is_told_and_its_handles_are_not_called_empty(full: Shell) -> None:
+    def lose_one(block: dict[str, Any]) -> None:
+        block["allocations"][0] = None
+
+    with_client(changed_block(lose_one))
+    told = full("ipam", "check").out
+    assert "Found 1 blocks, affinities and handles that contradict one another." in told
+    assert "some ordinals are neither free nor allocated" in told
+    assert "Found 1 handles with no matching IPs." in told, "the orphan's"
+    assert "Found 0 handles named in blocks that do not exist." in told
+
+
+def test_a_block_that_cannot_be_read(full: Shell) -> None:
+    def spoil(block: dict[str, Any]) -> None:
+        block["allocations"] = "none"
+
+    with_client(changed_block(spoil))
+    told = full("ipam", "check").out
+    assert "  unreadable: IPAM block 10.65.0." in told
+    assert "Found 0 blocks, affinities and handles that contradict one another." in told
+    assert "Found 1 handles with no matching IPs." in told, "the orphan's"
+    fixed = full("ipam", "check", "--fix").out
+    assert "Would delete handle orphan" in fixed
+    assert "correct handle" not in fixed
+
+
+def test_nothing_has_leaked_while_an_endpoint_cannot_be_read(full: Shell) -> None:
+    assert "Found 5 IPs that are allocated in IPAM but not" in full("ipam", "check").out
+
+    async def act(client: Client) -> None:
+        key = ResourceKey("WorkloadEndpoint", "h1-k8s-a-eth0", "default")
+        await client.put(key.path, b"{")
+
+    with_client(act)
+    told = full("ipam", "check").out
+    assert "Found 0 IPs that are allocated in IPAM but not" in told
+    assert "Nothing is called leaked while an endpoint cannot be read." in told
+
+
+def test_a_handle_that_holds_nothing_is_deleted(full: Shell) -> None:
+    async def act(client: Client) -> None:
+        await client.put(HandleKey("empty").path, encode(HandleKey("empty"), Handle()))
+
+    with_client(act)
+    assert "Would delete handle empty, which holds nothing." in full("ipam", "check", "--fix").out

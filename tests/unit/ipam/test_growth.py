@@ -24,10 +24,13 @@ def made(cidr: str, host: str, days_ago: float, *users: str) -> Block:
     return block
 
 
-def forecast(cidr: str, *found: Block) -> tuple[int, int, float | None]:
-    spec = IPPoolSpec(cidr=cidr, block_size=30)
+def forecast(
+    cidr: str, *found: Block, block_size: int = 30, reserved: tuple[str, ...] = ()
+) -> tuple[int, int, float | None]:
+    spec = IPPoolSpec(cidr=cidr, block_size=block_size)
     pools = parse_pools([IPPool(metadata=Metadata(name="p"), spec=spec)]).usable
-    [one] = forecasts(pools, found, NOW * 1_000_000_000)
+    kept = [parse_network(text) for text in reserved]
+    [one] = forecasts(pools, found, NOW * 1_000_000_000, kept)
     left = one.seconds_left
     return one.blocks_free, one.claims, None if left is None else round(left / DAY, 2)
 
@@ -78,3 +81,18 @@ def test_what_cannot_be_foretold() -> None:
     undated = blocks.new_block(parse_network("10.0.0.8/30"), "a", 0)
     undated = msgspec.structs.replace(undated, affinity_claim_time=None)
     assert forecast("10.0.0.0/26", undated) == (15, 0, None)
+
+
+def test_what_is_reserved_from_end_to_end_is_no_block_to_claim() -> None:
+    found = [made("10.0.0.0/30", "a", 2), made("10.0.0.4/30", "b", 1)]
+    assert forecast("10.0.0.0/26", *found, reserved=("10.0.0.32/27",)) == (6, 1, 12.0)
+    assert forecast("10.0.0.0/26", *found, reserved=("10.0.0.0/27", "10.0.0.8/30")) == (8, 1, 16.0)
+    assert forecast("10.0.0.0/26", *found, reserved=("10.0.0.16/31", "10.9.0.0/16"))[0] == 14
+    assert forecast("10.0.0.0/26", reserved=("10.0.0.0/8",)) == (0, 0, 0.0)
+    wide = forecast("fd00::/40", block_size=122, reserved=("fd00::/64",))
+    assert wide[0] == (1 << 82) - (1 << 58)
+
+
+def test_blocks_of_another_size_take_the_places_that_they_lie_in() -> None:
+    found = [made("10.0.0.0/29", "a", 2), made("10.0.0.8/32", "a", 2), made("10.0.0.9/32", "a", 2)]
+    assert forecast("10.0.0.0/26", *found)[0] == 13

@@ -52,6 +52,17 @@ def test_named_pools_may_be_manual_but_not_disabled() -> None:
     assert names(*some, names=frozenset({"manual", "off"})) == ["manual"]
 
 
+def test_a_pool_that_is_asked_for_by_name_serves_whatever_its_selectors_say() -> None:
+    some = (
+        pool("rack", "10.0.0.0/16", node_selector="rack == '2'"),
+        pool("space", "10.1.0.0/16", namespace_selector="team == 'a'"),
+        pool("other-use", "10.2.0.0/16", allowed_uses=("Tunnel",)),
+    )
+    assert names(*some, labels={"rack": "1"}) == []
+    chosen = frozenset({"rack", "space", "other-use"})
+    assert names(*some, labels={"rack": "1"}, names=chosen) == ["rack", "space"]
+
+
 @pytest.mark.parametrize(
     "bad",
     [
