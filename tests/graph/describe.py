@@ -54,6 +54,8 @@ def _line(kind: Kind, name: Any, value: Any, sets: Mapping[str, str]) -> Iterato
     elif kind is Kind.STAGED_ENDPOINT:
         shown = _endpoint if isinstance(value, Endpoint) else _host_endpoint
         yield f"staged {name} {shown(value)}"
+    elif kind is Kind.SERVICE_NETWORK:
+        yield f"services {name}"
     elif kind is Kind.ROUTE:
         yield f"route {_address(name)} {_route(value)}"
 

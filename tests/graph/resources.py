@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tortie.lib.ip import parse_network
+from tortie.model.bgp_configuration import BGPConfiguration, BGPConfigurationSpec, ServiceBlock
 from tortie.model.catalogue import TYPES
 from tortie.model.endpoint import (
     EndpointPort,
@@ -107,6 +108,22 @@ def migration(host: str, workload: str) -> Entry:
     spec = LiveMigrationSpec(target=LiveMigrationTarget(workload_endpoint=to))
     key = ResourceKey("LiveMigration", name, "openstack")
     return key, LiveMigration(metadata=metadata, spec=spec)
+
+
+def service_networks(
+    cluster: Sequence[str] = (),
+    external: Sequence[str] = (),
+    balancers: Sequence[str] = (),
+    *,
+    name: str = "default",
+) -> Entry:
+    spec = BGPConfigurationSpec(
+        service_cluster_ips=tuple(ServiceBlock(cidr=one) for one in cluster),
+        service_external_ips=tuple(ServiceBlock(cidr=one) for one in external),
+        service_load_balancer_ips=tuple(ServiceBlock(cidr=one) for one in balancers),
+    )
+    metadata = Metadata(name=name)
+    return ResourceKey("BGPConfiguration", name), BGPConfiguration(metadata=metadata, spec=spec)
 
 
 def host_endpoint(

@@ -17,6 +17,7 @@ from tests.graph.resources import (
     policy,
     pool,
     profile,
+    service_networks,
     staged,
     tier,
     workload,
@@ -680,6 +681,25 @@ STATES: dict[str, Named] = {
         route 10.0.0.1 at h2 via 192.168.0.2
         route 10.0.0.2 to tap-comes borrowed
         route 10.0.0.3 at h2 via 192.168.0.2
+        """,
+    ),
+    "networks of services": Named(
+        state(service_networks(["10.96.0.0/12", "fd96::/112"], ["192.0.2.0/28"], ["10.97.0.1/32"])),
+        """
+        services 10.96.0.0/12
+        services 10.97.0.1/32
+        services 192.0.2.0/28
+        services fd96::/112
+        """,
+    ),
+    "other networks of services": Named(
+        state(
+            service_networks(["10.96.0.0/12"], ["10.96.0.0/12"], ["198.51.100.0/24"]),
+            service_networks(["10.112.0.0/12"], name="node.h1"),
+        ),
+        """
+        services 10.96.0.0/12
+        services 198.51.100.0/24
         """,
     ),
     "what does not parse is absent": Named(

@@ -35,7 +35,17 @@ def from_scratch(state: State) -> Objects:
 
 def told(text: str) -> list[str]:
     """The lines of an expectation; a line that begins in lower case but no word goes on."""
-    words = ("set", "policy", "endpoint", "route", "pool", "host", "host-endpoint", "staged")
+    words = (
+        "set",
+        "policy",
+        "endpoint",
+        "route",
+        "pool",
+        "host",
+        "host-endpoint",
+        "staged",
+        "services",
+    )
     lines: list[str] = []
     for line in filter(None, map(str.strip, text.splitlines())):
         if line.split()[0] in words:

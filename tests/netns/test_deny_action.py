@@ -128,7 +128,7 @@ def is_silent(client: End, to: Network) -> bool:
 @both_families
 def test_of_workloads_by_rules_and_ends(
     two: tuple[Workload, Workload], outside: Machine, host: Host, family: int
-):
+) -> None:
     """The uplink gives the host an address to answer from."""
     client, server = two
     deny = host.policy(
@@ -158,7 +158,7 @@ def test_of_workloads_by_rules_and_ends(
 @both_families
 def test_between_a_workload_and_another_machine(
     two: tuple[Workload, Workload], outside: Machine, host: Host, family: int
-):
+) -> None:
     workload, _ = two
     host.endpoint(workload, egress=NOBODY, ingress=NOBODY)
     host.apply()
@@ -169,7 +169,7 @@ def test_between_a_workload_and_another_machine(
 @both_families
 def test_what_a_workload_sends_to_its_host(
     two: tuple[Workload, Workload], outside: Machine, host: Host, family: int
-):
+) -> None:
     """Policy answers; the endpoint-to-host action, which is none, drops."""
     workload, _ = two
     host.apply()
@@ -180,7 +180,7 @@ def test_what_a_workload_sends_to_its_host(
 
 
 @both_families
-def test_of_a_host_both_ways(outside: Machine, host: Host, family: int):
+def test_of_a_host_both_ways(outside: Machine, host: Host, family: int) -> None:
     """Its own egress policy, which denies everything, does not keep the resets in."""
     endpoint = HostEndpoint("up0", ingress=NOBODY, egress=NOBODY)
     host.update(Kind.HOST_ENDPOINT, "up0", endpoint)
@@ -193,32 +193,37 @@ def test_of_a_host_both_ways(outside: Machine, host: Host, family: int):
 
 
 @both_families
-def test_what_passes_a_host(host: Host, family: int):
+def test_what_passes_a_host(host: Host, family: int) -> None:
     with machines(host, "up0", "up1") as (one, other):
         host.apply()
         assert tcp_error(one, other.address(family)) == errno.ECONNREFUSED
-        for denied in ({"forward_ingress": NOBODY}, {"forward_egress": NOBODY}):
-            interface = "up0" if "forward_ingress" in denied else "up1"
-            host.update(Kind.HOST_ENDPOINT, "up", HostEndpoint(interface, OPEN, OPEN, **denied))
+        for endpoint in (
+            HostEndpoint("up0", ingress=OPEN, egress=OPEN, forward_ingress=NOBODY),
+            HostEndpoint("up1", ingress=OPEN, egress=OPEN, forward_egress=NOBODY),
+        ):
+            host.update(Kind.HOST_ENDPOINT, "up", endpoint)
             host.apply()
-            assert is_told(one, other.address(family)), denied
+            assert is_told(one, other.address(family)), endpoint
 
 
 @both_families
-def test_before_routing_nobody_is_told(outside: Machine, host: Host, family: int):
+def test_before_routing_nobody_is_told(outside: Machine, host: Host, family: int) -> None:
     deny = host.policy("early", ingress=(Rule("Deny"),))
     early = PolicyList((tier(deny, default="Pass"),))
-    for place in ("untracked_ingress", "pre_dnat"):
-        host.update(Kind.HOST_ENDPOINT, "up0", HostEndpoint("up0", OPEN, OPEN, **{place: early}))
+    for endpoint in (
+        HostEndpoint("up0", ingress=OPEN, egress=OPEN, untracked_ingress=early),
+        HostEndpoint("up0", ingress=OPEN, egress=OPEN, pre_dnat=early),
+    ):
+        host.update(Kind.HOST_ENDPOINT, "up0", endpoint)
         host.apply()
-        assert is_silent(outside, HOST[family]), place
-    host.update(Kind.HOST_ENDPOINT, "up0", HostEndpoint("up0", OPEN, OPEN))
+        assert is_silent(outside, HOST[family]), endpoint
+    host.update(Kind.HOST_ENDPOINT, "up0", HostEndpoint("up0", ingress=OPEN, egress=OPEN))
     host.apply()
     assert tcp_error(outside, HOST[family]) == errno.ECONNREFUSED, "nobody listens there"
 
 
 @both_families
-def test_the_hosts_own_behind_destination_nat(outside: Machine, host: Host, family: int):
+def test_the_hosts_own_behind_destination_nat(outside: Machine, host: Host, family: int) -> None:
     """Policy is asked at postrouting, where the kernel rejects nothing: denied is denied."""
     service = {4: "198.51.100.1", 6: "fd00:99::1"}[family]
     kind = {4: "ip", 6: "ip6"}[family]
@@ -249,7 +254,7 @@ def test_the_hosts_own_behind_destination_nat(outside: Machine, host: Host, fami
 @both_families
 def test_what_is_no_matter_of_policy_is_dropped(
     two: tuple[Workload, Workload], outside: Machine, host: Host, family: int
-):
+) -> None:
     stranger, server = two
     to = server.address(family)
     host.remove(stranger)
@@ -272,7 +277,7 @@ def test_what_is_no_matter_of_policy_is_dropped(
 
 def test_a_connection_that_is_denied_by_now_ends_at_once(
     two: tuple[Workload, Workload], host: Host
-):
+) -> None:
     client, server = two
     host.apply()
     with (
@@ -295,13 +300,13 @@ def test_a_connection_that_is_denied_by_now_ends_at_once(
                 here.recv(1)
 
 
-def test_by_default_nobody_is_told_and_nothing_is_there_for_it(netns: None):
+def test_by_default_nobody_is_told_and_nothing_is_there_for_it(netns: None) -> None:
     plain = Host(Settings(host="h1", log_denied=True))
     plain.allow_all_profile()
     with closing(plain), workloads(plain, 2) as (client, server), machines(plain, "up0"):
         plain.endpoint(client)
         plain.endpoint(server, ingress=NOBODY)
-        plain.update(Kind.HOST_ENDPOINT, "up0", HostEndpoint("up0", NOBODY, NOBODY))
+        plain.update(Kind.HOST_ENDPOINT, "up0", HostEndpoint("up0", ingress=NOBODY, egress=NOBODY))
         plain.apply()
         assert is_silent(client, server.ipv4)
         assert tcp_error(THIS_HOST, OTHER[4], patience=SILENCE_SECONDS) is None
@@ -310,8 +315,10 @@ def test_by_default_nobody_is_told_and_nothing_is_there_for_it(netns: None):
         assert word not in listed
 
 
-def test_a_restart_writes_nothing(two: tuple[Workload, Workload], outside: Machine, host: Host):
-    host.update(Kind.HOST_ENDPOINT, "up0", HostEndpoint("up0", NOBODY, NOBODY))
+def test_a_restart_writes_nothing(
+    two: tuple[Workload, Workload], outside: Machine, host: Host
+) -> None:
+    host.update(Kind.HOST_ENDPOINT, "up0", HostEndpoint("up0", ingress=NOBODY, egress=NOBODY))
     host.endpoint(two[0], ingress=NOBODY)
     host.apply()
     before = host.ruleset()
@@ -320,7 +327,7 @@ def test_a_restart_writes_nothing(two: tuple[Workload, Workload], outside: Machi
     host.allow_all_profile()
     host.endpoint(two[0], ingress=NOBODY)
     host.endpoint(two[1])
-    host.update(Kind.HOST_ENDPOINT, "up0", HostEndpoint("up0", NOBODY, NOBODY))
+    host.update(Kind.HOST_ENDPOINT, "up0", HostEndpoint("up0", ingress=NOBODY, egress=NOBODY))
     generation = host.generation()
     host.apply()
     assert host.generation() == generation

@@ -262,6 +262,12 @@ PARAMETERS = (
     Parameter(
         "NftablesFilterDenyAction", "nftablesFilterDenyAction", _one_of("Drop", "Reject"), "Drop"
     ),
+    Parameter(
+        "ServiceLoopPrevention",
+        "serviceLoopPrevention",
+        _one_of("Drop", "Reject", "Disabled"),
+        "Drop",
+    ),
     Parameter("LogPrefix", "logPrefix", _matching(r"[ -~]{0,29}"), "calico-packet"),
     Parameter("LogActionRateLimit", "logActionRateLimit", _rate, None),
     Parameter("LogActionRateLimitBurst", "logActionRateLimitBurst", _number(0, 9999), 5),

@@ -153,6 +153,7 @@ def build_dataplane(
         ipv6=config["Ipv6Support"],
         endpoint_to_host_action=config["DefaultEndpointToHostAction"],
         deny_action=config["NftablesFilterDenyAction"],
+        service_loops=config["ServiceLoopPrevention"],
         allow_vxlan_from_workloads=config["AllowVXLANPacketsFromWorkloads"],
         allow_ipip_from_workloads=config["AllowIPIPPacketsFromWorkloads"],
         vxlan_port=config["VXLANPort"],

@@ -10,7 +10,7 @@ whole by every host. An address in one of them is announced singly, beside it, b
 Source: Calico, confd/pkg/backends/calico/routes.go.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network, parse_address, parse_network
@@ -101,12 +101,7 @@ def whole(configured: BGPConfigurationSpec) -> tuple[Network, ...]:
 
 def around(configured: BGPConfigurationSpec) -> tuple[Network, ...]:
     """Where service addresses may lie, announced whole or not: a reflector passes them on."""
-    blocks: Sequence[ServiceBlock] = (
-        *configured.service_cluster_ips,
-        *configured.service_external_ips,
-        *configured.service_load_balancer_ips,
-    )
-    return tuple(sorted(set(_networks(blocks))))
+    return tuple(sorted(set(_networks(configured.service_blocks))))
 
 
 def _networks(blocks: Iterable[ServiceBlock]) -> Iterator[Network]:

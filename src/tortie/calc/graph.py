@@ -44,6 +44,7 @@ from tortie.calc.validation import (
     parse_policy,
     parse_pool,
     parse_profile,
+    parse_service_networks,
     parse_workload_endpoint,
 )
 from tortie.desired.endpoint import EndpointId
@@ -51,6 +52,7 @@ from tortie.desired.kinds import Emit
 from tortie.desired.policy import PolicyId
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network
+from tortie.model.bgp_configuration import BGPConfiguration
 from tortie.model.endpoint import HostEndpoint, WorkloadEndpoint
 from tortie.model.endpoint_slice import KubernetesEndpointSlice
 from tortie.model.ipam import BlockAffinity
@@ -123,6 +125,7 @@ class Graph:
         self._problems: dict[Key, _Problems] = {}
         self._update_counts: Tally[str] = Tally()
         self._handlers: dict[str, Callable[[ResourceKey, object | None], _Problems]] = {
+            "BGPConfiguration": self._on_bgp_configuration,
             "GlobalNetworkPolicy": self._on_policy,
             "GlobalNetworkSet": self._on_global_network_set,
             "HostEndpoint": self._on_host_endpoint,
@@ -305,6 +308,12 @@ class Graph:
     def _on_node(self, key: ResourceKey, value: object | None) -> _Problems:
         host = parse_node(_typed(value, Node)) if value is not None else None
         self._topology.on_host(key.name, host)
+        return ()
+
+    def _on_bgp_configuration(self, key: ResourceKey, value: object | None) -> _Problems:
+        if key.name == "default":  # hosts' own name no networks of services
+            found = parse_service_networks(_typed(value, BGPConfiguration)) if value else None
+            self._topology.on_service_networks(found or frozenset())
         return ()
 
     def _on_pool(self, key: ResourceKey, value: object | None) -> _Problems:

@@ -1,4 +1,5 @@
-"""Hosts and pools of the cluster: told onwards, and told to the routes that rest on them."""
+"""Hosts, pools and service networks of the cluster: told onwards, the first two also to the routes
+that rest on them."""
 
 from tortie.calc.claims import Claims
 from tortie.calc.routes import Routes
@@ -17,10 +18,16 @@ class Topology:
         self._routes = routes
         self._pools: dict[str, ParsedPool] = {}
         self._names: Claims[Network, str] = Claims()
+        self._service_networks: frozenset[Network] = frozenset()
 
     def on_host(self, name: str, host: Host | None) -> None:
         self._sequencer.put(Kind.HOST, name, host)
         self._routes.on_host(name, host)
+
+    def on_service_networks(self, networks: frozenset[Network]) -> None:
+        for network in networks ^ self._service_networks:
+            self._sequencer.put(Kind.SERVICE_NETWORK, network, network in networks or None)
+        self._service_networks = networks
 
     def on_pool(self, name: str, parsed: ParsedPool | None) -> None:
         before = self._pools.pop(name, None)

@@ -30,6 +30,7 @@ from tortie.desired.endpoint import FloatingAddress, Host, Limits, Pool
 from tortie.desired.policy import Policy, PolicyId
 from tortie.lib.errors import InvalidInput
 from tortie.lib.ip import Network, outermost, parse_address, parse_network
+from tortie.model.bgp_configuration import BGPConfiguration
 from tortie.model.endpoint import (
     IPNAT,
     NAMESPACE_LABEL,
@@ -404,6 +405,15 @@ def parse_pool(resource: IPPool) -> ParsedPool:
     spec = resource.spec
     pool = Pool(masquerade=spec.nat_outgoing, export=not spec.disable_bgp_export)
     return ParsedPool(parse_network(spec.cidr), pool)
+
+
+def parse_service_networks(resource: BGPConfiguration) -> frozenset[Network]:
+    """Where services have addresses.
+
+    Raises:
+        InvalidInput: a CIDR does not parse.
+    """
+    return frozenset(parse_network(block.cidr) for block in resource.spec.service_blocks)
 
 
 def parse_node(resource: Node) -> Host:

@@ -56,6 +56,8 @@ HONOURED = {
     "reportingInterval": "",
     "reportingTTL": "",
     "routeSyncDisabled": "no routes are made, to workloads neither",
+    "serviceLoopPrevention": "in the service networks of BGPConfiguration `default`; not what goes "
+    "to a workload that has such an address itself",
     "vxlanPort": "what counts as VXLAN out of a workload",
     "workloadSourceSpoofing": "Any: `allowSpoofedSourcePrefixes` counts; else such an endpoint has "
     "its own addresses alone, where Calico refuses it whole",
@@ -120,7 +122,6 @@ NOT_HONOURED = {
     "routeSource": "where blocks are known their routes are there, and borrowed addresses' beside",
     "routeTableRange": "routes are in the main table",
     "routeTableRanges": "likewise",
-    "serviceLoopPrevention": "not yet",
     "sidecarAccelerationEnabled": "no BPF programs",
     "usageReportingEnabled": "nothing is ever reported to anybody",
     "usageReportingInitialDelay": "likewise",

@@ -46,6 +46,7 @@ from tortie.dataplane.manager.policy import PolicyManager
 from tortie.dataplane.manager.refusal import Refusals
 from tortie.dataplane.manager.route import RouteManager
 from tortie.dataplane.manager.seen import Seen, SeenManager
+from tortie.dataplane.manager.service_loop import ServiceLoopManager
 from tortie.dataplane.manager.source import SourceManager
 from tortie.dataplane.rules import static
 from tortie.dataplane.settings import Settings
@@ -174,6 +175,7 @@ class Dataplane:
             Kind.STAGED_POLICY: (self._seen,),
             Kind.STAGED_ENDPOINT: (self._seen,),
             Kind.ROUTE: (self._route_manager,),
+            Kind.SERVICE_NETWORK: (ServiceLoopManager(inet, settings),),
         }
         inet.want_content(static.inet_table(settings))
         arp.want_content(static.arp_table(settings))

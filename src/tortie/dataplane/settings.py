@@ -8,6 +8,7 @@ from tortie.lib.ip import Network
 
 EndpointToHostAction = Literal["Drop", "Return", "Accept"]
 DenyAction = Literal["Drop", "Reject"]
+ServiceLoops = Literal["Drop", "Reject", "Disabled"]
 NatExclusions = Literal["IPPoolsOnly", "IPPoolsAndHostIPs"]
 
 
@@ -49,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a packet from a workload to this host that egress policy allows."""
     deny_action: DenyAction = "Drop"
     """Reject: who sends what policy denies is told so, where `rules.seen` can."""
+    service_loops: ServiceLoops = "Drop"
+    """What becomes of packets for services that nobody serves: see `rules.service_loop`."""
     allow_vxlan_from_workloads: bool = False
     allow_ipip_from_workloads: bool = False
     vxlan_port: int = 4789

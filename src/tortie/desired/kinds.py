@@ -28,6 +28,8 @@ class Kind(IntEnum):
     enforced; only where that differs."""
     ROUTE = 10
     """Destination `Network` → `Route`."""
+    SERVICE_NETWORK = 11
+    """Network → True: there services have addresses, and nobody else."""
 
 
 Emit = Callable[[Kind, Hashable, object | None], None]

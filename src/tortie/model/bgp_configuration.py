@@ -74,6 +74,15 @@ class BGPConfigurationSpec(Spec, frozen=True, kw_only=True):
         default=(), name="serviceLoadBalancerIPs"
     )
 
+    @property
+    def service_blocks(self) -> tuple[ServiceBlock, ...]:
+        """Of all three kinds."""
+        return (
+            *self.service_cluster_ips,
+            *self.service_external_ips,
+            *self.service_load_balancer_ips,
+        )
+
 
 class BGPConfiguration(Resource, frozen=True, kw_only=True):
     spec: Annotated[BGPConfigurationSpec, PRESENT] = BGPConfigurationSpec()

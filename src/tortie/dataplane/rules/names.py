@@ -64,6 +64,7 @@ RULE_PORTS = "rule-ports"
 POOLS = {4: "pools4", 6: "pools6"}
 MASQUERADE = {4: "masquerade4", 6: "masquerade6"}
 HOSTS = {4: "hosts4", 6: "hosts6"}
+SERVICES = {4: "services4", 6: "services6"}
 FLOATING = {4: "floating4", 6: "floating6"}
 """floating address → the workload's own."""
 HAIRPIN = {4: "hairpin4", 6: "hairpin6"}

@@ -79,8 +79,10 @@ NO_ENDPOINT = "no endpoint, or none in force"
 NO_IPV6 = "IPv6 is off"
 END_OF_LIST = "no policy or profile decided"
 TO_HOST = "endpoint-to-host action"
+NOT_SERVED = "nobody serves this address"
 REASONS = (
-    NOT_ITS_SOURCE, NOT_ITS_PLACE, TUNNEL, INVALID, NO_ENDPOINT, NO_IPV6, END_OF_LIST, TO_HOST
+    NOT_ITS_SOURCE, NOT_ITS_PLACE, TUNNEL, INVALID, NO_ENDPOINT, NO_IPV6, END_OF_LIST, TO_HOST,
+    NOT_SERVED,
 )  # fmt: skip
 """Why a packet is dropped where no policy is asked, or none answers."""
 

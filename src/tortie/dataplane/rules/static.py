@@ -28,7 +28,7 @@ are any: see `host_endpoint` and `nat`.
 
 from collections.abc import Callable
 
-from tortie.dataplane.rules import match, names, seen, source
+from tortie.dataplane.rules import match, names, seen, service_loop, source
 from tortie.dataplane.rules.chain import (
     FILTER_PRIORITY,
     ICMPV6,
@@ -99,7 +99,7 @@ _WORKLOAD_INPUT = "workload-input"
 
 DROPPING: dict[Direction, tuple[str, ...]] = {
     "egress": (_WORKLOAD_SOURCE, _LINK_LOCAL_SOURCE, source.OTHER_SOURCE, _FROM_WORKLOAD,
-               _FROM_WORKLOAD_UDP, _WORKLOAD_TO_HOST),
+               _FROM_WORKLOAD_UDP, _WORKLOAD_TO_HOST, service_loop.LOOP),
     "ingress": (_TO_WORKLOAD,),
 }  # fmt: skip
 """Chains that drop what policy is not asked about, by the direction that they are for."""
