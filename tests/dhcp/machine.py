@@ -54,12 +54,21 @@ for i in $(seq 100); do
 done
 dhclient -6 -1 -v -pf /run/6.pid -lf /run/6.leases eth0 2>&1 && echo GUEST-HAS-6
 """
+_WAIT_SLAAC = """\
+for i in $(seq 100); do
+    ip -6 route | grep -q '^default' &&
+        ip -6 address show dev eth0 scope global -tentative | grep -q inet6 && break
+    sleep 0.3
+done
+"""
 
 
 class Machine:
     """Runs until `stop`, in a host's network namespace, on a tap that is there.
 
     Args:
+        ipv6: it asks for an address, once a router has told it to.
+        slaac: it makes its address itself, once a router has told it in which prefix.
         commands: of a shell, run when it has its addresses.
     """
 
@@ -71,11 +80,12 @@ class Machine:
         directory: Path,
         *,
         ipv6: bool = False,
+        slaac: bool = False,
         commands: str = "",
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         init = directory / "init"
-        wait6 = _WAIT6 if ipv6 else ""
+        wait6 = _WAIT6 if ipv6 else _WAIT_SLAAC if slaac else ""
         init.write_text(_INIT.format(modules=_MODULES, wait6=wait6, commands=commands, port="80"))
         init.chmod(0o755)
         self._log = directory / "console.log"

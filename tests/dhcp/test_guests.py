@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.cni.test_machine import POLICY, tortie_workload
 from tests.dhcp.cloud import CLIENT, NETWORK, SUBNETS, WEB, Cloud, asks, port
@@ -14,6 +15,8 @@ from tests.dhcp.host import eventually
 from tests.dhcp.machine import Machine
 
 from tortie.model.keys import ResourceKey
+from tortie.openstack.inventory import FixedIP, SecurityGroup, SecurityGroupRule
+from tortie.openstack.policies import translate_group
 
 pytestmark = pytest.mark.timeout(300)
 """Seven machines start, one after the other."""
@@ -181,3 +184,38 @@ def test_guests_of_openstack(cloud: Cloud, tmp_path: Path) -> None:
         for number, host in ((1, "h1"), (1, "h2"), (2, "h2")):
             name = f"{host}-openstack-vm{number}-{number:08x}--port"
             cloud.forget(ResourceKey("WorkloadEndpoint", name, "openstack"))
+
+
+def test_a_guest_that_makes_its_own_address(cloud: Cloud, tmp_path: Path) -> None:
+    """SLAAC: in the prefix that is advertised, from its MAC, as Neutron has foretold; by no other
+    address it is reached, nor reaches anybody."""
+    four, six = SUBNETS
+    slaac = msgspec.structs.replace(six, ipv6_address_mode="slaac", ipv6_ra_mode="slaac")
+    cloud.store_subnets(four, slaac)
+    rule = SecurityGroupRule(id="i6", ethertype="IPv6", protocol="tcp", port_range_min=80,
+                             port_range_max=80)  # fmt: skip
+    everybody = SecurityGroup(id="33333333-everybody", rules=(rule,))
+    cloud.store(translate_group(everybody, "openstack").resources)
+    own = port(7, "h1", everybody.id)
+    address = "fd65::f816:3eff:fe00:7"
+    fixed = FixedIP(address=address, subnet_id="s6", gateway="fd65::c8:fffe")
+    own = msgspec.structs.replace(own, fixed_ips=(own.fixed_ips[0], fixed))
+    friend = cloud.add("slaac-friend", "h2")
+    [key, *_] = cloud.store_port(own)
+    tap = cloud.make_tap("h1", own)
+    namespace = cloud.lab.host_namespace("h1")
+    another = "ip -6 address add fd65::bad/128 dev eth0 nodad"
+    machine = Machine(namespace, tap, own.mac_address, tmp_path / "m", slaac=True, commands=another)
+    try:
+        log = configured(cloud, machine)
+        assert f"{address}/64" in log
+        assert "default via fe80::ecee:eeff:feee:eeee dev eth0 proto ra" in log
+        assert f"{address}/128" not in log, "nobody gave it one"
+        assert eventually(partial(asks, cloud.path(friend), address)), "across hosts"
+        assert not asks(cloud.path(friend), "fd65::bad")
+    finally:
+        machine.stop()
+        cloud.remove_tap("h1", own)
+        cloud.forget(key)
+        cloud.remove("slaac-friend")
+        cloud.store_subnets(four, six)

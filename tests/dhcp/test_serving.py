@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.datastore.etcd_server import EtcdServer
-from tests.dhcp.host import NETWORK, SUBNET4, SUBNET6, Host, endpoint, eventually
-from tests.dhcp.tap import ACK, DISCOVER, NAK, RENEW6, REPLY, REQUEST, REQUEST6, Lease
+from tests.dhcp.host import NETWORK, SUBNET4, SUBNET6, Host, endpoint, eventually, mac_of
+from tests.dhcp.tap import ACK, DISCOVER, NAK, OFFER, RENEW6, REPLY, REQUEST, REQUEST6, Lease
 
 from tortie.model import codec
 from tortie.model.keys import RESOURCES, ResourceKey
@@ -92,6 +92,41 @@ def test_a_guest_cannot_take_anothers_lease(served: Host) -> None:
     assert offer is None or offer.address == "10.65.0.11"
     assert (lease := eventually(mate.lease)) is not None
     assert lease.address == "10.65.0.12"
+
+
+def test_a_guest_is_known_by_its_tap_whatever_it_calls_itself(served: Host) -> None:
+    """Client ids of boot loaders, of systemd, of a liar; one after the other, as a guest starts."""
+    guest = served.guest(1)
+    duid = b"\xff" + bytes(4) + b"\0\2\0\0\xab\x11" + bytes(8)
+    liar = b"\1" + bytes.fromhex(mac_of(2).replace(":", ""))
+    for client_id in (b"\0boot", duid, liar, b""):
+        more = bytes((61, len(client_id))) + client_id if client_id else b""
+        offer = eventually(partial(guest.dhcp, DISCOVER, more=more))
+        assert offer is not None, client_id
+        assert (offer.kind, offer.address) == (OFFER, "10.65.0.11")
+        [server] = offer.addresses(54)
+        lease = guest.dhcp(REQUEST, requested=offer.address, server=server, more=more)
+        assert lease is not None, client_id
+        assert (lease.kind, lease.address) == (ACK, "10.65.0.11")
+
+
+def test_a_guest_without_a_mac_may_have_any(served: Host) -> None:
+    """The tap says who it is; claiming a neighbour's MAC costs the neighbour nothing."""
+    served.put(endpoint(2, mac=""))
+    guest, mate = served.guest(2), served.guest(1)
+    for mac in (guest.mac, b"\2\0\0\0\0\7", mate.mac):
+        offer = eventually(partial(guest.dhcp, DISCOVER, mac=mac))
+        assert offer is not None, mac
+        assert (offer.kind, offer.address) == (OFFER, "10.65.0.12")
+        [server] = offer.addresses(54)
+        lease = guest.dhcp(REQUEST, mac=mac, requested="10.65.0.12", server=server)
+        assert lease is not None, mac
+        assert (lease.kind, lease.address) == (ACK, "10.65.0.12")
+        stolen = guest.dhcp(REQUEST, mac=mac, requested="10.65.0.11", server=server)
+        assert stolen is None or stolen.kind == NAK
+        kept = eventually(mate.lease)
+        assert kept is not None
+        assert kept.address == "10.65.0.11"
 
 
 def test_a_network_of_another_tenant_hears_nothing(served: Host) -> None:
