@@ -1,9 +1,11 @@
-"""A private network namespace for each test that touches the kernel."""
+"""A private network namespace for each test that touches the kernel; an end for keepers."""
 
 import ctypes
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +39,25 @@ def netns() -> Iterator[None]:
             yield
         finally:
             _check(libc.setns(home.fileno(), CLONE_NEWNET))
+
+
+@pytest.fixture
+def run_directory(tmp_path: Path, netns: None) -> Iterator[Path]:
+    """Where a keeper may be started, which outlives whoever did."""
+    yield tmp_path
+    for pid in keepers(tmp_path):
+        os.kill(pid, signal.SIGKILL)
+
+
+def keepers(directory: Path) -> list[int]:
+    """Their process ids."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                arguments = (process / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if arguments[-2:-1] == [str(directory).encode()]:
+                found.append(int(process.name))
+    return found

@@ -1,8 +1,6 @@
 """The early ruleset: what workloads can do between boot and the agent's first word."""
 
 import asyncio
-import os
-import signal
 import socket
 import subprocess
 import time
@@ -11,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from tests.netns.dataplane_host import SILENCE_SECONDS, Host, Workload, hears, pings, workloads
-from tests.netns.test_keeper import keepers
 
 from tortie.agent.config import Local, resolve
 from tortie.agent.early import Outcome, close_workloads, interface_prefix
@@ -26,13 +23,6 @@ from tortie.kernel.rtnl.link import VethPeer
 from tortie.lib.errors import AlreadyExists
 
 FAMILIES = [4, 6]
-
-
-@pytest.fixture
-def run_directory(tmp_path: Path, netns: None) -> Iterator[Path]:
-    yield tmp_path
-    for pid in keepers(tmp_path):
-        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_neither_is_the_hosts_own(host: Host, pair: tuple[Workload, Workload]) -
 
 
 def test_both_are_closed_at_boot(
-    host: Host, pair: tuple[Workload, Workload], tmp_path: Path
+    host: Host, pair: tuple[Workload, Workload], run_directory: Path
 ) -> None:
     subprocess.run(["sysctl", "-qw", "net.ipv4.ip_forward=1"], check=True)
     a, b = pair
@@ -102,7 +102,7 @@ def test_both_are_closed_at_boot(
         subprocess.run(["ip", "route", "add", str(one.ipv4), "dev", one.interface], check=True)
         subprocess.run(["sysctl", "-qw", f"net.ipv4.conf.{one.interface}.proxy_arp=1"], check=True)
     assert hears(a, b, 80, patience=5), "nobody closes them"
-    assert asyncio.run(close_workloads(tmp_path, "cali,tap")) is Outcome.CLOSED
+    assert asyncio.run(close_workloads(run_directory, "cali,tap")) is Outcome.CLOSED
     assert not hears(a, b, 80)
     assert not hears(b, a, 80)
     found = {link.name for link in workload_links("cali,tap")}

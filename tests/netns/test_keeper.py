@@ -4,34 +4,14 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.netns.conftest import keepers
 
 from tortie.agent import keeper
 from tortie.agent.ownership import obtain
 from tortie.lib.errors import AlreadyExists
-
-
-@pytest.fixture
-def run_directory(tmp_path: Path, netns: None) -> Iterator[Path]:
-    yield tmp_path
-    for pid in keepers(tmp_path):
-        os.kill(pid, signal.SIGKILL)
-
-
-def keepers(directory: Path) -> list[int]:
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                arguments = (process / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if arguments[-2:-1] == [str(directory).encode()]:
-                found.append(int(process.name))
-    return found
 
 
 def port_id(netlink: socket.socket) -> int:

@@ -28,7 +28,7 @@ from typing import NamedTuple, Protocol
 from tortie.datastore.client import Client, Event, Page
 from tortie.datastore.delivered import Delivered
 from tortie.lib.backoff import Backoff, spread_seconds
-from tortie.lib.errors import Compacted, Denied, Unavailable, failures
+from tortie.lib.errors import Compacted, Denied, Unavailable
 
 _AFTER_ANY_KEY = "\U0010ffff"
 """Sorts behind every character that a key may have."""
@@ -168,18 +168,20 @@ class Syncer:
         await self._client.revision()  # a watch may be silent: is anybody there?
         self._set_status(Status.IN_SYNC)
         started = asyncio.get_running_loop().time()
+        tasks = [asyncio.create_task(self._watch(prefix)) for prefix in self._prefixes]
+        if self._timing.compare is not None:
+            tasks.append(asyncio.create_task(self._compare_for_ever(self._timing.compare)))
         try:
-            async with asyncio.TaskGroup() as group:
-                for prefix in self._prefixes:
-                    group.create_task(self._watch(prefix))
-                if self._timing.compare is not None:
-                    group.create_task(self._compare_for_ever(self._timing.compare))
-        except BaseExceptionGroup as several:
-            raise _weightiest(several) from None
+            # No task group: cancelled just while a watch fails, it would raise the failure alone.
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
             # A watch that fails at once each time must not make us list in a tight loop.
             if asyncio.get_running_loop().time() - started > 2 * self._timing.backoff_limit:
                 self._backoff.reset()
+        raise _weightiest(ended)
 
     async def _pause(self) -> None:
         """Back off after a failure."""
@@ -311,11 +313,12 @@ def _newest_per_key(events: Sequence[Event]) -> list[Event]:
     return list(newest.values())
 
 
-def _weightiest(several: BaseExceptionGroup[BaseException]) -> BaseException:
+def _weightiest(ended: Sequence[BaseException | None]) -> BaseException:
     """Of what ended the watches together: a bug before all, then what asks for a listing."""
     expected = (_WatchLostKeys, Compacted, Unavailable, Denied)
 
     def weight(error: BaseException) -> int:
         return next((at for at, kind in enumerate(expected, 1) if isinstance(error, kind)), 0)
 
-    return min(failures(several), key=weight)
+    failures = (one for one in ended if not isinstance(one, asyncio.CancelledError | None))
+    return min(failures, key=weight)

@@ -157,6 +157,31 @@ def test_a_lost_connection_loses_nothing_and_deletes_nothing() -> None:
     run(test, client=client, before=THREE)
 
 
+@pytest.mark.parametrize("turns", range(6))
+def test_it_ends_when_cancelled_just_as_the_connection_is_lost(turns: int) -> None:
+    """As when an agent and its datastore are told to stop at once.
+
+    Args:
+        turns: of the event loop between the two.
+    """
+
+    async def main() -> bool:
+        client, recorder = MemoryClient(), Recorder()
+        task = asyncio.create_task(Syncer(client, ("/a/", "/b/"), recorder, NO_COMPARE).run())
+        await recorder.until_in_sync()
+        await asyncio.sleep(0.01)  # the watches wait
+        client.disconnect()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=2)
+        ended = task.cancelled()
+        task.cancel()
+        return ended
+
+    assert asyncio.run(main())
+
+
 def test_after_compaction_only_what_differs_is_delivered() -> None:
     async def test(client: MemoryClient, recorder: Recorder, syncer: Syncer) -> None:
         await recorder.until_in_sync()
