@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,12 @@ spec:
   types: [Ingress]
   ingress:
   - {action: Allow, protocol: TCP, source: {selector: app == 'b'}, destination: {ports: [80]}}
+"""
+SHUT = """
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: default.shut, namespace: prod}
+spec: {selector: shut == 'yes', types: [Ingress]}
 """
 
 
@@ -130,15 +137,33 @@ def expect(runtime: Containerd, sources: dict[Pod, bool], target: Pod) -> None:
             assert not runtime.reaches(source, target.address)
 
 
-def test_fifty_pods_at_once(cluster: Cluster) -> None:
-    runtime = cluster.runtimes["h1"]
+def test_fifty_pods_at_once(cluster: Cluster, tmp_path: Path) -> None:
+    """On one host, and ten on the other meanwhile: each is reached across hosts, and policed."""
+    h1, h2 = cluster.runtimes["h1"], cluster.runtimes["h2"]
+    names = {h1: [f"p{number}" for number in range(PODS_AT_ONCE)], h2: [f"q{n}" for n in range(10)]}
+    asking = h2.run_pod("asking")
     started = time.monotonic()
-    sandboxes = runtime.run_sandboxes([f"p{number}" for number in range(PODS_AT_ONCE)])
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(Containerd.run_sandboxes, names, names.values())
+        made = dict(zip(names, found, strict=True))
     print(f"{PODS_AT_ONCE} pods in {time.monotonic() - started:.1f} s")
-    addresses = {runtime.address(sandbox) for sandbox in sandboxes}
-    assert len(addresses) == PODS_AT_ONCE
-    runtime.remove_all(sandboxes)
-    assert eventually(lambda: cluster.left_overs("h1") == [])
+    addresses = [host.address(sandbox) for host, found in made.items() for sandbox in found]
+    assert len(set(addresses)) == PODS_AT_ONCE + 10
+
+    def answering() -> set[str]:
+        pings = "".join(f"(ping -c 1 -W 2 {a} >/dev/null && echo {a}) & " for a in addresses)
+        return set(h2.execute(asking, "sh", "-c", f"{pings} wait")[1].split())
+
+    assert eventually(lambda: answering() == set(addresses))
+    shut = addresses[: PODS_AT_ONCE // 5]
+    for name in names[h1][: len(shut)]:
+        cluster.label("h1", name, shut="yes")
+    cluster.live.apply(SHUT, tmp_path)
+    assert eventually(lambda: answering() == set(addresses) - set(shut))
+    for host, found in made.items():
+        host.remove_all(found)
+    h2.remove(asking.sandbox)
+    assert eventually(lambda: cluster.left_overs("h1") == cluster.left_overs("h2") == [])
 
 
 def test_a_pod_that_cannot_be_attached_is_told_why(cluster: Cluster) -> None:
