@@ -150,6 +150,22 @@ def test_names_under_which_calicos_configurations_work(host: Host, containers: C
     assert host.left_overs() == []
 
 
+def test_null_is_as_if_it_were_not_there(host: Host, containers: Containers) -> None:
+    """So Calico reads it, and templates write it."""
+    config = network(
+        nodename=None, device_type=None, require_mtu_file=None, mtu=None, kubernetes=None,
+        policy={"type": None}, container_settings={"allow_ip_forwarding": None},
+        args={"org.apache.mesos": {"network_info": {"name": None, "labels": {"labels": [
+            {"key": "app", "value": None}]}}}},
+    )  # fmt: skip
+    host.ok("ADD", config, CID, containers.new())
+    [endpoint] = host.endpoints().values()
+    assert endpoint["metadata"]["labels"]["app"] == ""
+    assert host.refused("ADD", network(nodename=7, mtu=None), CID)["code"] == 7
+    host.ok("DEL", config, CID)
+    assert host.left_overs() == []
+
+
 def test_annotations_are_followed(host: Host, containers: Containers) -> None:
     annotations = {
         "cni.projectcalico.org/ipAddrs": '["10.65.0.77","fd00:65::77"]',
@@ -352,6 +368,42 @@ def test_l4_a_killed_plugin_leaves_nothing_that_del_does_not_find(
 
 
 # Without an agent, or a datastore.
+
+
+def test_l4_a_plugin_killed_at_any_system_call_of_writing_a_del_down(
+    host: Host, containers: Containers
+) -> None:
+    """It has promised nothing; asked again it does, and the agent finds one whole request."""
+    path = containers.new()
+    host.ok("ADD", network(), CID, path)
+    host.stop()
+    environment = {
+        "CNI_COMMAND": "DEL", "CNI_CONTAINERID": CID, "CNI_NETNS": path, "CNI_IFNAME": "eth0",
+        "CNI_PATH": str(host.bin_dir),
+    }  # fmt: skip
+    spool = host.directory / "spool"
+    killed = 0
+    for call in ("mkdir", "write", "fsync", "rename"):
+        for nth in range(1, 4):
+            for file in spool.glob("*"):
+                file.unlink()
+            inject = f"inject={call}:signal=SIGKILL:when={nth}"
+            done = subprocess.run(
+                ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject,
+                 host.bin_dir / "tortie"],
+                input=json.dumps(network()), text=True, env=environment, check=False,
+            )  # fmt: skip
+            if done.returncode == 0:
+                break
+            assert done.returncode == -signal.SIGKILL
+            killed += 1
+            for file in spool.glob("*.json"):
+                assert file.read_text().endswith("}\n"), f"{call} {nth}"
+            host.ok("DEL", network(), CID, path)
+            assert list(spool.glob("*.json"))
+    assert killed >= 5
+    host.start()
+    wait_until(lambda: host.left_overs() == [])
 
 
 def test_without_an_agent(host: Host, containers: Containers) -> None:

@@ -247,8 +247,8 @@ def parse_config(text: str) -> NetConf:
         )
     try:
         config = _decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise CNIFailure(BAD_CONFIG, f"the network configuration: {error}") from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        config = _without_nulls(plain)
     if not _NETWORK.fullmatch(config.name):
         raise CNIFailure(
             BAD_CONFIG,
@@ -276,6 +276,24 @@ def parse_config(text: str) -> NetConf:
             BAD_CONFIG, f"device_type {config.device_type!r} is not supported; use veth"
         )
     return config
+
+
+def _without_nulls(plain: dict[str, Any]) -> NetConf:
+    """A null is as if the field were not there, as Go reads it; templates write such.
+
+    Raises:
+        CNIFailure: a value of the wrong kind.
+    """
+
+    def stripped(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: stripped(part) for name, part in value.items() if part is not None}
+        return [stripped(part) for part in value] if isinstance(value, list) else value
+
+    try:
+        return msgspec.convert(stripped(plain), NetConf)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise CNIFailure(BAD_CONFIG, f"the network configuration: {error}") from None
 
 
 def parse_args(text: str) -> dict[str, str]:
