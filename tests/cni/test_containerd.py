@@ -144,8 +144,8 @@ def test_fifty_pods_at_once(cluster: Cluster, tmp_path: Path) -> None:
     asking = h2.run_pod("asking")
     started = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
-        found = pool.map(Containerd.run_sandboxes, names, names.values())
-        made = dict(zip(names, found, strict=True))
+        sandboxes = pool.map(Containerd.run_sandboxes, names, names.values())
+        made = dict(zip(names, sandboxes, strict=True))
     print(f"{PODS_AT_ONCE} pods in {time.monotonic() - started:.1f} s")
     addresses = [host.address(sandbox) for host, found in made.items() for sandbox in found]
     assert len(set(addresses)) == PODS_AT_ONCE + 10

@@ -744,6 +744,32 @@ def test_addresses_from_host_local(host: Host, containers: Containers) -> None:
     assert host.left_overs() == []
 
 
+def test_another_ipam_is_told_of_gc_and_status(host: Host, containers: Containers) -> None:
+    """As the specification asks of who delegates. Debian's host-local is too old for either."""
+    said = host.directory / "said"
+    other = host.bin_dir / "host-local"
+    other.unlink()
+    other.write_text(
+        f"""#!/bin/sh
+echo $CNI_COMMAND >> {said}
+config=$(cat)
+case $CNI_COMMAND in
+ADD) echo '{{"cniVersion": "1.1.0", "ips": [{{"address": "10.99.0.2/24"}}]}}';;
+GC) echo "$config" | grep -q '"cni.dev/valid-attachments"' || exit 9;;
+STATUS) echo '{{"cniVersion": "1.1.0", "code": 50, "msg": "it is full"}}'; exit 1;;
+esac
+"""
+    )
+    other.chmod(0o755)
+    config = network("1.1.0", ipam={"type": "host-local", "subnet": "10.99.0.0/24"})
+    host.ok("ADD", config, CID, containers.new())
+    assert host.refused("STATUS", config)["msg"] == "it is full"
+    assert len(host.endpoints()) == 1
+    host.ok("GC", {**config, "cni.dev/valid-attachments": []})
+    assert host.left_overs() == []
+    assert said.read_text().split() == ["ADD", "STATUS", "GC"]
+
+
 def test_another_main_plugin_with_our_ipam(host: Host, containers: Containers) -> None:
     path = containers.new()
     for name in ("tortie-ipam", "calico-ipam"):

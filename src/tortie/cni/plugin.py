@@ -199,7 +199,7 @@ def without_agent(command: str, config: str, reason: str) -> int:
         answer = ask(line)
     except Away:
         ipam = document.get("ipam")  # whoever has the address frees it now: the agent will not
-        return released(config, ipam.get("type") if isinstance(ipam, dict) else None)
+        return told("DEL", config, ipam.get("type") if isinstance(ipam, dict) else None)
     import os
 
     os.unlink(path)
@@ -235,6 +235,8 @@ def spool(line: str) -> str:
 
 DELEGATES = ("host-local", "static", "dhcp")
 """The only IPAM plugins that are ever run, whatever a configuration names (CVE-2021-20206)."""
+AFTER_US = ("DEL", "GC", "STATUS")
+"""What they hear of when the agent has done its part; of the rest, before."""
 
 
 def run_delegate(command: str, config: str, name: object) -> "tuple[int, str]":
@@ -244,7 +246,7 @@ def run_delegate(command: str, config: str, name: object) -> "tuple[int, str]":
     import os
     import subprocess
 
-    if command == "DEL":
+    if command in AFTER_US:
         config = releasing(config)
     for directory in environ.get(b"CNI_PATH", b"").decode().split(":"):
         path = os.path.join(directory, str(name))
@@ -262,16 +264,16 @@ def run_delegate(command: str, config: str, name: object) -> "tuple[int, str]":
     return 1, f'{{"cniVersion":"0.2.0","code":7,"msg":{quoted(error)}}}'
 
 
-def released(config: str, name: object) -> int:
-    """DEL of another IPAM plugin; its error, if any, is ours."""
-    code, output = run_delegate("DEL", config, name)
+def told(command: str, config: str, name: object) -> int:
+    """Another IPAM plugin does its part; its error, if any, is ours."""
+    code, output = run_delegate(command, config, name)
     if code:
         show(output.strip())
     return code
 
 
 def releasing(config: str) -> str:
-    """For DEL: host-local finds what to release by container; a subnet has only to be one."""
+    """host-local finds what to release by container; a subnet has only to be one."""
     if "usepodcidr" not in config.lower():
         return config
     import json
@@ -293,8 +295,8 @@ def delegated(command: str, config: str, answer: str) -> int:
 
     said = json.loads(answer)
     name, own = said["delegate"], said.get("config", config)
-    if command == "DEL":
-        return released(own, name)
+    if command in AFTER_US:
+        return told(command, own, name)
     code, output = run_delegate(command, own, name)
     if code:
         show(output.strip())

@@ -117,7 +117,8 @@ class CniService:
 
     async def _delegate(self, call: Call, config: str) -> bytes:
         answer = {"delegate": call.config.ipam_type}
-        if call.command == "DEL":  # first nothing delivers to the address, then it is free
+        if call.command in ("DEL", "GC", "STATUS"):
+            # First ours: when nothing delivers to an address any more it may be free.
             await self._act(call)
         elif wanted_families(config):
             answer["config"] = await self._with_pod_cidrs(call, config)
@@ -345,13 +346,8 @@ def seen_by(pid: int, path: str, handle: int) -> str:
 
 
 def wants_delegate(call: Call) -> bool:
-    """Somebody else's IPAM plugin has to be asked first."""
-    return (
-        not call.is_ipam
-        and call.config.ipam_type in DELEGATES
-        and call.delegated is None
-        and call.command in ("ADD", "DEL", "CHECK")
-    )
+    """Somebody else's IPAM plugin has to be run."""
+    return not call.is_ipam and call.config.ipam_type in DELEGATES and call.delegated is None
 
 
 def _removal(entry: Entry) -> Remove:
