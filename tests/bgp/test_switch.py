@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,18 @@ SWITCH = """
 apiVersion: projectcalico.org/v3
 kind: FelixConfiguration
 metadata: {name: default}
-spec: {programClusterRoutes: %s, healthEnabled: true, healthPort: 9099, ipv6Support: true}
+spec:
+  {programClusterRoutes: %s, healthEnabled: true, healthPort: 9099, ipv6Support: true,
+  ipv4NormalRoutePriority: %d, ipv6NormalRoutePriority: %d}
 ---
 apiVersion: projectcalico.org/v3
 kind: BGPConfiguration
 metadata: {name: default}
 spec: {programClusterRoutes: %s}
 """
-BY_BGP, DIRECT = SWITCH % ("Disabled", "Enabled"), SWITCH % ("Enabled", "Disabled")
-
+BY_BGP = SWITCH % ("Disabled", 1024, 1024, "Enabled")
+"""The metric that BIRD's routes had if it were not always higher than the agent's."""
+DIRECT = SWITCH % ("Enabled", 2000, 1500, "Disabled")
 
 NODE_STATUS = """
 apiVersion: projectcalico.org/v3
@@ -66,6 +70,17 @@ def test_direct_to_bgp_and_back_without_losing_a_packet(live: LiveLab, tmp_path:
     def protocols(host: str) -> set[int]:
         return {route.protocol for route in live.routes(host) if route.gateway is not None}
 
+    def metrics(host: str) -> set[tuple[int, int, int]]:
+        """Protocol, family, metric; 0 for 1024 in IPv6."""
+        return {
+            (route.protocol, route.destination.family, route.metric)
+            for route in live.routes(host)
+            if route.protocol in (80, BIRD_PROTOCOL)
+        }
+
+    def metrics_are(host: str, wanted: set[tuple[int, int, int]]) -> bool:
+        return metrics(host) == wanted
+
     def start(where: str, *words: str) -> "subprocess.Popen[str]":
         return netns.run_in(
             where,
@@ -86,10 +101,14 @@ def test_direct_to_bgp_and_back_without_losing_a_packet(live: LiveLab, tmp_path:
             assert server.stdout is not None
             assert server.stdout.readline() == "ready\n"
         assert protocols("h1") == {80}
+        assert metrics("h1") == {(80, 4, 0), (80, 6, 0)}
         senders = [start(live.path(one), "send", address, "12") for address in target]
         live.apply(BY_BGP, tmp_path)
         live.eventually(lambda: protocols("h1") == {BIRD_PROTOCOL}, "BIRD's routes alone")
         live.eventually(lambda: protocols("h2") == {BIRD_PROTOCOL}, "on both hosts")
+        by_bgp = {(80, 4, 1024), (80, 6, 0), (BIRD_PROTOCOL, 4, 1025), (BIRD_PROTOCOL, 6, 1025)}
+        for host in ("h1", "h2"):
+            live.eventually(partial(metrics_are, host, by_bgp), "metrics with BIRD")
         plan = ["bgp", "plan", "--route-reflectors", "1"]
         assert "Nothing was changed" in live.ok(*plan)
         hasty = live.tortie(*plan, "--apply", "--settle-seconds", "0")
@@ -113,6 +132,8 @@ def test_direct_to_bgp_and_back_without_losing_a_packet(live: LiveLab, tmp_path:
             check(sender)
         live.eventually(lambda: protocols("h1") == {80}, "BIRD's routes are gone")
         live.eventually(lambda: protocols("h2") == {80}, "on both hosts")
+        for host in ("h1", "h2"):
+            assert metrics(host) == {(80, 4, 2000), (80, 6, 1500)}
     finally:
         for server in servers:
             server.kill()

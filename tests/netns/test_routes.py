@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from msgspec.structs import replace
@@ -172,3 +173,29 @@ def test_a_link_that_is_made_anew_is_as_loose_as_the_old_one(
     host.read_link_events()
     host.apply()
     assert host.sysctl("net.ipv4.conf.cali9.rp_filter") == "1"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_routes_have_the_metric_that_they_are_to_have(netns: None, family: int) -> None:
+    """Packets go by them while others' have a higher one, and none of a former one stays."""
+    made = Host(Settings(host="h1"))
+    with closing(made), machines(made, "up0") as (outside,), workloads(made, 1) as (workload,):
+        to = workload.address(family)
+        for metric in (0, 1024, 2000, 512, 0):
+            made.settings = replace(made.settings, route_metric4=metric, route_metric6=metric)
+            made.restart()
+            made.allow_all_profile()
+            made.endpoint(workload)
+            made.update(Kind.ROUTE, BLOCK[family], Route(RouteType.LOCAL_BLOCK))
+            elsewhere = Route(RouteType.REMOTE, host="h2", gateway=outside.address(family))
+            made.update(Kind.ROUTE, FOREIGN_BLOCK[family], elsewhere)
+            made.apply()
+            shown = ip(family, "route show table main proto 80").strip().splitlines()
+            default = {4: "", 6: "metric 1024"}[family]
+            wanted = f"metric {metric}" if metric else default
+            assert len(shown) == 3
+            assert all((wanted or "metric") in line for line in shown) == bool(wanted), shown
+            assert made.dataplane.in_sync
+            via = outside.address(family).address_text
+            ip(family, f"route replace {to} via {via} metric 3000 proto bird")
+            assert reaches(outside, workload, to)

@@ -220,6 +220,7 @@ def _time_limits(text: str) -> dict[str, float]:
 _FAILSAFE_INBOUND = "tcp:22,udp:68,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667"
 _FAILSAFE_OUTBOUND = "udp:53,udp:67,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667"
 _ROUTES = _one_of("Disabled", "EnabledIPIPOnly", "EnabledNoEncapOnly", "Enabled")
+_PRIORITY = _number(1, 2**31 - 2)
 _HOST_NAME = _matching(r"[a-zA-Z0-9:._+-]{1,64}")
 _PREFIXES = _matching(r"[a-zA-Z0-9_-]{1,14}(,[a-zA-Z0-9_-]{1,14})*")
 """See `workload_prefixes`."""
@@ -312,6 +313,9 @@ PARAMETERS = (
     # Calico's own default is 3 (boot); ours must be a number that nobody else uses,
     # for by it a fresh process knows which routes are its own.
     Parameter("DeviceRouteProtocol", "deviceRouteProtocol", _number(5, 255), 80),
+    # Calico's are 1024. Routes without a metric go before BIRD's, whatever those have.
+    Parameter("IPv4NormalRoutePriority", "ipv4NormalRoutePriority", _PRIORITY, None),
+    Parameter("IPv6NormalRoutePriority", "ipv6NormalRoutePriority", _PRIORITY, None),
     Parameter("ProgramClusterRoutes", "programClusterRoutes", _ROUTES, ""),
     Parameter("NATPortRange", "natPortRange", _port_range, None),
     Parameter("NATOutgoingAddress", "natOutgoingAddress", _address(4), None),

@@ -182,6 +182,8 @@ def build_dataplane(
         drop_invalid=not config["DisableConntrackInvalidCheck"],
         excluded_interfaces=config["InterfaceExclude"],
         route_protocol=config["DeviceRouteProtocol"],
+        route_metric4=config["IPv4NormalRoutePriority"] or 0,
+        route_metric6=config["IPv6NormalRoutePriority"] or 0,
         install_remote_routes=remote_routes,
         guard_links=kernel.changes is not None,
     )
@@ -222,6 +224,8 @@ def build_bgp(config: Config, bird: Bird) -> BGPManager:
         config.host,
         bird,
         route_protocol=config["DeviceRouteProtocol"],
+        own_metric4=config["IPv4NormalRoutePriority"] or 0,
+        own_metric6=config["IPv6NormalRoutePriority"] or 0,
         secrets=Path(directory) if directory else SECRETS_DIRECTORY,
     )
 

@@ -14,7 +14,7 @@ from tortie.bgp.secrets import Secrets
 from tortie.bgp.services import Services
 from tortie.bgp.snapshot import (
     DEFAULT_LISTEN_PORT,
-    DEFAULT_METRIC6,
+    DEFAULT_OWN_METRIC6,
     DEFAULT_PRIORITY,
     IMPORT_LIMIT,
     Advertisement,
@@ -37,7 +37,11 @@ NO_SERVICES_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
 
 
 class BGPManager:
-    """This host's BGP. Hears what the dataplane hears; the same owner calls `apply`."""
+    """This host's BGP. Hears what the dataplane hears; the same owner calls `apply`.
+
+    Args:
+        own_metric4: of the agent's routes; 0 for none.
+    """
 
     def __init__(
         self,
@@ -45,12 +49,15 @@ class BGPManager:
         bird: Bird,
         *,
         route_protocol: int,
+        own_metric4: int = 0,
+        own_metric6: int = 0,
         secrets: Path = SECRETS_DIRECTORY,
         import_limit: int = IMPORT_LIMIT,
     ) -> None:
         self._host = host
         self._bird = bird
         self._route_protocol = route_protocol
+        self._own_metrics = own_metric4, own_metric6 or DEFAULT_OWN_METRIC6
         self._secrets = Secrets(secrets)
         self._import_limit = import_limit
         self._resources = BGPResources(host)
@@ -102,6 +109,7 @@ class BGPManager:
         self._note_problems(found.problems)
         spec, own = source.configuration, self._hosts.get(self._host, Host())
         announced = {*services.whole(spec), *self._services.announced(spec)}
+        own_metric4, own_metric6 = self._own_metrics
         silent = self._resources.own_labels().get(NO_SERVICES_LABEL) == "true"
         return Snapshot(
             ipv4=own.ipv4,
@@ -116,8 +124,8 @@ class BGPManager:
             ignored_interfaces=tuple(filter(is_interface_pattern, spec.ignored_interfaces or ())),
             priority4=spec.ipv4_normal_route_priority or DEFAULT_PRIORITY,
             priority6=spec.ipv6_normal_route_priority or DEFAULT_PRIORITY,
-            metric4=spec.ipv4_normal_route_priority or DEFAULT_PRIORITY,
-            metric6=spec.ipv6_normal_route_priority or DEFAULT_METRIC6,
+            metric4=max(spec.ipv4_normal_route_priority or DEFAULT_PRIORITY, own_metric4 + 1),
+            metric6=max(spec.ipv6_normal_route_priority or DEFAULT_PRIORITY, own_metric6 + 1),
             peers=found.peers,
             filters=self._resources.filters(),
             pools=tuple(sorted(self._pools)),

@@ -17,9 +17,9 @@ DEFAULT_AS_NUMBER = 64512
 DEFAULT_LISTEN_PORT = 179
 DEFAULT_PRIORITY = 1024
 """Of routes in the kernel, as Calico's; lower is preferred."""
-DEFAULT_METRIC6 = 1025
-"""In the kernel, where no priority is set: 1024 is what it gives a route of the agent's without
-a metric, and two routes with one metric cannot stand beside one another while routing moves
+DEFAULT_OWN_METRIC6 = 1024
+"""What the kernel gives a route of the agent's without a metric. BIRD's metric is higher than the
+agent's, always: two routes with one metric cannot stand beside one another while routing moves
 from one of us to the other."""
 PRIORITY_BASE = 2**31 - 1
 """Between hosts a priority travels as local preference: this less the priority."""
@@ -159,7 +159,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     priority4: int = DEFAULT_PRIORITY
     priority6: int = DEFAULT_PRIORITY
     metric4: int = DEFAULT_PRIORITY
-    metric6: int = DEFAULT_METRIC6
+    metric6: int = DEFAULT_OWN_METRIC6 + 1
     peers: tuple[Peer, ...] = ()
     filters: tuple[Filter, ...] = ()
     pools: tuple[Network, ...] = ()

@@ -27,6 +27,9 @@ HONOURED = {
     "interfacePrefix": "one, or several; interfaces that are made here have the first",
     "ipForwarding": "Disabled: forwarding is left as it is",
     "iptablesNATOutgoingInterfaceFilter": "with nftables, too",
+    "ipv4NormalRoutePriority": "the metric of the agent's routes; unless this is set they have none. "
+    "BIRD's is higher by one at least",
+    "ipv6NormalRoutePriority": "likewise; without it the kernel has 1024",
     "ipv6Support": "false: workloads' IPv6 is dropped both ways",
     "logActionRateLimit": "",
     "logActionRateLimitBurst": "",
@@ -91,10 +94,9 @@ NOT_HONOURED = {
     "iptablesMarkMask": "nftablesMarkMask is",
     "iptablesPostWriteCheckInterval": "no iptables",
     "iptablesRefreshInterval": "nftablesRefreshInterval is",
-    "ipv4ElevatedRoutePriority": "routes are known by their protocol, and have no metric",
-    "ipv4NormalRoutePriority": "likewise",
+    "ipv4ElevatedRoutePriority": "the target of a live migration has no route before the source "
+    "gives up, so no two hosts announce one machine",
     "ipv6ElevatedRoutePriority": "likewise",
-    "ipv6NormalRoutePriority": "likewise",
     "istioAmbientMode": "",
     "istioDSCPMark": "",
     "kubeNodePortRanges": "for kube-proxy's IPVS alone",

@@ -143,7 +143,12 @@ class Dataplane:
         self._guards = GuardDriver(rtnl, self._links, settings)
         self._unseen_rule = UnseenRuleDriver(rtnl, settings)
         self._neighbours = NeighbourDriver(rtnl, self._links)
-        self._routes = RouteDriver(rtnl, protocol=settings.route_protocol)
+        self._routes = RouteDriver(
+            rtnl,
+            protocol=settings.route_protocol,
+            metric4=settings.route_metric4,
+            metric6=settings.route_metric6,
+        )
         inet, arp = self._nft.inet, self._nft.arp
         self._policies = policies = PolicyManager(inet, settings)
         self._endpoints = EndpointManager(inet, arp, policies, self._neighbours, settings)

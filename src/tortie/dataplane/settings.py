@@ -94,6 +94,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A regular expression for all of a name: links whose addresses no host endpoint goes by."""
     route_protocol: int = 80
     """rtm_protocol of our routes; routes of any other protocol are never touched."""
+    route_metric4: int = 0
+    """Of our routes; 0: none."""
+    route_metric6: int = 0
+    """0: none, which the kernel makes 1024."""
     install_remote_routes: bool = True
     """Routes to other hosts' blocks are ours ("direct"); False leaves them to BGP."""
     conntrack_cleanup: bool = True

@@ -1,6 +1,7 @@
 """Routes, neighbours and link settings on a namespace in memory."""
 
 import errno
+from collections.abc import Sequence
 
 import pytest
 
@@ -14,6 +15,7 @@ from tortie.dataplane.settings import Settings
 from tortie.desired.endpoint import Route, RouteType
 from tortie.desired.kinds import Kind
 from tortie.kernel.rtnl import route as kernel
+from tortie.kernel.rtnl.backend import Outcomes
 from tortie.kernel.rtnl.fake import FakeRtnl
 from tortie.kernel.rtnl.link import LinkChange, VethPeer
 from tortie.kernel.rtnl.route import RouteKey
@@ -37,7 +39,12 @@ class Bench:
         self.sysctls = SysctlDriver()
         self.links = Links(self.sysctls, self.settings)
         self.neighbours = NeighbourDriver(self.rtnl, self.links)
-        self.routes = RouteDriver(self.rtnl, protocol=80)
+        self.routes = RouteDriver(
+            self.rtnl,
+            protocol=80,
+            metric4=self.settings.route_metric4,
+            metric6=self.settings.route_metric6,
+        )
         self.manager = RouteManager(self.routes, self.links, self.settings)
 
     def link(self, name: str, *, up: bool = True) -> int:
@@ -165,6 +172,48 @@ def test_a_resync_finds_what_was_lost_and_what_is_left_over() -> None:
     again.want(REMOTE, Route(RouteType.REMOTE, host="h2", gateway=GATEWAY))
     again.routes.resync()
     assert again.routes.pending_count == 0, "a new process has nothing to write"
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 1024), (1024, 0), (512, 2000), (2000, 512)])
+def test_another_metric_comes_before_the_former_one_goes(before: int, after: int) -> None:
+    """The agent is started anew with it, and finds what the former one has left."""
+    rtnl = Watched()
+    blocks = (BLOCK, parse_network("fd00:65::/122"))
+    for metric in (before, after):
+        made = Bench(rtnl, route_metric4=metric, route_metric6=metric)
+        for block in blocks:
+            made.want(block, Route(RouteType.LOCAL_BLOCK))
+        made.want(REMOTE, Route(RouteType.REMOTE, host="h2", gateway=GATEWAY))
+        made.routes.resync()
+        assert not made.routes.apply()
+        found = [(one.destination, one.metric) for one in rtnl.routes(protocol=80)]
+        # 1024 is what IPv6 has without one.
+        assert sorted(found) == sorted(
+            (one, 0 if one.family == 6 and metric == 1024 else metric) for one in (*blocks, REMOTE)
+        )
+    assert rtnl.least == 3, "each destination always had a route"
+    made.want(REMOTE, None)
+    made.want(BLOCK, Route(RouteType.REMOTE, host="h2", gateway=GATEWAY))
+    assert not made.routes.apply()
+    assert rtnl.destinations() == {*blocks}, "changes and goes as without one"
+    assert made.installed()[BLOCK].gateway == GATEWAY
+    made.routes.resync()
+    assert made.routes.pending_count == 0
+
+
+class Watched(FakeRtnl):
+    """Notes how few destinations there were, once there were all."""
+
+    least = 3
+
+    def destinations(self) -> set[Network]:
+        return {one.destination for one in self.routes(protocol=80)}
+
+    def delete_routes(self, routes: Sequence[kernel.Route]) -> Outcomes:
+        outcomes = super().delete_routes(routes)
+        if routes:
+            self.least = min(self.least, len(self.destinations()))
+        return outcomes
 
 
 def test_a_route_changes_in_one_step() -> None:

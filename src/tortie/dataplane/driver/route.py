@@ -6,6 +6,9 @@ step, without a moment of none) only where the one that is there is ours.
 
 A route that cannot be written, because somebody else has its key or its gateway
 is nowhere, stays pending and keeps no other one waiting.
+
+All of a family have one metric. Those that a former agent has left with another
+one go when the new ones are there: both can stand beside one another.
 """
 
 import logging
@@ -14,7 +17,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from tortie.kernel.rtnl.backend import Backend, Outcomes
-from tortie.kernel.rtnl.route import TABLE_MAIN, Route
+from tortie.kernel.rtnl.route import TABLE_MAIN, Route, RouteKey, canonical_metric
 from tortie.lib.delta import Delta
 from tortie.lib.errors import AlreadyExists, KernelBusy, NotFound, TortieError
 from tortie.lib.ip import Network
@@ -23,22 +26,31 @@ log = logging.getLogger(__name__)
 
 
 class RouteDriver:
-    """Loop task only."""
+    """Loop task only.
 
-    def __init__(self, backend: Backend, *, protocol: int) -> None:
+    Args:
+        metric4: of the routes that are given here; 0 for none, as in `kernel.rtnl.route`.
+    """
+
+    def __init__(
+        self, backend: Backend, *, protocol: int, metric4: int = 0, metric6: int = 0
+    ) -> None:
         self._backend = backend
         self._protocol = protocol
-        self._delta: Delta[Network, Route] = Delta()
-        self._refused: dict[Network, str] = {}
+        self._metrics = {4: metric4, 6: canonical_metric(6, metric6)}
+        self._delta: Delta[RouteKey, Route] = Delta()
+        self._refused: dict[RouteKey, str] = {}
         """What the kernel said, so that it is logged once."""
 
     def want(self, destination: Network, route: Route | None) -> None:
-        """Of this driver's protocol, in the main table, without a metric."""
-        self._delta.want(destination, route)
+        """Of this driver's protocol, in the main table; it gets this driver's metric."""
+        key = self._key(destination)
+        wanted = replace(route, metric=key.metric) if route is not None and key.metric else route
+        self._delta.want(key, wanted)
 
     def forget(self, destination: Network) -> None:
         """The kernel has taken this route away by itself, with its link."""
-        self._delta.observe(destination, None)
+        self._delta.observe(self._key(destination), None)
 
     def apply(self) -> list[TortieError]:
         """Write what differs; returns what the kernel refused, which stays pending.
@@ -48,9 +60,9 @@ class RouteDriver:
         """
         if self._delta.in_sync:
             return []
-        gone = list(self._delta.deletions())
-        actual = [self._known(destination) for destination in gone]
-        refused = self._settle(gone, self._backend.delete_routes(actual), deleted=True)
+        unwanted = list(self._delta.deletions())
+        of_former_metric = [key for key in unwanted if self._has_another(key)]
+        refused = self._delete([key for key in unwanted if not self._has_another(key)])
         pending = list(self._delta.updates())
         new = [(key, route) for key, route in pending if self._delta.actual(key) is None]
         changed = [(key, route) for key, route in pending if self._delta.actual(key) is not None]
@@ -62,12 +74,13 @@ class RouteDriver:
             self.resync()
         outcomes = self._backend.replace_routes([route for _, route in changed])
         refused += self._settle([key for key, _ in changed], outcomes)
+        refused += self._delete(of_former_metric)
         return refused
 
     def resync(self) -> None:
         """Read our routes back; what differs is written by the next `apply`."""
         found = self._backend.routes(table=TABLE_MAIN, protocol=self._protocol)
-        self._delta.observe_all({route.destination: _canonical(route) for route in found})
+        self._delta.observe_all({route.key: _canonical(route) for route in found})
 
     @property
     def pending_count(self) -> int:
@@ -77,13 +90,20 @@ class RouteDriver:
     def count(self) -> int:
         return self._delta.wanted_count
 
-    def _known(self, destination: Network) -> Route:
-        actual = self._delta.actual(destination)
-        assert actual is not None
-        return actual
+    def _key(self, destination: Network) -> RouteKey:
+        return RouteKey(TABLE_MAIN, destination, self._metrics[destination.family])
+
+    def _has_another(self, key: RouteKey) -> bool:
+        """Whether there shall be a route to the same destination, so with another metric."""
+        return self._delta.wanted(self._key(key.destination)) is not None
+
+    def _delete(self, keys: list[RouteKey]) -> list[TortieError]:
+        actual = [one for key in keys if (one := self._delta.actual(key)) is not None]
+        assert len(actual) == len(keys)
+        return self._settle(keys, self._backend.delete_routes(actual), deleted=True)
 
     def _settle(
-        self, keys: Iterable[Network], outcomes: Outcomes, *, deleted: bool = False
+        self, keys: Iterable[RouteKey], outcomes: Outcomes, *, deleted: bool = False
     ) -> list[TortieError]:
         refused: list[TortieError] = []
         for key, outcome in zip(keys, outcomes, strict=True):
@@ -95,7 +115,7 @@ class RouteDriver:
                 continue
             refused.append(outcome)
             if isinstance(outcome, AlreadyExists):
-                said = f"route {key} belongs to somebody else and stays as it is"
+                said = f"route {key.destination} belongs to somebody else and stays as it is"
             else:
                 said = str(outcome)
             if self._refused.get(key) != said:

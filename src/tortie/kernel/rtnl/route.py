@@ -125,6 +125,11 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         return f"{kind}{self.destination}{via}{link} table {self.table}"
 
 
+def canonical_metric(family: int, metric: int) -> int:
+    """0 for what the kernel has where none is given."""
+    return 0 if family == 6 and metric == _IPV6_DEFAULT_METRIC else metric
+
+
 def decode(message: Message) -> Route | None:
     """A route from a NEW_ROUTE or DELETE_ROUTE message.
 
@@ -139,8 +144,6 @@ def decode(message: Message) -> Route | None:
     found = attribute_map(payload[_HEADER.size :])
     destination = found.get(_DST)
     metric = u32(found[_PRIORITY]) if _PRIORITY in found else 0
-    if family == kinds.AF_INET6 and metric == _IPV6_DEFAULT_METRIC:
-        metric = 0
     source = found.get(_PREFSRC)
     return Route(
         destination=(
@@ -154,7 +157,7 @@ def decode(message: Message) -> Route | None:
         onlink=bool(flags & _ONLINK),
         table=u32(found[_TABLE]) if _TABLE in found else table,
         protocol=protocol,
-        metric=metric,
+        metric=canonical_metric(kinds.FAMILY[family], metric),
         scope=scope,
         source=None if source is None else from_packed(bytes(source)),
         hops=_hops(found[_MULTIPATH]) if _MULTIPATH in found else (),
