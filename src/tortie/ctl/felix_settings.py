@@ -27,8 +27,8 @@ HONOURED = {
     "interfacePrefix": "one, or several; interfaces that are made here have the first",
     "ipForwarding": "Disabled: forwarding is left as it is",
     "iptablesNATOutgoingInterfaceFilter": "with nftables, too",
-    "ipv4NormalRoutePriority": "the metric of the agent's routes; unless this is set they have none. "
-    "BIRD's is higher by one at least",
+    "ipv4NormalRoutePriority": "the metric of the agent's routes, which else have none; BIRD's is "
+    "higher by one at least",
     "ipv6NormalRoutePriority": "likewise; without it the kernel has 1024",
     "ipv6Support": "false: workloads' IPv6 is dropped both ways",
     "logActionRateLimit": "",

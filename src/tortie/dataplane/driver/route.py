@@ -98,9 +98,9 @@ class RouteDriver:
         return self._delta.wanted(self._key(key.destination)) is not None
 
     def _delete(self, keys: list[RouteKey]) -> list[TortieError]:
-        actual = [one for key in keys if (one := self._delta.actual(key)) is not None]
-        assert len(actual) == len(keys)
-        return self._settle(keys, self._backend.delete_routes(actual), deleted=True)
+        there = {key: one for key in keys if (one := self._delta.actual(key)) is not None}
+        outcomes = self._backend.delete_routes(list(there.values()))
+        return self._settle(there, outcomes, deleted=True)
 
     def _settle(
         self, keys: Iterable[RouteKey], outcomes: Outcomes, *, deleted: bool = False
