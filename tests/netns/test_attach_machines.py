@@ -15,6 +15,7 @@ from tests.cni.host import Containers, Host, network, running_host
 from tests.unit.ctl.test_ctl_libvirt import ABOUT, INTERFACE, guest
 
 from tortie.ctl import workload
+from tortie.ctl.complete import candidates
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.kernel.rtnl.link import VethPeer
 from tortie.kernel.rtnl.tap import create_tap
@@ -148,7 +149,7 @@ def test_bad_input(host: Host, options: list[str], says: str) -> None:
 
 
 def test_a_name_that_tap_took(host: Host) -> None:
-    with pytest.raises(InvalidInput, match="NAME comes before --tap"):
+    with pytest.raises(InvalidInput, match="WORKLOAD comes before --tap"):
         workload.main(["add", "--tap", "vm"])
 
 
@@ -175,6 +176,19 @@ def test_ways_to_print(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
         assert yaml.safe_load(printed("-o", "yaml")) == json.loads(printed("-o", "json"))
     finally:
         containers.close()
+
+
+def test_what_a_shell_completes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(host, "add", "vm", "-n", "prod", "--tap")
+    run(host, "add", "other", "--tap")
+    there = ["workload", "remove", "--socket", str(host.socket)]
+    assert candidates(there, "") == ["other"]
+    assert candidates([*there, "-n", "prod"], "v") == ["vm"]
+    assert candidates([*there, "other"], "") == []
+    monkeypatch.setenv("TORTIE_EMBEDDED_PATH", str(host.directory / "datastore.db"))
+    assert candidates(["workload", "add", "x", "--tap", "--pool"], "") == ["v4", "v6"]
+    assert "projectcalico-default-allow" in candidates(["workload", "add", "--profile"], "proj")
+    assert candidates(["workload", "list", "-o"], "w") == ["wide"]
 
 
 def hook(host: Host, xml: bytes, operation: str, step: str = "begin") -> "tuple[int, str]":

@@ -37,8 +37,15 @@ _ANSWER_MAX_BYTES = 64 << 20
 class Client:
     """One connection, made at the first call; not for several threads at once."""
 
-    def __init__(self, path: str | os.PathLike[str] = DEFAULT_PATH) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] = DEFAULT_PATH, grace_seconds: float = GRACE_SECONDS
+    ) -> None:
+        """
+        Args:
+            grace_seconds: how much longer than a request's own limit its answer may take.
+        """
         self._path = os.fspath(path)
+        self._grace_seconds = grace_seconds
         self._sock: socket.socket | None = None
 
     def __enter__(self) -> "Client":
@@ -82,7 +89,7 @@ class Client:
         line = json.dumps({"call": name, **fields}).encode() + b"\n"
         try:
             sock = self._connected()
-            sock.settimeout(float(fields.get("timeout_seconds", 30.0)) + GRACE_SECONDS)
+            sock.settimeout(float(fields.get("timeout_seconds", 30.0)) + self._grace_seconds)
             # Who may not call is told so and cut off, perhaps before this is sent.
             with suppress(BrokenPipeError):
                 sock.sendall(line)
@@ -101,7 +108,7 @@ class Client:
     def _connected(self) -> socket.socket:
         if self._sock is None:
             self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            self._sock.settimeout(GRACE_SECONDS)
+            self._sock.settimeout(self._grace_seconds)
             self._sock.connect(self._path)
         return self._sock
 

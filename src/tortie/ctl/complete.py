@@ -51,7 +51,7 @@ def candidates(before: Sequence[str], word: str) -> list[str]:
         long = [f"--{flag.name}" for flag in flags if flag.name]
         return [name for name in long if name.startswith(word)]
     words = _plain_words(flags, rest)
-    return _words(command, words, word, _namespace(flags, rest))
+    return _words(command, words, word, _namespace(flags, rest), rest)
 
 
 def _command(before: Sequence[str]) -> tuple[Command | None, list[str]]:
@@ -101,6 +101,10 @@ def _values(flag: Flag, word: str) -> list[str]:
         return [":files"]
     if flag.completes == "output":
         known: Sequence[str] = [*FORMATS, *(f"{form}=" for form in FORMATS_WITH_VALUE)]
+    elif flag.completes == "netns":
+        known = _namespaces()
+    elif flag.completes in ALIASES:
+        known = _names(ALIASES[flag.completes], "")
     elif flag.choices:
         known = flag.choices
     else:
@@ -126,9 +130,13 @@ def _namespace(flags: Sequence[Flag], rest: Sequence[str]) -> str:
     return next((w.partition("=")[2] for w in rest if w.startswith("--namespace=")), "default")
 
 
-def _words(command: Command, words: Sequence[str], word: str, namespace: str) -> list[str]:
+def _words(
+    command: Command, words: Sequence[str], word: str, namespace: str, rest: Sequence[str]
+) -> list[str]:
     if command.completes == "shell":
         return [shell for shell in SHELLS if shell.startswith(word)]
+    if command.completes == "workload":
+        return [] if words else [one for one in _attached(rest, namespace) if one.startswith(word)]
     if command.completes not in ("kind", "resource"):
         return []
     if not words and "/" not in word:
@@ -145,6 +153,25 @@ def _words(command: Command, words: Sequence[str], word: str, namespace: str) ->
     prefix = f"{kind_text}/" if slash else ""
     taken = set(words[1:])
     return [prefix + n for n in _names(kind, namespace) if n.startswith(start) and n not in taken]
+
+
+def _namespaces() -> list[str]:
+    from pathlib import Path
+
+    with contextlib.suppress(OSError):
+        return sorted(path.name for path in Path("/run/netns").iterdir())
+    return []
+
+
+def _attached(rest: Sequence[str], namespace: str) -> list[str]:
+    """What this host's agent has attached in that namespace, by whomever."""
+    from tortie.attach.client import DEFAULT_PATH, Client
+
+    socket = next((value for name, value in pairwise(rest) if name == "--socket"), DEFAULT_PATH)
+    with Client(socket, grace_seconds=0.5) as agent:
+        workloads = agent.call("list", {"timeout_seconds": 0.5})["workloads"]
+    keys = [found["key"] for found in workloads]
+    return sorted({key["workload"] for key in keys if key["namespace"] == namespace})
 
 
 def _names(kind: str, namespace: str) -> list[str]:

@@ -20,6 +20,8 @@ from tortie.ctl.grammar import Command, Flag
 from tortie.ctl.main import VERBS
 
 _FILES = ("FILE", "DIRECTORY", "PATH")
+_COMPLETES = {"PROFILE": "profile", "POOL": "ippool", "NETNS|PATH": "netns"}
+"""What a value is by its name: the name of a resource, or of a network namespace."""
 
 
 class _Found(BaseException):  # nothing on the way is to catch it
@@ -100,7 +102,11 @@ def _command(
     text = " ".join((parser.description or "").split())
     notes = tuple(part for part in (text, parser.epilog or "") if part)
     most = None if any(action.nargs in ("*", "+", "...") for action in words) else len(words)
-    return Command(path, "", summary, words=shown, most=most, flags=tuple(flags), notes=notes)
+    completes = "workload" if shown == "WORKLOAD" else ""
+    return Command(
+        path, "", summary, words=shown, most=most, flags=tuple(flags), notes=notes,
+        completes=completes,
+    )  # fmt: skip
 
 
 def _word(action: argparse.Action) -> str:
@@ -131,8 +137,14 @@ def _flag(parser: argparse.ArgumentParser, action: argparse.Action) -> Flag:
         optional=str(action.const) if action.nargs == "?" else None,
         choices=tuple(map(str, action.choices or ())) if action.metavar else (),
         repeats=isinstance(action, (argparse._AppendAction, argparse._ExtendAction)),
-        completes="file" if action.type is Path or action.metavar in _FILES else "",
+        completes=_completes(action),
     )
+
+
+def _completes(action: argparse.Action) -> str:
+    if action.type is Path or action.metavar in _FILES:
+        return "file"
+    return _COMPLETES.get(str(action.metavar), "")
 
 
 def _value(action: argparse.Action) -> str:

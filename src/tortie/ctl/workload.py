@@ -37,9 +37,9 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     try:
         return _parser().parse_args(argv)
     except InvalidInput as error:
-        if "--tap" in argv and "required: NAME" in str(error):
+        if "--tap" in argv and "required: WORKLOAD" in str(error):
             raise InvalidInput(
-                "the workload's NAME comes before --tap: what follows --tap is the tap's own name"
+                "the WORKLOAD comes before --tap: what follows --tap is the tap's own name"
             ) from None
         raise
 
@@ -52,7 +52,7 @@ def _parser() -> Parser:
     )
     add.set_defaults(run=_add)
     where = add.add_mutually_exclusive_group(required=True)
-    where.add_argument("--netns", metavar="NAME|PATH", help="a network namespace: gets a veth")
+    where.add_argument("--netns", metavar="NETNS|PATH", help="a network namespace: gets a veth")
     where.add_argument("--tap", metavar="NAME", nargs="?", const="", help="makes a tap for a VM")
     where.add_argument("--interface", metavar="NAME", help="an interface that is there, as a VM's")
     add.add_argument(
@@ -66,12 +66,12 @@ def _parser() -> Parser:
         "--profile",
         action="append",
         default=[],
-        metavar="NAME",
+        metavar="PROFILE",
         help="what holds where no policy selects it; without one, nothing passes then",
     )
     add.add_argument("--address", action="append", default=[], help="this one rather than any")
     add.add_argument(
-        "--pool", action="append", default=[], metavar="NAME", help="its address is from this pool"
+        "--pool", action="append", default=[], metavar="POOL", help="its address is from this pool"
     )
     add.add_argument(
         "--port",
@@ -106,7 +106,7 @@ def _parser() -> Parser:
     hook.add_argument("rest", nargs="*", help="as libvirt gives it")
     hook.add_argument("--prefix", default="cali", help="of devices that are ours (%(default)s)")
     for verb in (add, remove):
-        verb.add_argument("name", metavar="NAME", help="the workload's, on whatever host it is")
+        verb.add_argument("name", metavar="WORKLOAD", help="its name, on whatever host it is")
         verb.add_argument(
             "-n",
             "--namespace",
