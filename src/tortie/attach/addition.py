@@ -97,14 +97,14 @@ class Addition:
         endpoint = endpoint_of(request, self._settings.host, interface)
         if not interface.startswith(prefix):
             raise InvalidInput(
-                f"host_interface {interface!r} must start with {prefix!r}: an interface "
-                "with another name would be outside all policy"
+                f"interface {interface!r} must start with {prefix!r}: with another name it would "
+                "be outside all policy"
             )
         for entry in self._journal.unordered:
             if entry.interface == interface and entry.key != request.key:
                 raise AlreadyExists(
                     f"interface {interface} belongs to {entry.key}; remove that first, or "
-                    "ask for another host_interface"
+                    "ask for another name"
                 )
         return endpoint
 

@@ -274,6 +274,11 @@ def check_request(request: Request) -> None:
     """
     if isinstance(request, _Workload):
         _check_workload(request)
+    if isinstance(request, Add | Remove):
+        for field in ("handle", "container_id"):
+            value = getattr(request, field)
+            good = not value or _is_plain(value, 2 * TEXT_MAX_BYTES + 1)
+            _check(good, field, value, "letters, digits, '_', '.' and '-'")
     if isinstance(request, Add):
         _check_add(request)
 
@@ -339,9 +344,9 @@ def _check_add(request: Add) -> None:
         _check(good, "labels", f"{key}={value}", "a label as in Kubernetes")
 
 
-def _is_plain(text: str) -> bool:
+def _is_plain(text: str, most: int = TEXT_MAX_BYTES) -> bool:
     plain = text.replace("-", "").replace("_", "").replace(".", "")
-    return 0 < len(text) <= TEXT_MAX_BYTES and plain.isascii() and plain.isalnum()
+    return 0 < len(text) <= most and plain.isascii() and plain.isalnum()
 
 
 def _check(good: object, field: str, value: object, rule: str) -> None:
