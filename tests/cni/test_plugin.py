@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import pytest
 from tests.cni.host import Containers, Host, network
 
+from tortie.attach.attacher import Attacher
 from tortie.attach.client import Client
 from tortie.cni import install
 from tortie.datastore.embedded import EmbeddedClient
@@ -828,6 +829,16 @@ def test_chained_portmap_and_bandwidth(host: Host, containers: Containers) -> No
     [
         ("nonsense", 6, "configuration"),
         ("[1]", 6, "configuration"),
+        ("", 6, "configuration"),
+        ("null", 6, "configuration"),
+        ('{"name":"net1","cniVersion":"1.0.0"}{}', 6, "configuration"),
+        ('{"name":"net1","cniVersion":"1.0.0"}\0', 6, "configuration"),
+        ('\ufeff{"name":"net1","cniVersion":"1.0.0"}', 6, "configuration"),
+        ('{"name":"net1","cniVersion":"1.0.0","nodename":"\\ud800"}', 6, "configuration"),
+        ('{"name":"net1","name":"../x","cniVersion":"1.0.0"}', 7, "network's name"),
+        ('{"name":"net1","cniVersion":1}', 1, "use one of"),
+        ('{"name":"net1","cniVersion":["1.0.0"]}', 1, "use one of"),
+        (network(x="é" * (200 << 10)), 6, "more than 1048576 bytes"),
         ('{"a":' * 100_000, 6, "configuration"),
         (network("9.9.9"), 1, "use one of"),
         (network(name=""), 7, "network's name"),
@@ -843,12 +854,20 @@ def test_chained_portmap_and_bandwidth(host: Host, containers: Containers) -> No
         (network(ipam={"type": "evil"}), 7, "ipam.type"),
         (network(ipam={"type": "host-local", "subnet": "usePodCidr"}), 7, "usePodCidr"),
         (network(ipam={"assign_ipv4": "false"}), 7, "assign_ipv4"),
-        (network(ipam={"assign_ipv4": "maybe"}), 7, "maybe"),
-        (network(ipam={"ipv4_pools": ["nope"]}), 7, "there is no IPPool nope"),
+        (network(ipam={"assign_ipv4": "maybe"}), 7, "ipam.assign_ipv4 is 'maybe'"),
+        (network(ipam={"assign_ipv4": 1}), 7, "assign_ipv4"),
+        (network(ipam="tortie-ipam"), 7, "$.ipam"),
+        (network(ipam={"ipv4_pools": "v4"}), 7, "ipv4_pools"),
+        (network(ipam={"ipv4_pools": ["v6"]}), 7, "no IPv4 pool among v6"),
+        (network(ipam={"ipv4_pools": [f"p{n}" for n in range(999)]}), 7, "and 991 more"),
+        (network(ipam={"ipv4_pools": ["nope"]}), 7, "there is no IPPool 'nope'"),
         (network(args={"cni": {"ips": ["10.1.1.1"]}}), 7, "is in no IPPool"),
         (network(args={"cni": {"ips": ["zz"]}}), 7, "ips"),
         (network(args={"cni": {"labels": [{"key": "!", "value": ""}]}}), 7, "args.cni.labels"),
+        (network(args={"cni": {"ips": ["::ffff:10.65.0.9"]}}), 7, "write it as IPv4"),
+        (network(args={"cni": {"ips": ["10.65.0.9", "10.65.0.10"]}}), 7, "of each family"),
         (network(runtimeConfig={"mac": "01:00:00:00:00:01"}), 7, "mac"),
+        (network(runtimeConfig={"mac": "00:00:00:00:00:00"}), 7, "mac"),
     ],
 )
 def test_bad_configurations(
@@ -869,6 +888,11 @@ def test_bad_configurations(
         ({"container": "a" * 300}, "CNI_CONTAINERID"),
         ({"ifname": "a" * 16}, "CNI_IFNAME"),
         ({"ifname": ".."}, "CNI_IFNAME"),
+        ({"ifname": "a/b"}, "CNI_IFNAME"),
+        ({"ifname": "all"}, "CNI_IFNAME"),
+        ({"ifname": "lo"}, "CNI_IFNAME"),
+        ({"container": "é"}, "CNI_CONTAINERID"),
+        ({"netns": "/run/x\ny"}, "CNI_NETNS"),
         ({"netns": ""}, "CNI_NETNS"),
         ({"netns": "relative"}, "CNI_NETNS"),
     ],
@@ -880,11 +904,55 @@ def test_bad_environments(host: Host, named: dict[str, str], says: str) -> None:
     assert host.left_overs() == []
 
 
-@pytest.mark.parametrize("path", ["/nonexistent", "/etc/passwd", "/", "/proc/self/ns/net"])
-def test_bad_namespaces(host: Host, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/nonexistent", 3),
+        ("/etc/passwd", 7),
+        ("/", 7),
+        ("/dev/null", 7),
+        ("/proc/self/ns/net", 7),
+        ("/proc/self/ns/uts", 7),
+        ("{}/pipe", 7),
+        ("{}/loop", 7),
+        ("{}/dangling", 3),
+    ],
+)
+def test_bad_namespaces(host: Host, path: str, code: int) -> None:
+    os.mkfifo(host.directory / "pipe")
+    (host.directory / "loop").symlink_to("loop")
+    (host.directory / "dangling").symlink_to("nowhere")
+    path = path.format(host.directory)
     found = host.refused("ADD", network(), CID, path)
-    assert found["code"] in (3, 7), found
+    assert found["code"] == code, found
+    assert path in found["msg"], "in terms of who asks"
     assert host.left_overs() == []
+
+
+def test_a_kubeconfig_that_is_no_file_holds_nobody_up(host: Host, containers: Containers) -> None:
+    """Reading from a pipe or a device would have stopped the agent."""
+    os.mkfifo(host.directory / "pipe")
+    path = containers.new()
+    for place in ("/dev/zero", "/etc", f"{host.directory}/pipe", "/nonexistent", "/a\0b", "x"):
+        config = network(kubernetes={"kubeconfig": place})
+        found = host.refused("ADD", config, CID, path, args=POD)
+        assert (found["code"], "kubeconfig" in found["msg"]) == (7, True), found
+    assert host.left_overs() == []
+
+
+def test_a_mistake_of_ours_is_told_as_cni_tells(
+    host: Host, containers: Containers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def mistaken(*_: object) -> NoReturn:
+        raise ZeroDivisionError
+
+    path = containers.new()
+    with monkeypatch.context() as patch:
+        patch.setattr(Attacher, "add", mistaken)
+        found = host.refused("ADD", network(), CID, path)
+    assert (found["code"], found["cniVersion"]) == (11, "1.0.0")
+    assert "ZeroDivisionError" in found["msg"]
+    host.ok("ADD", network(), CID, path)
 
 
 def test_an_unknown_command(host: Host) -> None:

@@ -335,7 +335,8 @@ def _check_add(request: Add) -> None:
         good = MTU_MIN <= request.mtu <= MTU_MAX
         _check(good, "mtu", request.mtu, f"{MTU_MIN} to {MTU_MAX}")
     if request.mac:
-        good = not parse_mac(request.mac)[0] & 1
+        octets = parse_mac(request.mac)
+        good = any(octets) and not octets[0] & 1
         _check(good, "mac", request.mac, "a unicast address")
     for name in request.profiles:
         _check(names.is_name("Profile", name), "profiles", name, names.NAME_RULE)

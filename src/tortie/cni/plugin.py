@@ -38,7 +38,8 @@ NAMES = (
     b"CNI_COMMAND", b"CNI_CONTAINERID", b"CNI_NETNS", b"CNI_IFNAME", b"CNI_ARGS", b"CNI_PATH",
     b"CNI_NETNS_OVERRIDE",
 )  # fmt: skip
-CONFIG_MAX_BYTES = 480 << 10
+REQUEST_MAX_BYTES = 1 << 20
+"""As in `attach/requests.py`."""
 
 TRY_AGAIN_LATER = 11
 NOT_AVAILABLE = 50
@@ -58,15 +59,17 @@ def main() -> int:
     if command == "VERSION":
         return show(f'{{"cniVersion":"{NEWEST}","supportedVersions":{VERSIONS}}}')
     config = standard_input()
-    if len(config) > CONFIG_MAX_BYTES:
-        return fail("", BAD_CONFIG, f"the configuration has more than {CONFIG_MAX_BYTES} bytes")
+    line = request(command, config)
+    if len(line) > REQUEST_MAX_BYTES:
+        limit = f"more than {REQUEST_MAX_BYTES} bytes"
+        return fail("", BAD_CONFIG, f"configuration and environment have {limit} as JSON")
     try:
-        answer = ask(request(command, config))
+        answer = ask(line)
     except Away as error:
         return without_agent(command, config, str(error))
     if answer.startswith('{"delegate":'):
         return delegated(command, config, answer)
-    return finish(answer)
+    return finish(answer, config)
 
 
 def request(command: str, config: str, more: str = "") -> str:
@@ -126,11 +129,17 @@ def show(text: str) -> int:
     return 0
 
 
-def finish(answer: str) -> int:
+def finish(answer: str, config: str) -> int:
     answer = answer.rstrip("\n")
     if answer.startswith('{"result":'):
         text = answer[len('{"result":') : -1]
         return show(text) if text != "null" else 0
+    if answer.startswith('{"error":{"kind":'):  # not CNI's: the agent did not get as far
+        import json
+
+        error = json.loads(answer)["error"]
+        code = TRY_AGAIN_LATER if error["retryable"] else BAD_CONFIG
+        return fail(config, code, error["message"])
     show(answer[len('{"error":') : -1])
     return 1
 
@@ -205,7 +214,7 @@ def without_agent(command: str, config: str, reason: str) -> int:
     os.unlink(path)
     if answer.startswith('{"delegate":'):
         return delegated(command, config, answer)
-    return finish(answer)
+    return finish(answer, config)
 
 
 def spool(line: str) -> str:
@@ -307,7 +316,7 @@ def delegated(command: str, config: str, answer: str) -> int:
         if command == "ADD":
             run_delegate("DEL", config, name)
         return without_agent(command, config, str(error))
-    status = finish(more)
+    status = finish(more, config)
     if status and command == "ADD":
         run_delegate("DEL", config, name)
     return status

@@ -196,8 +196,8 @@ def _families(call: Call) -> tuple[int, ...]:
             raise CNIFailure(BAD_CONFIG, f"annotation ipFamilies: {unknown[0]!r} is no family")
         return tuple(sorted({_FAMILIES[text] for text in asked}))
     ipam = call.config.ipam
-    four = is_true(ipam.assign_ipv4 if ipam else None, default=True)
-    six = is_true(ipam.assign_ipv6 if ipam else None, default=False)
+    four = is_true("ipam.assign_ipv4", ipam.assign_ipv4 if ipam else None, default=True)
+    six = is_true("ipam.assign_ipv6", ipam.assign_ipv6 if ipam else None, default=False)
     if not (four or six):
         raise CNIFailure(BAD_CONFIG, "assign_ipv4 and assign_ipv6 are both false; one must be true")
     return tuple(family for family, wanted in ((4, four), (6, six)) if wanted)

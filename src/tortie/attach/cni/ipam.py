@@ -30,8 +30,10 @@ async def pool_names(client: Client, wanted: Collection[str]) -> tuple[str, ...]
             by_text[pool.metadata.name] = by_text[pool.spec.cidr] = pool.metadata.name
     unknown = sorted(set(wanted) - by_text.keys())
     if unknown:
+        known = ", ".join(sorted(by_text)) or "none"
+        more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
         raise InvalidInput(
-            f"there is no IPPool {', '.join(unknown)}; there are {', '.join(sorted(by_text))}"
+            f"there is no IPPool {', '.join(map(repr, unknown[:8]))}{more}; there are: {known}"
         )
     return tuple(dict.fromkeys(by_text[text] for text in wanted))
 

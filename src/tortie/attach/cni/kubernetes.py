@@ -6,6 +6,7 @@ Imported by who needs it: HTTP and TLS are 5 MB of an agent's memory.
 import asyncio
 import http.client
 import ssl
+import stat
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,8 @@ ANSWER_SECONDS = 5.0
 
 ANSWER_MAX_BYTES = 4 << 20
 """A pod is at most 1.5 MiB in etcd; more of it in JSON."""
+
+KUBECONFIG_MAX_BYTES = 1 << 20
 
 QUESTIONS_AT_ONCE = 8
 IDLE_CONNECTIONS = 8
@@ -142,9 +145,13 @@ class Sources:
             NotFound, InvalidInput: the file is missing, or says nothing that can be used.
         """
         try:
-            changed = file.stat().st_mtime_ns
+            found = file.stat()
         except OSError as error:
             raise NotFound(f"kubeconfig {file}: {error.strerror}") from None
+        # A pipe or a device would be waited for, by everybody.
+        if not stat.S_ISREG(found.st_mode) or found.st_size > KUBECONFIG_MAX_BYTES:
+            raise InvalidInput(f"{file} is not a file of at most {KUBECONFIG_MAX_BYTES} bytes")
+        changed = found.st_mtime_ns
         known = self._known.get(file)
         if known is None or known[0] != changed:
             known = changed, KubernetesPods(kubeconfig.read(file))

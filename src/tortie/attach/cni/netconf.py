@@ -35,6 +35,9 @@ COMMANDS = ("ADD", "DEL", "CHECK", "STATUS", "GC")
 _WITHOUT_CONTAINER = ("STATUS", "GC")
 _SINCE = {"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}
 
+_OF_THE_KERNEL = ("lo", "all", "default")
+"""The last two stand for every interface below /proc/sys/net."""
+
 _CONTAINER = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,252}")
 _NETWORK = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,252}")
 
@@ -261,10 +264,9 @@ def parse_config(text: str) -> NetConf:
             f"ipam.type {config.ipam_type!r} is not supported; use tortie-ipam, calico-ipam or "
             f"one of {', '.join(DELEGATES)}",
         )
-    if config.kubeconfig and not config.kubeconfig.startswith("/"):
-        raise CNIFailure(
-            BAD_CONFIG, f"kubernetes.kubeconfig {config.kubeconfig!r} must be an absolute path"
-        )
+    path = config.kubeconfig
+    if path and not (path.startswith("/") and path.isprintable()):
+        raise CNIFailure(BAD_CONFIG, f"kubernetes.kubeconfig {path!r} must be an absolute path")
     if config.device_type == "netkit":
         raise CNIFailure(
             BAD_CONFIG,
@@ -305,7 +307,7 @@ def parse_args(text: str) -> dict[str, str]:
     return {key: value for key, equals, value in pairs if key and equals}
 
 
-def is_true(value: Truth, default: bool) -> bool:
+def is_true(field: str, value: Truth, default: bool) -> bool:
     """
     Raises:
         CNIFailure: text that is no boolean.
@@ -314,15 +316,16 @@ def is_true(value: Truth, default: bool) -> bool:
         return default if value is None else value
     if value.lower() in ("true", "false"):
         return value.lower() == "true"
-    raise CNIFailure(BAD_CONFIG, f"{value!r} is neither true nor false")
+    raise CNIFailure(BAD_CONFIG, f"{field} is {value!r}; it must be true or false")
 
 
 def _check_environment(call: Call) -> None:
     rule = "1 to 253 letters, digits, '_', '.' and '-', beginning with a letter or digit"
     good: object = _CONTAINER.fullmatch(call.container_id)
     _check(good, "CNI_CONTAINERID", call.container_id, rule)
-    rule = "1 to 15 letters, digits, '_', '.' and '-'"
-    _check(names.is_interface_name(call.interface), "CNI_IFNAME", call.interface, rule)
+    rule = "1 to 15 letters, digits, '_', '.' and '-', and none of the kernel's own"
+    good = names.is_interface_name(call.interface) and call.interface not in _OF_THE_KERNEL
+    _check(good, "CNI_IFNAME", call.interface, rule)
     if call.command == "ADD" or call.netns:
         good = call.netns.startswith("/") and call.netns.isprintable()
         _check(good, "CNI_NETNS", call.netns, "the absolute path of a network namespace")

@@ -89,6 +89,7 @@ class CniService:
         Args:
             pid: of the plugin that asks, and waits for the answer.
         """
+        call = None
         try:
             call = parse_call(request)
             call = call._replace(netns_here=seen_by(pid, call.netns, request.handle))
@@ -96,7 +97,8 @@ class CniService:
                 return await self._delegate(call, request.config)
             result = await self._act_or_keep(call, request)
         except TortieError as error:
-            found = encode_failure(failure_of(error), version_of(request.config))
+            failure = _in_terms_of(call, failure_of(error))
+            found = encode_failure(failure, version_of(request.config))
             return b'{"error":' + found + b"}\n"
         return b'{"result":' + (result or b"null") + b"}\n"
 
@@ -331,6 +333,14 @@ def _api_servers() -> Callable[[Path], PodSource]:
         return sources.of(file)
 
     return of
+
+
+def _in_terms_of(call: Call | None, failure: CNIFailure) -> CNIFailure:
+    """Who asks has named his namespace, and does not know how we reach it."""
+    if call is None or call.netns_here == call.netns:
+        return failure
+    message = str(failure).replace(call.netns_here, call.netns)
+    return CNIFailure(failure.code, message, failure.details)
 
 
 def seen_by(pid: int, path: str, handle: int) -> str:
