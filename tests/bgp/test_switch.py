@@ -30,6 +30,7 @@ spec: {programClusterRoutes: %s}
 """
 BY_BGP = SWITCH % ("Disabled", 1024, 1024, "Enabled")
 """The metric that BIRD's routes had if it were not always higher than the agent's."""
+OTHER_METRIC = SWITCH % ("Disabled", 3000, 1200, "Enabled")
 DIRECT = SWITCH % ("Enabled", 2000, 1500, "Disabled")
 
 NODE_STATUS = """
@@ -123,6 +124,10 @@ def test_direct_to_bgp_and_back_without_losing_a_packet(live: LiveLab, tmp_path:
         assert '"nodeToNodeMeshEnabled": false' in live.ok("get", "bgpconfig", "-o", "json")
         for sender in senders:
             check(sender)
+        live.apply(OTHER_METRIC, tmp_path)
+        other = {(80, 4, 3000), (80, 6, 1200), (BIRD_PROTOCOL, 4, 3001), (BIRD_PROTOCOL, 6, 1201)}
+        for host in ("h1", "h2"):
+            live.eventually(partial(metrics_are, host, other), "none of a former one is left")
         live.apply(NODE_STATUS, tmp_path)
         live.eventually(lambda: reported(live) == ("Ready", 1, 1), "CalicoNodeStatus is current")
         senders = [start(live.path(one), "send", address, "21") for address in target]

@@ -10,7 +10,7 @@ from tortie.agent.config import Config
 from tortie.agent.effective import Effective, StoredSettings
 from tortie.agent.flow_record import SOCKET_NAME
 from tortie.agent.flow_server import FlowServer
-from tortie.agent.handover import ToBIRD, has_remote_routes, retire
+from tortie.agent.handover import FormerMetric, ToBIRD, has_remote_routes, retire
 from tortie.agent.health_server import HealthServer
 from tortie.agent.ingest import PREFIXES, AgentInbox, Ingest
 from tortie.agent.loop import Consumer, Loop
@@ -70,13 +70,14 @@ async def serve(
         bird = wiring.build_bird(paths)
         bgp = wiring.build_bgp(config, bird) if by_bgp else None
         to_bird = ToBIRD(kernel.rtnl, dataplane) if moving else None
+        former_metric = FormerMetric(kernel.rtnl, bgp) if bgp is not None else None
         if bgp is not None:
             stack.push_async_callback(bgp.close)
         endpoint_status = wiring.build_endpoint_status(
             config, client, dataplane, lambda: (*graph.problems, *ingest.invalid)
         )
         others: tuple[Consumer, ...] = tuple(
-            part for part in (bgp, to_bird, endpoint_status) if part
+            part for part in (bgp, to_bird, former_metric, endpoint_status) if part
         )
         graph = Graph(
             config.host,

@@ -67,6 +67,8 @@ class BGPManager:
         self._own_blocks: set[Network] = set()
         self._problems: dict[str, str] = {}
         self._changed = True
+        self.configured: Snapshot | None = None
+        """What BIRD has last accepted."""
 
     def on_update(self, kind: Kind, name: Hashable, value: object | None) -> None:
         match kind, name, value:
@@ -151,6 +153,7 @@ class BGPManager:
         if await self._bird.configure(render_bird(snapshot)):
             fields = {"peers": len(snapshot.peers), "blocks": len(snapshot.own_blocks)}
             log.info("BIRD configured", extra={"fields": fields})
+        self.configured = snapshot
         self._changed = False
 
     async def close(self) -> None:
