@@ -61,8 +61,17 @@ class Containerd:
     """One daemon, in the network namespace of a lab host, with mounts of its own."""
 
     def __init__(
-        self, lab: Lab, host: Host, directory: Path, kubeconfig: Path | None = None
+        self,
+        lab: Lab,
+        host: Host,
+        directory: Path,
+        kubeconfig: Path | None = None,
+        conflist: bytes = b"",
     ) -> None:
+        """
+        Args:
+            conflist: the network's configuration; empty: the one that we install.
+        """
         self._lab, self._host = lab, host
         self.directory = directory
         self.pid = 0
@@ -73,7 +82,7 @@ class Containerd:
             directory / "bin",
             directory / "net.d",
             install.Places(state / "attach.sock", state / "state" / "cni"),
-            default_conflist(kubernetes=True, ipv6=False, kubeconfig=kubeconfig),
+            conflist or default_conflist(kubernetes=True, ipv6=False, kubeconfig=kubeconfig),
         )
         for found in DEBIAN_PLUGINS.iterdir():
             (directory / "bin" / found.name).symlink_to(found)

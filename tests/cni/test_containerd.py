@@ -35,6 +35,23 @@ spec:
   ingress:
   - {action: Allow, protocol: TCP, source: {selector: app == 'b'}, destination: {ports: [80]}}
 """
+CALICOS = """
+{
+  "name": "k8s-pod-network",
+  "cniVersion": "0.3.1",
+  "plugins": [
+    {
+      "type": "calico", "log_level": "info", "log_file_path": "/var/log/calico/cni/cni.log",
+      "etcd_endpoints": "https://192.0.2.1:2379", "etcd_key_file": "", "etcd_cert_file": "",
+      "etcd_ca_cert_file": "", "mtu": 0, "ipam": {"type": "calico-ipam"},
+      "policy": {"type": "k8s"}
+    },
+    {"type": "portmap", "snat": true, "capabilities": {"portMappings": true}},
+    {"type": "bandwidth", "capabilities": {"bandwidth": true}}
+  ]
+}
+"""
+"""A configuration that a host has kept from before; the second one's."""
 SHUT = """
 apiVersion: projectcalico.org/v3
 kind: NetworkPolicy
@@ -48,7 +65,8 @@ class Cluster:
         self.live = live
         lab = live.lab
         self.runtimes = {
-            host.name: Containerd(lab, host, directory / host.name) for host in lab.hosts
+            host.name: Containerd(lab, host, directory / host.name, conflist=conflist)
+            for host, conflist in zip(lab.hosts, (b"", CALICOS.encode()), strict=True)
         }
 
     def label(self, host: str, pod: str, **labels: str) -> None:
