@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -12,6 +14,7 @@ from tests.cni.guest import MAC, Guest
 from tests.cni.test_containerd import eventually
 from tests.cni.test_podman import reaches_from
 from tests.e2e.live import LiveLab
+from tests.unit.ctl.test_ctl_libvirt import INTERFACE, guest
 
 from tortie.ctl import workload
 
@@ -72,3 +75,48 @@ def test_a_guest_is_reached_policed_and_moves(live: LiveLab, tmp_path: Path) -> 
         guest.stop()
     tortie_workload(live, "h2", "remove", "vm", "-n", "red")
     assert not [key for key in live.entries() if "-vm-" in key or "red.vm" in key]
+
+
+def libvirt_calls(live: LiveLab, host: str, xml: bytes, *operation: str) -> None:
+    socket = str(live.lab.host_directory(host) / "attach.sock")
+    command = [sys.executable, "-m", "tortie", "workload", "libvirt", "--socket", socket]
+    subprocess.run([*command, "web-1", *operation, "-"], input=xml, check=True)
+
+
+def test_libvirt_moves_a_guest_while_it_runs(live: LiveLab) -> None:
+    """Its destination prepares before its source releases; in the end one host has it, and its
+    address, which was never anybody else's."""
+    about = "<t:workload xmlns:t='urn:tortie:workload:1' namespace='red'/>"
+    xml = guest(INTERFACE, about)
+    libvirt_calls(live, "h1", xml, "prepare", "begin")
+
+    def endpoints() -> dict[str, list[str]]:
+        return {
+            key.rpartition("/")[2]: json.loads(entry.value)["spec"]["ipNetworks"]
+            for key, entry in live.entries().items()
+            if "/workloadendpoints/red/" in key
+        }
+
+    def leads_to(host: str) -> str:
+        found = live.command_in(host, "ip", "route", "get", address).stdout
+        return found.partition(" dev ")[2].partition(" ")[0]
+
+    [(name, [network])] = endpoints().items()
+    address = network.partition("/")[0]
+    assert name == "h1-tortie-web--1-eth0"
+    assert eventually(lambda: leads_to("h1") == "calivm1" != leads_to("h2"))
+    libvirt_calls(live, "h2", xml, "prepare", "begin")
+    assert endpoints() == {f"{host}-tortie-web--1-eth0": [network] for host in ("h1", "h2")}
+    libvirt_calls(live, "h1", xml, "release", "end")
+    assert endpoints() == {"h2-tortie-web--1-eth0": [network]}
+    assert "node: h2" in live.ok("ipam", "show", "--ip", address)
+    assert eventually(lambda: leads_to("h2") == "calivm1" != leads_to("h1"))
+    # It does not come: the source goes on with what it has.
+    libvirt_calls(live, "h1", xml, "prepare", "begin")
+    libvirt_calls(live, "h1", xml, "release", "end")
+    assert endpoints() == {"h2-tortie-web--1-eth0": [network]}
+    assert "node: h2" in live.ok("ipam", "show", "--ip", address)
+    assert eventually(lambda: leads_to("h2") == "calivm1" != leads_to("h1"))
+    libvirt_calls(live, "h2", xml, "release", "end")
+    assert endpoints() == {}
+    assert not [key for key in live.entries() if "red.web-1" in key]

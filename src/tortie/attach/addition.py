@@ -213,6 +213,7 @@ class Addition:
             netns=request.netns,
             # What an unfinished Add or Remove of our own left is ours to release.
             keep_addresses=before.keep_addresses if before else there.held,
+            moved=before.moved if before else there.held,
             container_id=request.container_id,
             network=request.network,
             ipam=request.ipam,

@@ -79,6 +79,7 @@ class Attacher:
         )
         self._is_ready = is_ready
         self._removal = Removal(
+            settings.host,
             client,
             self._allocator,
             plumbing,

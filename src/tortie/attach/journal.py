@@ -54,6 +54,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     device: Device = "veth"
     keep_addresses: bool = False
     """Do not release them when undone or removed: they were there before us, or stay."""
+    moved: bool = False
+    """The addresses were there before: the host that it came from may have it still."""
 
 
 class Journal:

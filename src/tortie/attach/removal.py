@@ -21,7 +21,11 @@ from tortie.attach.requests import Removed, WorkloadKey
 from tortie.attach.turns import Turns, in_thread
 from tortie.datastore.client import Client
 from tortie.ipam.allocator import Allocator
+from tortie.ipam.stored import read, stored
 from tortie.lib.errors import NotFound, TortieError, Unavailable
+from tortie.lib.ip import parse_network
+from tortie.model.endpoint import WorkloadEndpoint
+from tortie.model.keys import ResourceKey, parse_key
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,7 @@ class Removal:
 
     def __init__(
         self,
+        host: str,
         client: Client,
         allocator: Allocator,
         plumbing: Plumbing,
@@ -55,6 +60,7 @@ class Removal:
         Args:
             check_ready: raises `Unavailable` while nobody is to write.
         """
+        self._host = host
         self._check_ready = check_ready
         self._client = client
         self._allocator = allocator
@@ -95,12 +101,43 @@ class Removal:
             await self._wait_programmed(revision, UNDO_SECONDS)
         if answered is None:
             await self._disconnect(entry)
-        if entry.ipam and not entry.keep_addresses:
+        elsewhere = await self._elsewhere(entry) if entry.ipam and entry.moved else None
+        if elsewhere is not None:
+            await self._give_back(entry, elsewhere)
+        elif entry.ipam and not entry.keep_addresses:
             await self._allocator.release(entry.handle_id, only_host=True)
         if answered is not None:
             await self._disconnect(entry)
         # In a thread: a file system that is writing makes even this wait.
         await in_thread(self._journal.forget, entry.key)
+
+    async def _elsewhere(self, entry: Entry) -> WorkloadEndpoint | None:
+        """The same workload on another host: a move that came to nothing ends where it began."""
+        own = key_of(entry)
+        listing = await self._client.list(f"{own.path.rpartition('/')[0]}/", keys_only=True)
+        # A name is `<host>-<orchestrator>-<workload>-<endpoint>`, a dash in each of them doubled.
+        end = entry.endpoint_name.removeprefix(f"{self._host.replace('-', '--')}-")
+        for found in listing.entries:
+            key = parse_key(found.key)
+            if not (isinstance(key, ResourceKey) and key.name.endswith(f"-{end}")) or key == own:
+                continue
+            [present] = await read(self._client, [key])
+            other = stored(key, WorkloadEndpoint, present).value
+            if other is not None and _workload_of(other) == entry.key:
+                return other
+        return None
+
+    async def _give_back(self, entry: Entry, elsewhere: WorkloadEndpoint) -> None:
+        """Have IPAM know its addresses as the other host's, which it would else never release."""
+        addresses = [parse_network(text) for text in elsewhere.spec.ip_networks]
+        own = {address.address_text for address in addresses}
+        log.info("%s: %s stay with it on %s", entry.key, ", ".join(own), elsewhere.spec.node)
+        await Allocator(self._client, elsewhere.spec.node).assign(
+            {address.family for address in addresses},
+            entry.handle_id,
+            {"namespace": entry.key.namespace, "pod": entry.key.workload},
+            requested=addresses,
+        )
 
     def record(self, entry: Entry) -> bool:
         """Whether it can be finished later. Removing must work on a full disk, too."""
@@ -178,3 +215,8 @@ class Removal:
             return await self._client.delete(key_of(entry).path)
         except NotFound:
             return 0
+
+
+def _workload_of(endpoint: WorkloadEndpoint) -> WorkloadKey:
+    spec = endpoint.spec
+    return WorkloadKey(endpoint.metadata.namespace, spec.orchestrator, spec.workload, spec.endpoint)

@@ -151,6 +151,50 @@ def test_a_failed_move_keeps_the_address(bench: Bench) -> None:
     assert bench.endpoints() == ["prod/h1-tortie-web-eth0"]
 
 
+def goes_on_on_h1(bench: Bench) -> None:
+    """The workload has its address on h1 as if it had never been about to leave."""
+    handle = "tortie.prod.web.eth0"
+    assert bench.endpoints() == ["prod/h1-tortie-web-eth0"]
+    bench.run(bench.host("h2").allocator.release(handle, only_host=True))
+    assert len(bench.addresses()) == 1
+    bench.remove(host="h1")
+    assert bench.left_overs("h1") == []
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_move_that_is_called_off_leaves_the_address_where_it_was(
+    bench: Bench, keep: bool
+) -> None:
+    bench.add(host="h1")
+    bench.add(host="h2")
+    bench.add("web-eth0", host="h1")  # alike, and another one
+    bench.remove(host="h2", keep_addresses=keep)
+    bench.remove("web-eth0", host="h1")
+    goes_on_on_h1(bench)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("call", ["add", "remove"])
+def test_a_move_cut_short_at_any_step_and_called_off(
+    bench: Bench, call: str, moment: Moment
+) -> None:
+    for at in range(1, MOST_STEPS):
+        bench.add(host="h1")
+        if call == "remove":
+            bench.add(host="h2")
+        bench.steps.fail_at(at, moment, Crash())
+        with contextlib.suppress(Crash):
+            bench.add(host="h2") if call == "add" else bench.remove(host="h2")
+        failed = bench.steps.failed
+        bench.steps.disarm()
+        assert bench.run(bench.restart("h2").recover()) is True
+        bench.remove(host="h2")
+        goes_on_on_h1(bench)
+        if not failed:
+            break
+    assert 6 < at < MOST_STEPS - 1
+
+
 def test_a_new_container_is_two_transactions_and_no_read(bench: Bench) -> None:
     bench.is_ready = True
     bench.add("first", container_id="c0")  # and with it, the allocator's view
