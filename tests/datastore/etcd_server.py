@@ -85,9 +85,9 @@ class EtcdServer:
             return netns.spawn_in(path, self._command, stdout=log, stderr=log, cwd=str(self.folder))
         return subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self.folder)
 
-    def wait(self) -> "EtcdServer":
+    def wait(self, patience_seconds: float = 15.0) -> "EtcdServer":
         log_path = self.folder / "log"
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + patience_seconds
         # It listens before it has a leader; this line comes after both.
         while b"serving client traffic" not in log_path.read_bytes():
             if self.process.poll() is not None or time.monotonic() > deadline:

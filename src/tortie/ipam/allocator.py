@@ -39,7 +39,7 @@ from msgspec.structs import replace
 
 from tortie.datastore.client import Client
 from tortie.ipam import block as blocks
-from tortie.ipam.choice import Choice, PoolExhausted, Request
+from tortie.ipam.choice import Choice, PoolExhausted
 from tortie.ipam.holdings import (
     Held,
     block_keys,
@@ -51,6 +51,7 @@ from tortie.ipam.holdings import (
     refuse_damaged,
     set_count,
 )
+from tortie.ipam.source import Request
 from tortie.ipam.stored import Change, Stored, list_blocks, read, read_kind, stored
 from tortie.lib.errors import AlreadyExists, Conflict, InvalidInput, TortieError, Unavailable
 from tortie.lib.ip import Network

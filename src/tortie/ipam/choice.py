@@ -4,36 +4,22 @@ The order is Calico's: a free address in a block that this host owns; else a
 block that nobody has, claimed in the same transaction; else, unless
 `strict_affinity` forbids it, a free address in a block of another host.
 
-This reads and decides; `allocator` writes.
+This decides on what `look` has read; `allocator` writes.
 """
 
-import asyncio
-import contextlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Sequence
 
-from tortie.datastore.client import Client
 from tortie.ipam import affinity
 from tortie.ipam import block as blocks
-from tortie.ipam.pools import Pool, block_of, parse_pools, pool_of, serving
-from tortie.ipam.stored import (
-    Change,
-    Stored,
-    list_affinities,
-    list_blocks,
-    list_resources,
-    read,
-    read_kind,
-    stored,
-)
-from tortie.lib.errors import AlreadyExists, InvalidInput, Unavailable
-from tortie.lib.ip import Network, parse_network
-from tortie.model.ipam import Attribute, Block, BlockAffinity, IPAMConfig, IPAMHost
-from tortie.model.keys import AffinityKey, BlockKey, IPAMConfigKey, IPAMHostKey, ResourceKey
-from tortie.model.node import IPPool, Node
-from tortie.model.policy import Profile
-from tortie.model.reservation import IPReservation
+from tortie.ipam.look import Look, cidr_of, is_confirmed
+from tortie.ipam.pools import Pool, block_of, pool_of, serving
+from tortie.ipam.source import Request, Source
+from tortie.ipam.stored import Stored, read_kind
+from tortie.lib.errors import InvalidInput, Unavailable
+from tortie.lib.ip import Network
+from tortie.model.ipam import Block, BlockAffinity
+from tortie.model.keys import AffinityKey, BlockKey, ResourceKey
 
 BLOCKS_PER_LOOK = 32
 """Foreign blocks read at a time in search of a free address."""
@@ -47,167 +33,8 @@ class PoolExhausted(Unavailable):
     """No address is free now; one may be after the next release, or in a new pool."""
 
 
-class Request(NamedTuple):
-    families: frozenset[int]
-    addresses: tuple[Network, ...]
-    """By name; a family without one here gets an address of our choice."""
-    attribute: Attribute
-    pools: frozenset[str] = frozenset()
-    use: str = "Workload"
-
-
-class Source(NamedTuple):
-    """A block to take addresses from, and what taking them rests on."""
-
-    found: Stored[Block]
-    """As read; absent for a block that is being made."""
-    before: Block
-    """What to assign from: as read with cooled addresses freed, or new."""
-    addresses: tuple[Network, ...]
-    """These by name; empty means one of our choice."""
-    anyhow: int
-    """How many of our choice."""
-    pool: Stored[IPPool]
-    affinity: Stored[BlockAffinity] | None
-    """Ours, absent or not confirmed if the block is being claimed; None when borrowing."""
-    mark: Stored[IPAMHost] | None
-    """Written with each claim, so that two claims of one host exclude each other."""
-    reserved: tuple[Network, ...] = ()
-    displaced: Stored[BlockAffinity] | None = None
-    """Of the host whose empty block is taken over."""
-
-    def taken(self, attribute: Attribute) -> tuple[Block, list[Network]]:
-        """
-        Raises:
-            AlreadyExists: one of `addresses` is in use.
-        """
-        after = self.before
-        for address in self.addresses:
-            try:
-                after = blocks.assign_address(after, address, attribute)
-            except AlreadyExists as error:
-                raise AlreadyExists(
-                    f"{error}; release it first, or ask for another address"
-                ) from None
-        if not self.anyhow:
-            return after, list(self.addresses)
-        after, more = blocks.assign(after, self.anyhow, attribute, self.reserved)
-        return after, [*self.addresses, *more]
-
-    def write(self, change: Change, after: Block) -> None:
-        change.write(self.found, after)
-        change.rest_on(self.pool)
-        if self.affinity is None:
-            return
-        if self.mark is None:
-            change.rest_on(self.affinity)
-        else:
-            change.write(self.affinity, BlockAffinity(state="confirmed"))
-            change.write(self.mark, IPAMHost())
-            if self.displaced is not None:
-                change.write(self.displaced, None)
-
-
-class _Seen(NamedTuple):
-    """What the datastore says about pools and this host."""
-
-    config: Stored[IPAMConfig]
-    pools: list[Stored[IPPool]]
-    node: Stored[Node]
-    affinities: list[Stored[BlockAffinity]]
-    """Of this host, both families, in whatever state."""
-    mark: Stored[IPAMHost]
-    reserved: tuple[Network, ...] = ()
-
-
-class Choice:
-    """One look at the datastore, for a transaction, and for the next one once it is written.
-
-    Several assignments may go into a transaction: each tells what it `took`, and the next
-    one decides on top of that. Before another transaction, `settle` and `renew` it.
-    """
-
-    def __init__(
-        self, client: Client, host: str, now_ns: int, seen: _Seen, *, virtual: bool = False
-    ) -> None:
-        self._client = client
-        self._host = host
-        self._virtual = virtual
-        self._now_ns = now_ns
-        self._seen = seen
-        self._config = seen.config.value or IPAMConfig()
-        self._mark = seen.mark
-        self._affinities = seen.affinities
-        self._stored_pools = {found.key: found for found in seen.pools}
-        parsed = parse_pools(found.value for found in seen.pools if found.value is not None)
-        self._pools = parsed.usable
-        unreadable = (found.problem for found in seen.pools if found.problem)
-        self._problems = (*unreadable, *parsed.problems)
-        self._existing: dict[int, list[Network]] = {}
-        self._reserved = seen.reserved
-        self._read: dict[BlockKey, Stored[Block]] = {}
-        self._after: dict[BlockKey, Block] = {}
-        """Blocks as they will be when the transaction is written."""
-        self._namespaces: dict[str, dict[str, str]] = {}
-
-    @classmethod
-    async def read(
-        cls, client: Client, host: str, now_ns: int, *, virtual: bool = False
-    ) -> "Choice":
-        config_key, node_key, mark_key = (
-            IPAMConfigKey(),
-            ResourceKey("Node", host),
-            IPAMHostKey(host),
-        )
-        # At the same time: on etcd each is a round trip.
-        pools, reservations, (config, node, mark), affinities = await asyncio.gather(
-            list_resources(client, IPPool, "IPPool"),
-            list_resources(client, IPReservation, "IPReservation"),
-            read(client, [config_key, node_key, mark_key]),
-            list_affinities(client, host, virtual=virtual),
-        )
-        seen = _Seen(
-            stored(config_key, IPAMConfig, config),
-            pools,
-            stored(node_key, Node, node),
-            [stored(key, BlockAffinity, entry) for key, entry in affinities],
-            stored(mark_key, IPAMHost, mark),
-            reserved_networks(reservations),
-        )
-        return cls(client, host, now_ns, seen, virtual=virtual)
-
-    @property
-    def config(self) -> Stored[IPAMConfig]:
-        return self._seen.config
-
-    @property
-    def node(self) -> Stored[Node]:
-        """This host's; absent for a host that has none."""
-        return self._seen.node
-
-    def settle(self, written: Mapping[str, Stored[Any]]) -> None:
-        """What was decided, or something else, has been written: it is how things are now.
-
-        Args:
-            written: by path, as `Change.written` says.
-        """
-        self._after.clear()
-        for key in self._read:
-            self._read[key] = written.get(key.path, self._read[key])
-        self._affinities = [written.get(found.key.path, found) for found in self._affinities]
-        self._mark = written.get(self._mark.key.path, self._mark)
-
-    def renew(self, now_ns: int) -> None:
-        """For another transaction; what hosts own is listed anew where it matters."""
-        self._now_ns = now_ns
-        self._after.clear()
-        self._existing.clear()
-
-    def seen(self, keys: Sequence[BlockKey]) -> list[Stored[Block]] | None:
-        """These blocks as last seen; None if one of them was not."""
-        if any(key not in self._read for key in keys):
-            return None
-        return [self._read[key] for key in keys]
+class Choice(Look):
+    """A look at the datastore that knows which of its blocks serves a request."""
 
     async def sources(self, wanted: Request) -> list[Source]:
         """One source for each block that is needed, at most one of them claimed per family.
@@ -230,40 +57,6 @@ class Choice:
             found[blocks.network(source.before)] = source
         return list(found.values())
 
-    def took(self, source: Source, after: Block) -> None:
-        """The transaction will write that; what comes next counts on it."""
-        cidr = blocks.network(after)
-        self.changed(source.found, after)
-        if source.mark is not None and source.affinity is not None:
-            confirmed = source.affinity._replace(value=BlockAffinity(state="confirmed"), problem="")
-            others = [found for found in self._affinities if found.key != confirmed.key]
-            self._affinities = [*others, confirmed]
-            known = self._existing.get(cidr.family)  # None: not listed yet
-            if known is not None and cidr not in known:
-                known.append(cidr)
-
-    def changed(self, found: Stored[Block], after: Block) -> None:
-        assert isinstance(found.key, BlockKey)
-        self._read.setdefault(found.key, found)
-        self._after[found.key] = after
-
-    def known(self, found: Stored[Block]) -> Stored[Block]:
-        """A block as first read for this transaction."""
-        assert isinstance(found.key, BlockKey)
-        return self._read.setdefault(found.key, found)
-
-    def current(self, found: Stored[Block]) -> Block:
-        assert isinstance(found.key, BlockKey)
-        block = self._after.get(found.key, found.value)
-        assert block is not None, "who asks has seen it"
-        return block
-
-    async def _blocks(self, keys: Sequence[BlockKey]) -> list[Stored[Block]]:
-        missing = [key for key in keys if key not in self._read]
-        for found in await read_kind(self._client, missing, Block) if missing else ():
-            self.known(found)
-        return [self._read[key] for key in keys]
-
     async def _any(self, family: int, wanted: Request) -> Source:
         pools = serving(
             self._pools,
@@ -284,33 +77,14 @@ class Choice:
             raise PoolExhausted(self._exhausted(family, pools))
         return source._replace(anyhow=1, reserved=self._reserved)
 
-    async def _namespace_labels(self, wanted: Request) -> dict[str, str]:
-        """Of the namespace that the addresses are for, where some pool asks.
-
-        Source: Calico keeps them in the profile `kns.<namespace>`, with `pcns.` before each key.
-        """
-        name = (wanted.attribute.secondary or {}).get("namespace", "")
-        if not name or all(pool.namespace_selector is None for pool in self._pools):
-            return {}
-        if name not in self._namespaces:
-            key = ResourceKey("Profile", f"kns.{name}")
-            [profile] = await read_kind(self._client, [key], Profile)
-            applied = profile.value.spec.labels_to_apply if profile.value else {}
-            self._namespaces[name] = {
-                label.removeprefix("pcns."): value
-                for label, value in applied.items()
-                if label.startswith("pcns.")
-            }
-        return self._namespaces[name]
-
     async def _own(self, family: int, pools: Collection[Pool]) -> Source | None:
         confirmed = [
             found
             for found in self._affinities
-            if _is_confirmed(found) and _cidr(found).family == family
+            if is_confirmed(found) and cidr_of(found).family == family
         ]
-        confirmed = [found for found in confirmed if pool_of(pools, _cidr(found))]
-        keys = [BlockKey(_cidr(found)) for found in confirmed]
+        confirmed = [found for found in confirmed if pool_of(pools, cidr_of(found))]
+        keys = [BlockKey(cidr_of(found)) for found in confirmed]
         read_blocks = await self._blocks(keys)
         for mine, found in zip(confirmed, read_blocks, strict=True):
             block = self._usable(found)
@@ -322,7 +96,7 @@ class Choice:
         if not self._may_claim(family):
             return None
         for mine in self._affinities:
-            if not _is_confirmed(mine) and pool_of(pools, _cidr(mine)):
+            if not is_confirmed(mine) and pool_of(pools, cidr_of(mine)):
                 source = await self._resume(mine, pools)
                 if source is not None:
                     return source
@@ -366,7 +140,7 @@ class Choice:
 
     async def _resume(self, mine: Stored[BlockAffinity], pools: Collection[Pool]) -> Source | None:
         """Take up a block whose affinity an interrupted claim or release left unconfirmed."""
-        cidr = _cidr(mine)
+        cidr = cidr_of(mine)
         pool = pool_of(pools, cidr)
         if pool is None or pool.block_length != cidr.length:
             return None
@@ -426,7 +200,7 @@ class Choice:
         if block is None:
             raise InvalidInput(f"block {cidr} is damaged or being deleted; run an IPAM check")
         mine = self._affinity(cidr)
-        if self._is_ours(block) and _is_confirmed(mine):
+        if self._is_ours(block) and is_confirmed(mine):
             return self._source(found, block, mine)
         if self._config.strict_affinity and not self._is_ours(block):
             raise InvalidInput(
@@ -453,29 +227,10 @@ class Choice:
         stored_pool = self._stored_pools[ResourceKey("IPPool", pool.name)]
         return Source(found, block, (), 0, stored_pool, mine, self._mark if claim else None)
 
-    def _affinity(self, cidr: Network) -> Stored[BlockAffinity]:
-        key = AffinityKey(self._host, cidr, self._virtual)
-        return next((a for a in self._affinities if a.key == key), Stored(key, None, None))
-
-    def _usable(self, found: Stored[Block]) -> Block | None:
-        assert isinstance(found.key, BlockKey)
-        block = self._after.get(found.key, found.value)
-        if block is None or block.deleted or blocks.problems(block):
-            return None
-        return blocks.collect_cooled(block, self._now_ns, self._config.ip_cooldown_seconds)
-
-    def _is_ours(self, block: Block) -> bool:
-        return block.affinity == blocks.host_affinity(self._host, virtual=self._virtual)
-
     def _may_claim(self, family: int) -> bool:
-        owned = sum(_is_confirmed(a) and _cidr(a).family == family for a in self._affinities)
+        owned = sum(is_confirmed(a) and cidr_of(a).family == family for a in self._affinities)
         most = self._config.max_blocks_per_host or affinity.MAX_BLOCKS_PER_HOST
         return self._config.auto_allocate_blocks and owned < most
-
-    async def _existing_blocks(self, family: int) -> list[Network]:
-        if family not in self._existing:
-            self._existing[family] = await list_blocks(self._client, family)
-        return self._existing[family]
 
     def _no_pool(self, family: int, wanted: Request) -> str:
         if wanted.pools:
@@ -512,22 +267,3 @@ class Choice:
 
     def _trouble(self) -> str:
         return f" (ignored: {'; '.join(self._problems)})" if self._problems else ""
-
-
-def reserved_networks(reservations: Iterable[Stored[IPReservation]]) -> tuple[Network, ...]:
-    """What is never handed out by our choice. One that cannot be read reserves nothing."""
-    found: list[Network] = []
-    for reservation in reservations:
-        for text in reservation.value.spec.reserved_cidrs if reservation.value else ():
-            with contextlib.suppress(InvalidInput):
-                found.append(parse_network(text))
-    return tuple(found)
-
-
-def _cidr(found: Stored[BlockAffinity]) -> Network:
-    assert isinstance(found.key, AffinityKey)
-    return found.key.cidr
-
-
-def _is_confirmed(found: Stored[BlockAffinity]) -> bool:
-    return found.value is not None and found.value.state == "confirmed" and not found.value.deleted

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from tortie.ipam import block as blocks
-from tortie.ipam.choice import Request
+from tortie.ipam.source import Request
 from tortie.ipam.stored import Stored
 from tortie.lib.errors import AlreadyExists, InvalidInput
 from tortie.lib.ip import Network, parse_network
