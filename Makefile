@@ -44,6 +44,7 @@ soak: $(VENV)/test.done ## random histories, policies and faults, again and agai
 	@scripts/packages test
 	TORTIE_RANDOM=1 TORTIE_FLUSH_SECONDS=300 \
 	    $(BIN)/pytest tests/soak tests/faults/test_lab_flushes.py $(PYTEST_ARGS)
+	TORTIE_IPAM_STORM=32,10000 $(BIN)/pytest tests/property/test_ipam_cluster.py $(PYTEST_ARGS)
 	for round in $$(seq $(ROUNDS)); do \
 	    TORTIE_RANDOM=$$round $(BIN)/pytest tests/property tests/graph tests/oracle tests/faults tests/netns \
 	        --hypothesis-seed=$$round $(PYTEST_ARGS) || exit 1; \

@@ -297,6 +297,7 @@ class Attacher:
         while True:
             await asyncio.sleep(TIDY_SECONDS)
             try:
+                await self.check_ready()
                 for leak in await collector.collect_attached(self._settings.host, self._handles):
                     log.warning("handle %s had leaked (%s); released", leak.handle_id, leak.reason)
                 await release_empty_blocks(self._client, self._settings.host)

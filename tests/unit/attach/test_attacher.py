@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from tests.unit.attach.bench import ENDPOINTS, Bench, Crash, Moment, request
+from tests.unit.ipam.invariants import allocated
 
+from tortie.attach import attacher
 from tortie.attach.journal import Journal
 from tortie.attach.requests import Port, Remove
 from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound, TortieError, Unavailable
@@ -520,3 +522,32 @@ def test_half_a_line_is_no_record(bench: Bench, tmp_path: Path) -> None:
         path.write_bytes(torn)
         assert Journal(tmp_path / "h1").entries == []
         assert not path.exists()
+
+
+def test_leaks_are_not_collected_while_the_datastore_is_locked(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attacher, "TIDY_SECONDS", 0.001)
+
+    def set_ready(ready: bool) -> None:
+        spec = ClusterInformationSpec(datastore_ready=ready)
+        key = ResourceKey("ClusterInformation", "default")
+        bench.put(key, ClusterInformation(metadata=Metadata(name="default"), spec=spec))
+
+    async def tidy(seconds: float) -> None:
+        """Until nothing is left, but no longer than that."""
+        running = asyncio.create_task(bench.host().tidy())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while allocated({e.key: e.value for e in bench.store.entries("/calico/")}):
+                    await asyncio.sleep(0.002)
+        running.cancel()
+
+    bench.run(bench.host().allocator.assign({4}, "net.lost", {}))
+    set_ready(False)
+    locked = bench.entries()
+    bench.run(tidy(0.3))
+    assert bench.entries() == locked
+    set_ready(True)
+    bench.run(tidy(20.0))
+    assert bench.addresses() == {}
