@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from itertools import count
 
 from tests.attacks.packets import IPV4, IPV6, datagram, ethernet, is_ipv6
-from tests.netns.dataplane_host import HOST_MAC, Host, Workload
+from tests.netns.dataplane_host import HOST_MAC, Host, Workload, wait_until_local
 
 from tortie.dataplane.settings import Settings
 from tortie.desired.policy import PolicyList
@@ -38,6 +38,7 @@ from tortie.kernel.netlink import (
 from tortie.kernel.netlink_socket import NetlinkSocket
 from tortie.kernel.netns import create_anonymous, enter, open_socket_in, run_in
 from tortie.kernel.rtnl.link import VethPeer, parse_mac
+from tortie.lib.ip import parse_address
 
 Build = Callable[[], list[bytes]]
 """Makes an attack's frames, with a new number in each."""
@@ -246,6 +247,8 @@ class Arena:
             ip addr add {NODE4}/24 dev eth0; ip addr add {NODE6}/64 dev eth0 nodad
             ip route add default via {HOST4}; ip -6 route add default via {HOST6}"""
         run_in(node, lambda: subprocess.run(["sh", "-ec", inside], check=True))
+        wait_until_local(parse_address(HOST6))
+        run_in(node, lambda: wait_until_local(parse_address(NODE6)))
         return node
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from tests.attacks import packets
 from tests.attacks.arena import HOST4, HOST6, NODE4, NODE6, NODE_MAC, Arena, arena, packet_socket
 from tests.attacks.packets import BROADCAST_MAC, EAPOL, IPV4, IPV6, LLDP, VLAN
-from tests.netns.dataplane_host import ALLOW_ALL, HOST_MAC
+from tests.netns.dataplane_host import ALLOW_ALL, BRIEF, HOST_MAC
 
 from tortie.dataplane.settings import Settings
 from tortie.desired.kinds import Kind
@@ -91,8 +91,10 @@ def test_a11_an_endpoint_with_the_other_family_alone(field: Arena) -> None:
             with field.unprotected():
                 there = field.send(build, wire=wire)
                 assert there.keys() >= {"gate", "open", "node", "host"}
-        assert not one.arp_is_answered(sender=own, mac=one.mac, target=HOST4)
-        assert not one.arp_is_answered(sender="0.0.0.0", mac=one.mac, target=HOST4)
+        assert not one.arp_is_answered(sender=own, mac=one.mac, target=HOST4, patience=2 * BRIEF)
+        assert not one.arp_is_answered(
+            sender="0.0.0.0", mac=one.mac, target=HOST4, patience=2 * BRIEF
+        )
         with field.wire_of(one) as wire:
             assert field.send(its_own, wire=wire)["node"] == 1
         assert "forwarded" not in field.send(to_it), "nothing leads there"

@@ -11,7 +11,7 @@ from tests.attacks import packets
 from tests.attacks.arena import HOST4, HOST6, NODE4, NODE6, Arena, arena
 from tests.attacks.packets import ICMPV6
 from tests.attacks.test_source import OWN4, every_kind
-from tests.netns.dataplane_host import HOST_MAC, Workload, tier
+from tests.netns.dataplane_host import BRIEF, HOST_MAC, Workload, tier
 
 from tortie.dataplane.settings import Settings
 from tortie.desired.kinds import Kind
@@ -162,8 +162,12 @@ def test_a_neighbour_is_only_who_has_the_address(lenient: Arena) -> None:
 
     lenient.assert_stopped(as_neighbour, at={"gate", "host"})
     assert "2001:db8:1::bad" not in neighbours(lenient)
-    assert not attacker.arp_is_answered(sender="10.65.0.2", mac=attacker.mac, target=HOST4)
-    assert not attacker.arp_is_answered(sender="198.51.100.7", mac=attacker.mac, target=HOST4)
+    assert not attacker.arp_is_answered(
+        sender="10.65.0.2", mac=attacker.mac, target=HOST4, patience=BRIEF
+    )
+    assert not attacker.arp_is_answered(
+        sender="198.51.100.7", mac=attacker.mac, target=HOST4, patience=BRIEF
+    )
     assert attacker.arp_is_answered(sender=OWN4, mac=attacker.mac, target=HOST4)
     assert "198.51.100.7" not in neighbours(lenient)
 

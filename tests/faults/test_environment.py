@@ -9,7 +9,7 @@ import pytest
 from tests.attacks.arena import Arena
 from tests.faults.agent import running
 from tests.faults.monitor import converged, monitored
-from tests.netns.dataplane_host import FAMILIES, Workload, hears
+from tests.netns.dataplane_host import BRIEF, FAMILIES, Workload, hears
 
 from tortie.desired.policy import PolicyList
 
@@ -96,7 +96,7 @@ def test_k24_the_clock_jumps(
             began = time.monotonic()
             lists = None if allowed else PolicyList()
             agent.call(lambda lists=lists: field.host.endpoint(field.open, ingress=lists))  # type: ignore[misc]
-            while hears(field.attacker, field.open, 9400) is not allowed:
+            while hears(field.attacker, field.open, 9400, patience=BRIEF) is not allowed:
                 assert time.monotonic() - began < 2
         subprocess.run(["sysctl", "-qw", "net.ipv4.ip_forward=0"], check=True)
         agent.audit()

@@ -14,7 +14,7 @@ import pytest
 from tests.attacks.arena import Arena
 from tests.faults.agent import Agent, running
 from tests.faults.monitor import converged, monitored
-from tests.netns.dataplane_host import ALLOW_ALL, Workload, hears, tier
+from tests.netns.dataplane_host import ALLOW_ALL, BRIEF, Workload, hears, tier
 
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import IPSetType, PolicyList, PortRange, Rule, Side
@@ -76,7 +76,7 @@ def test_k11_a_denial_does_not_wait_behind_bulk_work(field: Arena) -> None:
             wait_in_sync(field, agent)
             waited.append(time.monotonic() - told)
             assert agent.nftables.commits > commits
-            assert hears(field.attacker, field.open, 4000 + number) != present
+            assert hears(field.attacker, field.open, 4000 + number, patience=BRIEF) != present
             sets = agent.nftables.sets
             assert (sets > SETS) == present, "the bulk work took place"
             assert time.monotonic() > began
@@ -144,7 +144,7 @@ def test_k20_two_hundred_thousand_elements_at_once(field: Arena) -> None:
     field.host.endpoint(field.open, ingress=PolicyList((tier(allowed),)))
     field.host.apply()
     assert field.host.dataplane.statistics().nftables.elements > 200_000
-    assert not hears(field.attacker, field.open, 80)
+    assert not hears(field.attacker, field.open, 80, patience=BRIEF)
     field.host.update(Kind.IP_SET_MEMBER, ("wide", field.attacker.ipv4), True)
     field.host.apply()
     assert hears(field.attacker, field.open, 81)

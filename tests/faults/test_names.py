@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from tests.attacks.arena import Arena
 from tests.graph import resources
-from tests.netns.dataplane_host import ALLOW_ALL, tier
+from tests.netns.dataplane_host import ALLOW_ALL, BRIEF, tier
 
 from tortie.desired.endpoint import Endpoint, EndpointId, Route, RouteType
 from tortie.desired.kinds import Kind
@@ -126,7 +126,9 @@ def test_an_interface_s_name_is_bytes_of_an_element(field: Arena, interface: str
     added = field.host.policy("after-the-bad-one", ingress=(Rule("Deny"),))
     field.host.endpoint(field.open, ingress=PolicyList((tier(added),)))
     field.host.apply()
-    assert not field.attacker.pings(field.open.ipv4), "what came after it is enforced"
+    assert not field.attacker.pings(field.open.ipv4, patience=BRIEF), (
+        "what came after it is enforced"
+    )
 
 
 @pytest.mark.parametrize("name", ["cali" + "x" * 12, "cali x", "cali/x", "..", "cali\n"])

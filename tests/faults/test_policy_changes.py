@@ -10,7 +10,7 @@ from tests.attacks.packets import datagram
 from tests.faults.agent import running
 from tests.faults.monitor import monitored
 from tests.graph import resources
-from tests.netns.dataplane_host import ALLOW_ALL, HOST_MAC, Workload, hears, tier
+from tests.netns.dataplane_host import ALLOW_ALL, BRIEF, HOST_MAC, Workload, hears, tier
 
 from tortie.calc.graph import Graph
 from tortie.desired.policy import PolicyList, Rule
@@ -109,7 +109,7 @@ def test_k10_policies_that_flap(field: Arena) -> None:
 
 
 def _talks(field: Arena, to: Workload) -> bool:
-    return hears(field.attacker, to, 9000)
+    return hears(field.attacker, to, 9000, patience=BRIEF)
 
 
 def test_k13_a_flow_that_policy_now_denies(field: Arena) -> None:

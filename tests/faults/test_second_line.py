@@ -11,7 +11,7 @@ from tests.attacks.packets import datagram
 from tests.faults.agent import running
 from tests.faults.test_third_party import listed, nft, wait_until
 from tests.faults.ways import WAYS, Arrived, forbid, sending_everywhere
-from tests.netns.dataplane_host import ALLOW_ALL
+from tests.netns.dataplane_host import ALLOW_ALL, BRIEF
 
 from tortie.dataplane.driver import unseen_rule
 from tortie.desired.endpoint import Bandwidth, Limits
@@ -49,7 +49,10 @@ def test_k1_flushes_without_end_open_no_way_from_a_guarded_workload(guarded: Are
     """To workloads, the host, the outside and other hosts' workloads, in both families."""
     arrived = flushed(guarded)
     assert arrived.by_way.total() <= IN_FLIGHT, str(arrived)
-    wait_until(lambda: guarded.attacker.pings(guarded.open.ipv4), "what is allowed is not repaired")
+    wait_until(
+        lambda: guarded.attacker.pings(guarded.open.ipv4, patience=BRIEF),
+        "what is allowed is not repaired",
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,11 +65,11 @@ def test_nothing_gets_by_however_long_nobody_repairs(guarded: Arena, damage: str
         before = arrived.sent, arrived.by_way.total()
         wait_until(lambda: arrived.sent > before[0] + 100, "nothing is sent")
         for to in (guarded.open.ipv4, guarded.open.ipv6, HOST4, HOST6, NODE4, NODE6):
-            assert not guarded.attacker.pings(to)
+            assert not guarded.attacker.pings(to, patience=BRIEF)
     assert arrived.by_way.total() - before[1] <= len(WAYS), f"but for what was on its way {arrived}"
     guarded.host.resync()
     for to in (guarded.open.ipv4, guarded.open.ipv6, NODE4, NODE6):
-        wait_until(lambda to=to: guarded.attacker.pings(to), f"{to} stays closed")  # type: ignore[misc]
+        wait_until(lambda to=to: guarded.attacker.pings(to, patience=BRIEF), f"{to} stays closed")  # type: ignore[misc]
 
 
 def tagged(field: Arena, packet: bytes, tags: int) -> bytes:
@@ -107,10 +110,10 @@ def test_what_goes_through_a_bucket_stays_marked(guarded: Arena) -> None:
     guarded.host.update(Kind.ENDPOINT, guarded.attacker.id, limited)
     guarded.host.resync()
     assert "ifb" in listed("ip", "-d", "link", "show", "type", "ifb")
-    wait_until(lambda: guarded.attacker.pings(NODE4), "the detour leads nowhere")
+    wait_until(lambda: guarded.attacker.pings(NODE4, patience=BRIEF), "the detour leads nowhere")
     nft("delete table inet tortie")
-    assert not guarded.attacker.pings(NODE4)
-    assert not guarded.attacker.pings(NODE6)
+    assert not guarded.attacker.pings(NODE4, patience=BRIEF)
+    assert not guarded.attacker.pings(NODE6, patience=BRIEF)
 
 
 def order(family: str) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from tests.attacks.arena import Arena
 from tests.faults.agent import running
 from tests.faults.monitor import Seen, monitored
+from tests.netns.dataplane_host import BRIEF
 
 from tortie.dataplane.rules.names import SOURCES
 from tortie.dataplane.settings import Settings
@@ -112,20 +113,21 @@ def test_guards_alone_let_nothing_through(guarded: Arena) -> None:
     with monitored(guarded) as seen:
         nft("delete table inet tortie")
         time.sleep(0.2)
-        assert not guarded.attacker.pings(guarded.open.ipv4)
-        assert not guarded.attacker.pings(guarded.open.ipv6)
+        assert not guarded.attacker.pings(guarded.open.ipv4, patience=BRIEF)
+        assert not guarded.attacker.pings(guarded.open.ipv6, patience=BRIEF)
         wait_until(
             lambda: guarded.attacker.arp_is_answered(
                 sender=guarded.attacker.ipv4.address_text,
                 mac=guarded.attacker.mac,
                 target=guarded.open.ipv4.address_text,
+                patience=BRIEF,
             ),
             "its gateway does not answer ARP",
         )
         guarded.host.resync()
     assert seen.leaked == 0, str(seen)
     for to in (guarded.open.ipv4, guarded.open.ipv6):
-        wait_until(lambda to=to: guarded.attacker.pings(to), f"{to} stays closed")  # type: ignore[misc]
+        wait_until(lambda to=to: guarded.attacker.pings(to, patience=BRIEF), f"{to} stays closed")  # type: ignore[misc]
 
 
 def test_an_agent_without_guards_takes_away_those_of_one_with(guarded: Arena) -> None:
@@ -136,7 +138,9 @@ def test_an_agent_without_guards_takes_away_those_of_one_with(guarded: Arena) ->
     with monitored(guarded) as seen:
         guarded.host.apply()
         assert not guarded.host.dataplane.statistics().pending
-        wait_until(lambda: guarded.attacker.pings(guarded.open.ipv4), "it stays closed")
+        wait_until(
+            lambda: guarded.attacker.pings(guarded.open.ipv4, patience=BRIEF), "it stays closed"
+        )
     left = filters(guarded.attacker.interface) + listed("ip", "rule") + listed("ip", "-6", "rule")
     assert "bpf" not in left, left
     assert "blackhole" not in left, left

@@ -1,4 +1,6 @@
-"""A private network namespace for each test that touches the kernel; an end for keepers."""
+"""A private network namespace for each test that touches the kernel; an end for keepers; what is
+around a `host`, which each module makes as it needs it.
+"""
 
 import ctypes
 import os
@@ -8,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.netns.dataplane_host import Host, Workload, workloads
+from tests.netns.outside import Machine, machines
 
 CLONE_NEWNET = 0x40000000
 
@@ -39,6 +43,27 @@ def netns() -> Iterator[None]:
             yield
         finally:
             _check(libc.setns(home.fileno(), CLONE_NEWNET))
+
+
+@pytest.fixture
+def outside(host: Host) -> Iterator[Machine]:
+    with machines(host, "up0") as made:
+        yield made[0]
+
+
+@pytest.fixture
+def two(host: Host) -> Iterator[tuple[Machine, Machine]]:
+    """Machines on two links, with this host between them."""
+    with machines(host, "up0", "up1") as made:
+        yield made[0], made[1]
+
+
+@pytest.fixture
+def workload(host: Host) -> Iterator[Workload]:
+    """One that may do all that others let it do."""
+    with workloads(host, 1) as made:
+        host.endpoint(made[0])
+        yield made[0]
 
 
 @pytest.fixture

@@ -34,7 +34,30 @@ from tortie.lib.ip import Network, parse_address
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 ALLOW_ALL = PolicyId("Profile", "allow-all")
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-SILENCE_SECONDS = 0.15
+PATIENCE = 5.0
+"""Seconds, for what should arrive: a busy machine makes it late, or a neighbour is asked again."""
+BRIEF = 0.15
+"""Seconds, for what should not arrive, or may or may not."""
+
+
+def wait_until_local(*addresses: Network) -> None:
+    """Return when the calling thread's namespace takes packets for these of its IPv6 addresses.
+
+    `ip address add … nodad` is done before: a worker of the kernel's makes the route.
+    """
+    wanted = {f"{address.value:032x}" for address in addresses}
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        with open("/proc/thread-self/net/ipv6_route") as routes:
+            rows = [line.split() for line in routes]
+        if wanted <= {row[0] for row in rows if int(row[8], 16) & _RTF_LOCAL}:
+            return
+        assert time.monotonic() < give_up, addresses
+        time.sleep(0.001)
+
+
+_RTF_LOCAL = 0x80000000
+"""Source: include/uapi/linux/ipv6_route.h."""
 
 
 class Workload:
@@ -65,6 +88,7 @@ class Workload:
             ip -6 route add default via fe80::1 dev eth0"""
         )
         subprocess.run(["ip", "link", "set", self.interface, "up"], check=True)
+        run_in(self.namespace, lambda: wait_until_local(self.ipv6))
 
     def address(self, family: int) -> Network:
         return self.ipv4 if family == 4 else self.ipv6
@@ -75,11 +99,11 @@ class Workload:
 
     def socket(self, family: int, kind: int) -> socket.socket:
         made = open_socket_in(self.namespace, FAMILIES[family], kind)
-        made.settimeout(SILENCE_SECONDS)
+        made.settimeout(BRIEF)
         return made
 
-    def pings(self, to: Network | str) -> bool:
-        return run_in(self.namespace, lambda: pings(to))
+    def pings(self, to: Network | str, *, patience: float = PATIENCE) -> bool:
+        return run_in(self.namespace, lambda: pings(to, patience=patience))
 
     def send_icmpv6(self, kind: int, to: str) -> None:
         """A message of this type with nothing in it, from the link-local address."""
@@ -97,12 +121,15 @@ class Workload:
             other.socket(4, socket.SOCK_DGRAM) as server,
             self.socket(4, socket.SOCK_DGRAM) as client,
         ):
+            server.settimeout(PATIENCE)
             server.bind((other.ipv4.address_text, 80))
             client.sendto(b"who", server.getsockname())
             source: str = server.recvfrom(16)[1][0]
             return source
 
-    def arp_is_answered(self, *, sender: str, mac: str, target: str) -> bool:
+    def arp_is_answered(
+        self, *, sender: str, mac: str, target: str, patience: float = PATIENCE
+    ) -> bool:
         """Ask for `target` as `sender` at `mac`."""
         made = run_in(
             self.namespace,
@@ -110,7 +137,7 @@ class Workload:
         )
         with made as raw:
             raw.bind(("eth0", 0x0806))
-            raw.settimeout(2 * SILENCE_SECONDS)
+            raw.settimeout(patience)
             packed = bytes.fromhex(mac.replace(":", ""))
             ethernet = b"\xff" * 6 + packed + b"\x08\x06"
             request = b"\0\x01\x08\0\x06\x04\0\x01" + packed + socket.inet_aton(sender)
@@ -131,14 +158,14 @@ _echo_ids = count(1)
 """Each ping is a new connection to the kernel."""
 
 
-def pings(to: Network | str, source: str = "") -> bool:
+def pings(to: Network | str, source: str = "", *, patience: float = PATIENCE) -> bool:
     """Whether an echo request from the calling thread's namespace is answered."""
     text = to if isinstance(to, str) else to.address_text
     family = 6 if ":" in text else 4
     kind, answer = (8, 0) if family == 4 else (128, 129)
     protocol = socket.IPPROTO_ICMP if family == 4 else socket.IPPROTO_ICMPV6
     with socket.socket(FAMILIES[family], socket.SOCK_RAW, protocol) as raw:
-        raw.settimeout(SILENCE_SECONDS)
+        raw.settimeout(patience)
         if source:
             raw.bind((source, 0))
         number = next(_echo_ids)
@@ -163,7 +190,7 @@ def hears(
     family: int = 4,
     *,
     source: str = "",
-    patience: float = SILENCE_SECONDS,
+    patience: float = PATIENCE,
 ) -> bool:
     """Whether one UDP datagram on a new connection arrives.
 
@@ -186,13 +213,21 @@ def hears(
             return False
 
 
-def hears_tcp(sender: Workload, target: Workload, port: int, family: int = 4) -> bool:
+def hears_tcp(
+    sender: Workload,
+    target: Workload,
+    port: int,
+    family: int = 4,
+    *,
+    patience: float = PATIENCE,
+) -> bool:
     """Whether a TCP connection comes about."""
     to = target.address(family).address_text
     with (
         target.socket(family, socket.SOCK_STREAM) as server,
         sender.socket(family, socket.SOCK_STREAM) as client,
     ):
+        client.settimeout(patience)
         server.bind((to, port))
         server.listen()
         try:
@@ -210,7 +245,9 @@ class Talk:
         self.server.bind((b.ipv4.address_text, port))
         self.client.connect((b.ipv4.address_text, port))
 
-    def goes_on(self) -> bool:
+    def goes_on(self, *, patience: float = PATIENCE) -> bool:
+        for one in (self.server, self.client):
+            one.settimeout(patience)
         self.client.send(b"more")
         try:
             _, back = self.server.recvfrom(16)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Protocol
 
-from tests.netns.dataplane_host import FAMILIES, SILENCE_SECONDS, Host
+from tests.netns.dataplane_host import FAMILIES, PATIENCE, Host, wait_until_local
 
 from tortie.kernel.netns import create_anonymous, open_socket_in, run_in
 from tortie.kernel.rtnl.link import VethPeer
@@ -52,6 +52,8 @@ class Machine:
             ip route add default via {near[4].address_text}
             ip -6 route add default via {near[6].address_text}"""
         )
+        wait_until_local(near[6])
+        run_in(self.namespace, lambda: wait_until_local(far[6]))
 
     def run(self, script: str) -> None:
         """Run shell commands there; each must succeed."""
@@ -107,7 +109,7 @@ def udp(
     serving: Network | None = None,
     source_port: int = 0,
     answered: bool = True,
-    patience: float = SILENCE_SECONDS,
+    patience: float = PATIENCE,
 ) -> bool:
     """Whether a datagram on a new flow arrives and, unless not asked for, its answer comes back.
 
@@ -137,7 +139,13 @@ def udp(
 
 
 def tcp(
-    client: End, server: End, to: Network, port: int, *, serving: Network | None = None
+    client: End,
+    server: End,
+    to: Network,
+    port: int,
+    *,
+    serving: Network | None = None,
+    patience: float = PATIENCE,
 ) -> bool:
     """Whether a connection comes about."""
     family = to.family
@@ -146,7 +154,7 @@ def tcp(
         closing(client.socket(family, socket.SOCK_STREAM)) as here,
     ):
         there.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        here.settimeout(SILENCE_SECONDS)
+        here.settimeout(patience)
         there.bind(((serving or to).address_text, port))
         there.listen()
         try:

@@ -5,10 +5,12 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import pytest
 from msgspec.structs import replace
+from tests.netns.dataplane_host import wait_until_local
 
 from tortie.kernel import conntrack, netns, sysctl
 from tortie.kernel.conntrack import Conntrack, Ended, Flow, FlowTuple
@@ -68,6 +70,8 @@ def pair() -> Iterator[Pair]:
     batch(near, ["ip", "-batch", "-"], SETUP.format(far=far_path))
     batch(far, ["ip", "-batch", "-"], FAR_SETUP)
     batch(near, ["nft", "-f", "-"], RULES)
+    for space, address in ((near, "fd07::1"), (far, "fd07::2")):
+        netns.run_in(space, partial(wait_until_local, parse_address(address)))
     yield Pair(near, far)
     os.close(near)
     os.close(far)

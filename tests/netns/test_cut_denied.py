@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 
 import pytest
-from tests.netns.dataplane_host import Host, Talk, Workload, hears, workloads
+from tests.netns.dataplane_host import BRIEF, Host, Talk, Workload, hears, workloads
 
 from tortie.dataplane import dataplane
 from tortie.dataplane.dataplane import Dataplane
@@ -104,17 +104,17 @@ def test_later_changes_do_not_wait_for_the_search(scene: Scene) -> None:
         await scene.until_listed()
         assert scene.dataplane.is_cutting
         assert scene.dataplane.retry_seconds is None, "on_found says when"
-        assert not hears(scene.a, scene.b, 81), "new connections are denied already"
+        assert not hears(scene.a, scene.b, 81, patience=BRIEF), "new connections are denied already"
         assert scene.talk.goes_on()
         assert hears(scene.a, scene.c, 81)
         scene.host.endpoint(scene.c, ingress=PolicyList())
         await scene.dataplane.apply()
-        assert not hears(scene.a, scene.c, 82), "a later change is in force"
+        assert not hears(scene.a, scene.c, 82, patience=BRIEF), "a later change is in force"
         assert scene.dataplane.is_cutting
         scene.table.may_go.set()
         await scene.until_found()
         await scene.dataplane.apply()
-        assert not scene.talk.goes_on()
+        assert not scene.talk.goes_on(patience=BRIEF)
         assert scene.dataplane.statistics().connections_cut == 1
         assert not scene.dataplane.is_cutting
         # Whoever became suspect meanwhile is not forgotten.
@@ -159,7 +159,7 @@ def test_a_search_that_fails_is_made_again(scene: Scene) -> None:
         await scene.dataplane.apply()
         await scene.until_found()
         await scene.dataplane.apply()
-        assert not scene.talk.goes_on()
+        assert not scene.talk.goes_on(patience=BRIEF)
         assert scene.dataplane.statistics().connections_cut == 1
 
     scene.run(act)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from tests.netns.dataplane_host import (
     ALLOW_ALL,
-    SILENCE_SECONDS,
+    BRIEF,
     Host,
     Talk,
     Workload,
@@ -79,7 +79,7 @@ def test_an_allowed_port_passes_and_others_do_not(
     host.apply()
     assert hears(a, b, 80, family)
     assert hears(a, b, 443, family)
-    assert not hears(a, b, 81, family)
+    assert not hears(a, b, 81, family, patience=BRIEF)
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -95,12 +95,12 @@ def test_networks_and_their_negation(
     far = Side(not_networks=near.networks)
     only(Rule("Allow", protocol=UDP, source=far), host=host)
     host.apply()
-    assert not hears(a, b, 80, family)
+    assert not hears(a, b, 80, family, patience=BRIEF)
     # Networks of the other family alone match nothing in this one.
     other = Side(networks=tuple(n for n in near.networks if n.family != family))
     only(Rule("Allow", protocol=UDP, source=other), host=host)
     host.apply()
-    assert not hears(a, b, 80, family)
+    assert not hears(a, b, 80, family, patience=BRIEF)
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -113,18 +113,18 @@ def test_a_set_follows_its_members(
     host.endpoint(a)
     host.endpoint(b, ingress=only(friends, host=host))
     host.apply()
-    assert not hears(a, b, 80, family), "an empty set matches nothing"
+    assert not hears(a, b, 80, family, patience=BRIEF), "an empty set matches nothing"
     wide = parse_network("10.64.0.0/10" if family == 4 else "fd00::/16")
     for member, heard in ((a.address(family), True), (wide, True)):
         host.update(Kind.IP_SET_MEMBER, ("s:friends", member), True)
         host.apply()
-        assert hears(a, b, 80, family) is heard
+        assert hears(a, b, 80, family, patience=BRIEF) is heard
     host.update(Kind.IP_SET_MEMBER, ("s:friends", a.address(family)), None)
     host.apply()
     assert hears(a, b, 80, family), "the wide member still has it"
     host.update(Kind.IP_SET_MEMBER, ("s:friends", wide), None)
     host.apply()
-    assert not hears(a, b, 80, family)
+    assert not hears(a, b, 80, family, patience=BRIEF)
 
 
 def test_a_negated_set(host: Host, pair: tuple[Workload, Workload]) -> None:
@@ -137,7 +137,7 @@ def test_a_negated_set(host: Host, pair: tuple[Workload, Workload]) -> None:
     assert hears(a, b, 80)
     host.update(Kind.IP_SET_MEMBER, ("s:enemies", a.ipv4), True)
     host.apply()
-    assert not hears(a, b, 80)
+    assert not hears(a, b, 80, patience=BRIEF)
     assert hears(a, b, 80, 6)
 
 
@@ -155,13 +155,13 @@ def test_named_ports_beside_numbers(
     host.apply()
     assert hears(a, b, 8080, family)
     assert hears(a, b, 54, family)
-    assert not hears(a, b, 9090, family), "the name means another protocol there"
-    assert not hears(a, b, 55, family)
+    assert not hears(a, b, 9090, family, patience=BRIEF), "the name means another protocol there"
+    assert not hears(a, b, 55, family, patience=BRIEF)
     side = Side(not_ports=(PortRange(53, 54),), not_named_ports=("n:web",))
     only(Rule("Allow", protocol=UDP, destination=side), host=host)
     host.apply()
-    assert not hears(a, b, 8080, family)
-    assert not hears(a, b, 54, family)
+    assert not hears(a, b, 8080, family, patience=BRIEF)
+    assert not hears(a, b, 54, family, patience=BRIEF)
     assert hears(a, b, 9090, family)
 
 
@@ -171,10 +171,10 @@ def test_protocols(host: Host, pair: tuple[Workload, Workload]) -> None:
     host.endpoint(b, ingress=only(Rule("Allow", protocol=TCP), host=host))
     host.apply()
     assert hears_tcp(a, b, 80)
-    assert not hears(a, b, 80)
+    assert not hears(a, b, 80, patience=BRIEF)
     only(Rule("Allow", not_protocol=TCP), host=host)
     host.apply()
-    assert not hears_tcp(a, b, 81)
+    assert not hears_tcp(a, b, 81, patience=BRIEF)
     assert hears(a, b, 80)
 
 
@@ -191,7 +191,7 @@ def test_icmp_types(
     assert a.pings(b.address(family))
     only(Rule("Allow", protocol=protocol, not_icmp=echo), host=host)
     host.apply()
-    assert not a.pings(b.address(family))
+    assert not a.pings(b.address(family), patience=BRIEF)
 
 
 def test_the_first_rule_that_matches_decides(host: Host, pair: tuple[Workload, Workload]) -> None:
@@ -200,7 +200,7 @@ def test_the_first_rule_that_matches_decides(host: Host, pair: tuple[Workload, W
     deny = Rule("Deny", protocol=UDP, destination=udp_to(80))
     host.endpoint(b, ingress=only(Rule("Log"), deny, ALLOW_UDP, host=host))
     host.apply()
-    assert not hears(a, b, 80)
+    assert not hears(a, b, 80, patience=BRIEF)
     assert hears(a, b, 81)
 
 
@@ -214,7 +214,7 @@ def test_an_endpoint_without_policy_or_profile_is_closed(
     host.endpoint(a)
     host.endpoint(b, ingress=PolicyList())
     host.apply()
-    assert not hears(a, b, 80)
+    assert not hears(a, b, 80, patience=BRIEF)
     assert hears(b, a, 80)
 
 
@@ -225,7 +225,7 @@ def test_egress_is_judged_before_ingress(host: Host, pair: tuple[Workload, Workl
     host.endpoint(b)
     host.apply()
     assert hears(a, b, 80)
-    assert not hears(a, b, 81)
+    assert not hears(a, b, 81, patience=BRIEF)
     assert hears(b, a, 81)
 
 
@@ -248,8 +248,8 @@ def test_pass_goes_to_the_next_tier_and_skips_the_rest_of_its_own(
     host.apply()
     assert hears(a, b, 90), "allowed by the first tier"
     assert hears(a, b, 80), "passed, and allowed by the next tier"
-    assert not hears(a, b, 81), "passed, and nobody else allows it"
-    assert not hears(a, b, 91), "denied by the first tier's second policy"
+    assert not hears(a, b, 81, patience=BRIEF), "passed, and nobody else allows it"
+    assert not hears(a, b, 91, patience=BRIEF), "denied by the first tier's second policy"
 
 
 def test_pass_in_the_last_tier_goes_to_the_profiles(
@@ -261,7 +261,7 @@ def test_pass_in_the_last_tier_goes_to_the_profiles(
     host.endpoint(b, ingress=PolicyList((tier(passing),), profiles=(ALLOW_ALL,)))
     host.apply()
     assert hears(a, b, 80)
-    assert not hears(a, b, 81), "the tier's end denies what did not pass"
+    assert not hears(a, b, 81, patience=BRIEF), "the tier's end denies what did not pass"
 
 
 @pytest.mark.parametrize(("default", "heard"), [("Deny", False), ("Pass", True)])
@@ -275,7 +275,7 @@ def test_the_default_action_of_a_tier(
     host.endpoint(a)
     host.endpoint(b, ingress=PolicyList((first, tier(app))))
     host.apply()
-    assert hears(a, b, 80) is heard
+    assert hears(a, b, 80, patience=BRIEF) is heard
 
 
 def test_a_profile_that_passes_leaves_it_to_the_next_profile(
@@ -298,7 +298,7 @@ def test_an_unknown_policy_is_closed_until_it_is_known(
     host.endpoint(a)
     host.endpoint(b, ingress=PolicyList(profiles=(late, ALLOW_ALL)))
     host.apply()
-    assert not hears(a, b, 80)
+    assert not hears(a, b, 80, patience=BRIEF)
     host.policy("late", ingress=(ALLOW_UDP,))
     host.apply()
     assert hears(a, b, 80)
@@ -318,7 +318,7 @@ def test_a_spoofed_source_is_dropped(
     forged = "10.65.0.77" if family == 4 else "fd00:65::77"
     a.run(f"ip addr add {forged}/{32 if family == 4 else 128} dev eth0 {'nodad' * (family == 6)}")
     assert hears(a, b, 80, family)
-    assert not hears(a, b, 80, family, source=forged)
+    assert not hears(a, b, 80, family, source=forged, patience=BRIEF)
 
 
 def test_an_interface_that_is_no_endpoint_is_closed(
@@ -331,8 +331,8 @@ def test_an_interface_that_is_no_endpoint_is_closed(
     assert hears(a, b, 80)
     host.update(Kind.ENDPOINT, a.id, None)  # its routes stay: only the rules decide here
     host.apply()
-    assert not hears(a, b, 80)
-    assert not hears(b, a, 80)
+    assert not hears(a, b, 80, patience=BRIEF)
+    assert not hears(b, a, 80, patience=BRIEF)
 
 
 def test_a_workload_does_not_reach_its_host(host: Host, pair: tuple[Workload, Workload]) -> None:
@@ -340,7 +340,7 @@ def test_a_workload_does_not_reach_its_host(host: Host, pair: tuple[Workload, Wo
     subprocess.run(["ip", "addr", "add", "192.0.2.1/32", "dev", "lo"], check=True)
     host.endpoint(a)
     host.apply()
-    assert not a.pings("192.0.2.1")
+    assert not a.pings("192.0.2.1", patience=BRIEF)
     # The host reaches its workloads, whatever their policy says, and is answered.
     host.endpoint(a, ingress=PolicyList())
     host.apply()
@@ -358,10 +358,10 @@ def test_the_endpoint_to_host_action_comes_after_egress_policy(
     with workloads(host, 1) as (a,):
         host.endpoint(a)
         host.apply()
-        assert a.pings("192.0.2.1") is reached
+        assert a.pings("192.0.2.1", patience=BRIEF) is reached
         host.endpoint(a, egress=PolicyList())
         host.apply()
-        assert not a.pings("192.0.2.1")
+        assert not a.pings("192.0.2.1", patience=BRIEF)
     host.close()
 
 
@@ -377,7 +377,7 @@ def test_loopback_addresses_are_not_reachable_from_a_workload(
         subprocess.run(["sysctl", "-qw", f"net.ipv4.conf.{a.interface}.route_localnet=1"])
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         server.bind(("127.0.0.1", 5353))
-        server.settimeout(SILENCE_SECONDS)
+        server.settimeout(BRIEF)
         a.run("ip route add 127.0.0.1 via 169.254.1.1 table 7; ip rule add to 127.0.0.1 table 7")
         a.run("ip rule del pref 0; ip rule add pref 100 table local; sysctl -qw "
               "net.ipv4.conf.eth0.route_localnet=1")  # fmt: skip
@@ -405,7 +405,7 @@ def test_arp_is_believed_only_of_its_own_address_and_mac(
     host.apply()
 
     def answered(sender: str, mac: str) -> bool:
-        return a.arp_is_answered(sender=sender, mac=mac, target="10.65.0.2")
+        return a.arp_is_answered(sender=sender, mac=mac, target="10.65.0.2", patience=2 * BRIEF)
 
     assert answered("10.65.0.1", a.mac)
     assert not answered("10.65.0.9", a.mac)
@@ -418,7 +418,7 @@ def test_encapsulated_packets_are_dropped(host: Host, pair: tuple[Workload, Work
     host.endpoint(b)
     host.apply()
     assert hears(a, b, 4790)
-    assert not hears(a, b, 4789)
+    assert not hears(a, b, 4789, patience=BRIEF)
 
 
 def test_without_ipv6_nothing_of_it_passes(netns: None) -> None:
@@ -433,7 +433,7 @@ def test_without_ipv6_nothing_of_it_passes(netns: None) -> None:
             route = ["ip", "-6", "route", "add", one.ipv6.address_text, "dev", one.interface]
             subprocess.run(route, check=True)
         assert hears(a, b, 80, 4)
-        assert not hears(a, b, 80, 6)
+        assert not hears(a, b, 80, 6, patience=BRIEF)
     host.close()
 
 
@@ -453,7 +453,9 @@ def test_ipv6_neighbours_find_each_other_and_nothing_else_comes_in(netns: None) 
             host.endpoint(one)
         host.apply()
         assert hears(a, b, 80, 6, patience=2.0)
-        assert not a.pings(f"{gateway}%eth0"), "the host's own address is no service"
+        assert not a.pings(f"{gateway}%eth0", patience=BRIEF), (
+            "the host's own address is no service"
+        )
     host.close()
 
 
@@ -502,7 +504,7 @@ def test_an_established_connection_survives_other_changes(
     client = a.socket(4, socket.SOCK_STREAM)
     client.connect((b.ipv4.address_text, 80))
     server, _ = listener.accept()
-    server.settimeout(SILENCE_SECONDS)
+    server.settimeout(BRIEF)
     only(Rule("Deny", protocol=UDP), Rule("Allow", protocol=TCP), host=host)
     host.update(Kind.IP_SET, "s:x", IPSetType.NET)
     host.apply()
@@ -561,7 +563,7 @@ def test_edits_of_values_leave_rules_and_counters_alone(
     only(rule(81, 82, 83), host=host)
     host.apply()
     assert hears(a, b, 82)
-    assert not hears(a, b, 80)
+    assert not hears(a, b, 80, patience=BRIEF)
     assert host.rules() == before
     only(Rule("Deny", protocol=TCP), rule(81), host=host)
     host.apply()
@@ -620,8 +622,8 @@ def test_what_the_last_run_left_and_nobody_wants_goes(
     host.allow_all_profile()
     host.endpoint(a)
     host.apply()
-    assert not hears(a, b, 80)
-    assert not hears(b, a, 80)
+    assert not hears(a, b, 80, patience=BRIEF)
+    assert not hears(b, a, 80, patience=BRIEF)
     assert {route.destination for route in host.rtnl.routes(protocol=80)} == {a.ipv4, a.ipv6}
     fresh = Host(host.settings)
     fresh.allow_all_profile()
@@ -660,7 +662,7 @@ def test_damage_by_others_is_repaired(
     host.resync()
     assert host.ruleset() == before
     assert hears(a, b, 80)
-    assert not hears(a, b, 81)
+    assert not hears(a, b, 81, patience=BRIEF)
     assert host.dataplane.statistics().nftables.repairs == 1
     host.resync()
     assert host.dataplane.statistics().nftables.repairs == 1, "nothing more to repair"
@@ -777,7 +779,7 @@ def talks(host: Host, pair: tuple[Workload, Workload]) -> Iterator[tuple[Talk, T
     host.endpoint(b, ingress=only(friends, host=host))
     host.apply()
     made = Talk(a, b, 80), Talk(a, b, 90)
-    assert all(talk.goes_on() for talk in made)
+    assert all(talk.goes_on(patience=BRIEF) for talk in made)
     yield made
     for talk in made:
         talk.close()
@@ -789,7 +791,7 @@ def test_a_connection_that_policy_now_denies_is_cut_and_others_go_on(
     to_80, to_90 = talks
     only(Rule("Deny", protocol=UDP, destination=udp_to(80)), ALLOW_UDP, host=host)
     settle(host)
-    assert not to_80.goes_on()
+    assert not to_80.goes_on(patience=BRIEF)
     assert to_90.goes_on()
     assert host.dataplane.statistics().connections_cut == 1
 
@@ -799,7 +801,7 @@ def test_a_member_that_goes_takes_its_connections_along(
 ) -> None:
     host.update(Kind.IP_SET_MEMBER, ("s:friends", pair[0].ipv4), None)
     settle(host)
-    assert not any(talk.goes_on() for talk in talks)
+    assert not any(talk.goes_on(patience=BRIEF) for talk in talks)
 
 
 def test_a_new_list_cuts_what_it_denies(
@@ -807,7 +809,7 @@ def test_a_new_list_cuts_what_it_denies(
 ) -> None:
     host.endpoint(pair[1], ingress=PolicyList())
     settle(host)
-    assert not any(talk.goes_on() for talk in talks)
+    assert not any(talk.goes_on(patience=BRIEF) for talk in talks)
 
 
 def test_policy_that_tightened_while_nobody_ran_cuts_at_the_start(
@@ -820,7 +822,7 @@ def test_policy_that_tightened_while_nobody_ran_cuts_at_the_start(
     to_90 = Rule("Allow", protocol=UDP, destination=udp_to(90))
     host.endpoint(b, ingress=only(to_90, host=host))
     settle(host)
-    assert [talk.goes_on() for talk in talks] == [False, True]
+    assert [talk.goes_on(patience=BRIEF) for talk in talks] == [False, True]
 
 
 def test_connections_of_this_host_to_its_workloads_are_never_cut(

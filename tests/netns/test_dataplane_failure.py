@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Sequence
 
 import pytest
-from tests.netns.dataplane_host import Host, hears, workloads
+from tests.netns.dataplane_host import BRIEF, Host, hears, workloads
 
 from tortie.dataplane.dataplane import Dataplane
 from tortie.dataplane.settings import Settings
@@ -35,11 +35,11 @@ def test_an_owner_table_outlives_a_flush_and_our_own_end() -> None:
         before = host.generation()
         subprocess.run(["nft", "flush", "ruleset"], check=True)
         assert hears(a, b, 80)
-        assert not hears(a, c, 80)
+        assert not hears(a, c, 80, patience=BRIEF)
         host.resync()
         assert host.dataplane.statistics().nftables.repairs == 0, "nothing was lost"
         host.nft.close()
-        assert not hears(a, c, 80), "in force without anyone who holds the socket"
+        assert not hears(a, c, 80, patience=BRIEF), "in force without anyone who holds the socket"
         host.nft = Nft.open()
         host.restart()
         host.allow_all_profile()
@@ -47,9 +47,9 @@ def test_an_owner_table_outlives_a_flush_and_our_own_end() -> None:
         host.endpoint(b)
         host.endpoint(c, ingress=PolicyList())
         host.apply()
-        assert not hears(a, c, 80)
+        assert not hears(a, c, 80, patience=BRIEF)
         subprocess.run(["nft", "flush", "ruleset"], check=True)
-        assert not hears(a, c, 80), "adopted, and owned again"
+        assert not hears(a, c, 80, patience=BRIEF), "adopted, and owned again"
         assert host.generation() > before
     host.close()
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 from msgspec.structs import replace
-from tests.netns.dataplane_host import ALLOW_ALL, Host, Workload, hears, tier, workloads
+from tests.netns.dataplane_host import ALLOW_ALL, BRIEF, Host, Workload, hears, tier, workloads
 from tests.netns.outside import THIS_HOST, machines, udp
 
 from tortie.dataplane.rules import names
@@ -103,7 +103,7 @@ class Scene(NamedTuple):
 
     def assert_only_b_is_open(self) -> None:
         assert hears(self.a, self.b, 80), "the sound policy is in force"
-        assert not hears(self.a, self.c, 80), "the refused one drops"
+        assert not hears(self.a, self.c, 80, patience=BRIEF), "the refused one drops"
 
 
 def spoilt(settings: Settings | None = None) -> tuple[Host, SpoiltNft]:
@@ -149,7 +149,7 @@ def test_a_refused_policy_drops_and_all_else_goes_in(scene: Scene, mute: bool) -
     scene.host.update(Kind.POLICY, scene.good, Policy((Rule("Deny"),)))
     scene.host.apply()
     assert scene.nft.commits == commits + 1
-    assert not hears(scene.a, scene.b, 80)
+    assert not hears(scene.a, scene.b, 80, patience=BRIEF)
 
 
 def test_a_refused_policy_is_tried_again_at_a_resync(scene: Scene) -> None:
@@ -195,7 +195,7 @@ def test_a_refused_endpoint_is_closed(scene: Scene, mute: bool) -> None:
     scene.host.apply()
     assert scene.nft.refused
     scene.assert_only_b_is_open()
-    assert not hears(scene.c, scene.b, 80)
+    assert not hears(scene.c, scene.b, 80, patience=BRIEF)
     assert list(scene.host.dataplane.refused) == [f"endpoint {scene.c.id}"]
     scene.host.read_link_events()
     assert scene.host.dataplane.endpoints_up()[scene.b.id]
@@ -263,7 +263,7 @@ def test_what_others_took_away_is_nobodys_fault(scene: Scene) -> None:
     assert scene.nft.refused == 1
     assert not scene.host.dataplane.refused
     assert hears(scene.b, scene.c, 80)
-    assert not hears(scene.a, scene.c, 80)
+    assert not hears(scene.a, scene.c, 80, patience=BRIEF)
 
 
 def test_many_refused_policies_at_once(scene: Scene) -> None:
@@ -276,7 +276,7 @@ def test_many_refused_policies_at_once(scene: Scene) -> None:
     scene.host.apply()
     assert sorted(scene.host.dataplane.refused) == sorted(f"policy {one}" for one in bad)
     assert hears(scene.a, scene.c, 80)
-    assert not hears(scene.a, scene.b, 80)
+    assert not hears(scene.a, scene.b, 80, patience=BRIEF)
 
 
 @pytest.mark.parametrize("mute", [False, True])
@@ -293,7 +293,7 @@ def test_a_refused_list_of_a_host_endpoint_drops_all_but_failsafe_ports(mute: bo
             host.update(Kind.HOST_ENDPOINT, f"hep{number}", endpoint)
         host.apply()
         assert udp(one, THIS_HOST, one.near[4], 8080), "the sound one is in force"
-        assert not udp(other, THIS_HOST, other.near[4], 8080)
+        assert not udp(other, THIS_HOST, other.near[4], 8080, patience=BRIEF)
         assert udp(other, THIS_HOST, other.near[4], 22)
         assert len(host.dataplane.refused) == 1
         nft.spoil = untouched
@@ -325,9 +325,11 @@ def test_a_refused_host_endpoint_drops_all_but_failsafe_ports(
         assert nft.refused, "the fault fired"
         assert list(host.dataplane.refused) == ["host endpoint bad"]
         assert udp(one, THIS_HOST, one.near[4], 8080, patience=5), "the sound one is in force"
-        assert not udp(other, THIS_HOST, other.near[4], 8080)
-        assert not udp(THIS_HOST, other, other.address(4), 8080)
-        assert not udp(one, other, other.address(4), 8080), "nothing passes by there"
+        assert not udp(other, THIS_HOST, other.near[4], 8080, patience=BRIEF)
+        assert not udp(THIS_HOST, other, other.address(4), 8080, patience=BRIEF)
+        assert not udp(one, other, other.address(4), 8080, patience=BRIEF), (
+            "nothing passes by there"
+        )
         assert udp(other, THIS_HOST, other.near[4], 22, patience=5)
         assert host.dataplane.in_sync
         nft.spoil = untouched
@@ -365,7 +367,7 @@ def test_refused_sources_leave_the_endpoint_its_own(scene: Scene, mute: bool, wh
     assert list(host.dataplane.refused) == ["sources 203.0.113.0/24"]
     scene.a.run("ip addr add 203.0.113.7/32 dev lo")
     assert hears(scene.a, scene.b, 80, patience=5), "from its own address"
-    assert not hears(scene.a, scene.b, 80, source="203.0.113.7")
+    assert not hears(scene.a, scene.b, 80, source="203.0.113.7", patience=BRIEF)
     scene.nft.spoil = untouched
     host.resync()
     assert not host.dataplane.refused

@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 from tests.netns.dataplane_host import (
     ALLOW_ALL,
-    SILENCE_SECONDS,
+    BRIEF,
     Host,
     Workload,
     hears,
@@ -72,12 +72,6 @@ def two(host: Host) -> Iterator[tuple[Workload, Workload]]:
         yield made[0], made[1]
 
 
-@pytest.fixture
-def outside(host: Host) -> Iterator[Machine]:
-    with machines(host, "up0") as made:
-        yield made[0]
-
-
 def port(protocol: int, number: int) -> Rule:
     ports = Side(ports=(PortRange(number, number),))
     return Rule("Deny", protocol=protocol, destination=ports)
@@ -115,14 +109,14 @@ def udp_error(
         return 0
 
 
-def is_told(client: End, to: Network) -> bool:
+def is_told(client: End, to: Network, *, patience: float = PATIENCE) -> bool:
     """By both protocols that it is forbidden."""
-    found = tcp_error(client, to), udp_error(client, to)
+    found = tuple(ask(client, to, patience=patience) for ask in (tcp_error, udp_error))
     return found == (errno.ECONNREFUSED, PROHIBITED[to.family])
 
 
 def is_silent(client: End, to: Network) -> bool:
-    return all(ask(client, to, patience=SILENCE_SECONDS) is None for ask in (tcp_error, udp_error))
+    return all(ask(client, to, patience=BRIEF) is None for ask in (tcp_error, udp_error))
 
 
 @both_families
@@ -142,12 +136,12 @@ def test_of_workloads_by_rules_and_ends(
         host.endpoint(server, ingress=closed)
         host.apply()
         assert is_told(client, to), f"who sends: {closed}"
-        assert tcp(client, server, to, WEB) == (closed is by_rule)
+        assert tcp(client, server, to, WEB, patience=BRIEF) == (closed is by_rule)
         host.endpoint(server)
         host.endpoint(client, egress=closed)
         host.apply()
         assert is_told(client, to), f"who may not send: {closed}"
-        assert tcp(client, server, to, WEB) == (closed is by_rule)
+        assert tcp(client, server, to, WEB, patience=BRIEF) == (closed is by_rule)
         host.endpoint(client)
         host.apply()
         assert tcp_error(client, to) == errno.ECONNREFUSED, "nobody listens there"
@@ -189,7 +183,7 @@ def test_of_a_host_both_ways(outside: Machine, host: Host, family: int) -> None:
     assert tcp_error(THIS_HOST, OTHER[family]) == errno.ECONNREFUSED
     assert tcp_error(outside, HOST[family], SSH) == errno.ECONNREFUSED, "failsafe: nobody listens"
     # Nothing else gets out that is related to a connection.
-    assert not pings(OTHER[family])
+    assert not pings(OTHER[family], patience=BRIEF)
 
 
 @both_families
@@ -247,7 +241,7 @@ def test_the_hosts_own_behind_destination_nat(outside: Machine, host: Host, fami
     assert host.dataplane.refused == {}
     to = parse_address(service)
     assert tcp_error(THIS_HOST, to, WEB) == errno.ECONNREFUSED, "by the other machine"
-    assert tcp_error(THIS_HOST, to, BLOCKED, patience=SILENCE_SECONDS) is None, "silence"
+    assert tcp_error(THIS_HOST, to, BLOCKED, patience=BRIEF) is None, "silence"
     assert tcp_error(THIS_HOST, OTHER[family], BLOCKED) == errno.ECONNREFUSED
 
 
@@ -260,7 +254,7 @@ def test_what_is_no_matter_of_policy_is_dropped(
     host.remove(stranger)
     host.apply()
     assert is_silent(stranger, to), "an interface without an endpoint"
-    assert not is_told(outside, stranger.address(family)), "there is no route"
+    assert not is_told(outside, stranger.address(family), patience=BRIEF), "there is no route"
     host.endpoint(stranger)
     host.endpoint(server, ingress=NOBODY)
     host.apply()
@@ -269,7 +263,7 @@ def test_what_is_no_matter_of_policy_is_dropped(
     nodad = "" if family == 4 else "nodad"
     stranger.run(f"ip addr add {forged} dev eth0 {nodad}")
     with closing(stranger.socket(family, socket.SOCK_STREAM)) as here:
-        here.settimeout(SILENCE_SECONDS)
+        here.settimeout(BRIEF)
         here.bind((forged.split("/")[0], 0))
         with pytest.raises(TimeoutError):
             here.connect((to.address_text, BLOCKED))
@@ -309,7 +303,7 @@ def test_by_default_nobody_is_told_and_nothing_is_there_for_it(netns: None) -> N
         plain.update(Kind.HOST_ENDPOINT, "up0", HostEndpoint("up0", ingress=NOBODY, egress=NOBODY))
         plain.apply()
         assert is_silent(client, server.ipv4)
-        assert tcp_error(THIS_HOST, OTHER[4], patience=SILENCE_SECONDS) is None
+        assert tcp_error(THIS_HOST, OTHER[4], patience=BRIEF) is None
         listed = "\n".join(plain.ruleset())
     for word in ("reject", "translated", "tcp flags"):
         assert word not in listed

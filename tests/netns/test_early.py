@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.netns.dataplane_host import SILENCE_SECONDS, Host, Workload, hears, pings, workloads
+from tests.netns.dataplane_host import (
+    BRIEF,
+    PATIENCE,
+    Host,
+    Workload,
+    hears,
+    pings,
+    wait_until_local,
+    workloads,
+)
 
 from tortie.agent.config import Local, resolve
 from tortie.agent.early import Outcome, close_workloads, interface_prefix
@@ -21,6 +30,7 @@ from tortie.kernel.nft.connection import Nft, supports_owner_tables
 from tortie.kernel.nft.objects import Table
 from tortie.kernel.rtnl.link import VethPeer
 from tortie.lib.errors import AlreadyExists
+from tortie.lib.ip import parse_address
 
 FAMILIES = [4, 6]
 
@@ -62,13 +72,15 @@ def tables() -> str:
     ).stdout
 
 
-def reaches_host(sender: Workload, family: int) -> bool:
+def reaches_host(sender: Workload, family: int, *, patience: float = PATIENCE) -> bool:
     """Whether a datagram from a workload gets to a socket of this host."""
     address = {4: "10.65.255.1", 6: "fd00:65::ff"}[family]
     kind = {4: socket.AF_INET, 6: socket.AF_INET6}[family]
     subprocess.run(["ip", "address", "replace", address, "dev", "lo"], check=True)
+    if family == 6:
+        wait_until_local(parse_address(address))
     with socket.socket(kind, socket.SOCK_DGRAM) as server:
-        server.settimeout(SILENCE_SECONDS)
+        server.settimeout(patience)
         server.bind((address, 7))
         with sender.socket(family, socket.SOCK_DGRAM) as client:
             client.sendto(b"hello", (address, 7))
@@ -87,9 +99,9 @@ def test_l9_nothing_passes_until_the_dataplane_is_there(
     assert reaches_host(a, family)
     assert pings(a.address(family))
     assert close(run_directory) is Outcome.CLOSED
-    assert not hears(a, b, 80, family)
-    assert not reaches_host(a, family)
-    assert not pings(a.address(family))
+    assert not hears(a, b, 80, family, patience=BRIEF)
+    assert not reaches_host(a, family, patience=BRIEF)
+    assert not pings(a.address(family), patience=BRIEF)
     # The agent has the keeper's socket; here the kernel's own word on it must do.
     with_socket = obtain(run_directory)
     host.nft.close()
@@ -116,7 +128,7 @@ def test_arp_is_silent_too(
         close(run_directory)
     with a.socket(4, socket.SOCK_DGRAM) as client:
         client.sendto(b"who are you", ("10.65.255.9", 7))
-    time.sleep(SILENCE_SECONDS)
+    time.sleep(BRIEF)
     known = run_in(
         a.namespace,
         lambda: subprocess.run(["ip", "neigh", "show", "10.65.255.9"], capture_output=True).stdout,

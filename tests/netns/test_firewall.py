@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.netns.dataplane_host import Host, Workload, hears_tcp, workloads
+from tests.netns.dataplane_host import BRIEF, Host, Workload, hears_tcp, workloads
 
 from tortie.agent.firewall_watch import FirewallWatch
 from tortie.ctl.node_checksystem import firewalls
@@ -174,7 +174,7 @@ def talk(one: Workload, other: Workload) -> dict[int, bool]:
     found = {}
     for family in (4, 6):
         try:
-            found[family] = hears_tcp(one, other, 7777, family)
+            found[family] = hears_tcp(one, other, 7777, family, patience=BRIEF)
         except OSError:  # somebody rejects
             found[family] = False
     return found

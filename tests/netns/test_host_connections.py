@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.netns.dataplane_host import ALLOW_ALL, Host, Workload, workloads
-from tests.netns.outside import THIS_HOST, End, Machine, machines, udp
+from tests.netns.dataplane_host import ALLOW_ALL, Host, Workload
+from tests.netns.outside import THIS_HOST, End, Machine, udp
 
 from tortie.dataplane.dataplane import Dataplane
 from tortie.dataplane.settings import ProtoPort, Settings
@@ -46,19 +46,6 @@ def host(netns: None) -> Iterator[Host]:
     made.allow_all_profile()
     yield made
     made.close()
-
-
-@pytest.fixture
-def two(host: Host) -> Iterator[tuple[Machine, Machine]]:
-    with machines(host, "up0", "up1") as made:
-        yield made[0], made[1]
-
-
-@pytest.fixture
-def workload(host: Host) -> Iterator[Workload]:
-    with workloads(host, 1) as made:
-        host.endpoint(made[0])
-        yield made[0]
 
 
 class Flows:

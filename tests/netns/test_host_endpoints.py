@@ -4,7 +4,17 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from tests.netns.dataplane_host import ALLOW_ALL, Host, Workload, hears, pings, tier, workloads
+from tests.netns.dataplane_host import (
+    ALLOW_ALL,
+    BRIEF,
+    PATIENCE,
+    Host,
+    Workload,
+    hears,
+    pings,
+    tier,
+    workloads,
+)
 from tests.netns.outside import HOST, OTHER, THIS_HOST, Machine, machines, tcp, udp
 
 from tortie.dataplane.settings import ProtoPort, Settings
@@ -43,26 +53,6 @@ def host(netns: None) -> Iterator[Host]:
     made.close()
 
 
-@pytest.fixture
-def outside(host: Host) -> Iterator[Machine]:
-    with machines(host, "up0") as made:
-        yield made[0]
-
-
-@pytest.fixture
-def two(host: Host) -> Iterator[tuple[Machine, Machine]]:
-    """Machines on two links, with this host between them."""
-    with machines(host, "up0", "up1") as made:
-        yield made[0], made[1]
-
-
-@pytest.fixture
-def workload(host: Host) -> Iterator[Workload]:
-    with workloads(host, 1) as made:
-        host.endpoint(made[0])
-        yield made[0]
-
-
 def of(*policies: PolicyId, default: str = "Deny") -> PolicyList:
     return PolicyList((tier(*policies, default=default),))
 
@@ -94,20 +84,20 @@ def give(host: Host, name: str = "hep", **lists: object) -> None:
     host.apply()
 
 
-def comes_in(outside: Machine, family: int, number: int) -> bool:
+def comes_in(outside: Machine, family: int, number: int, patience: float = PATIENCE) -> bool:
     """By UDP and by TCP, which must agree."""
     found = {
-        udp(outside, THIS_HOST, outside.near[family], number),
-        tcp(outside, THIS_HOST, outside.near[family], number),
+        udp(outside, THIS_HOST, outside.near[family], number, patience=patience),
+        tcp(outside, THIS_HOST, outside.near[family], number, patience=patience),
     }
     assert len(found) == 1, found
     return found.pop()
 
 
-def goes_out(outside: Machine, family: int, number: int) -> bool:
+def goes_out(outside: Machine, family: int, number: int, patience: float = PATIENCE) -> bool:
     found = {
-        udp(THIS_HOST, outside, outside.address(family), number),
-        tcp(THIS_HOST, outside, outside.address(family), number),
+        udp(THIS_HOST, outside, outside.address(family), number, patience=patience),
+        tcp(THIS_HOST, outside, outside.address(family), number, patience=patience),
     }
     assert len(found) == 1, found
     return found.pop()
@@ -129,16 +119,16 @@ def test_a_host_endpoint_without_policy_leaves_failsafe_ports_alone(
     host: Host, outside: Machine, family: int
 ) -> None:
     give(host)
-    assert not comes_in(outside, family, WEB)
-    assert not goes_out(outside, family, WEB)
-    assert not pings(outside.address(family))
+    assert not comes_in(outside, family, WEB, patience=BRIEF)
+    assert not goes_out(outside, family, WEB, patience=BRIEF)
+    assert not pings(outside.address(family), patience=BRIEF)
     assert comes_in(outside, family, SSH), "answers pass as part of the connection"
     assert udp(THIS_HOST, outside, outside.address(family), DNS)
     assert tcp(THIS_HOST, outside, outside.address(family), ETCD)
     # The protocol counts, and a failsafe port is one only on its side.
-    assert not udp(THIS_HOST, outside, outside.address(family), ETCD)
-    assert not udp(outside, THIS_HOST, outside.near[family], DNS)
-    assert not udp(outside, THIS_HOST, outside.near[family], WEB, source_port=SSH)
+    assert not udp(THIS_HOST, outside, outside.address(family), ETCD, patience=BRIEF)
+    assert not udp(outside, THIS_HOST, outside.near[family], DNS, patience=BRIEF)
+    assert not udp(outside, THIS_HOST, outside.near[family], WEB, source_port=SSH, patience=BRIEF)
 
 
 @both_families
@@ -146,9 +136,9 @@ def test_policy_opens_what_it_says(host: Host, outside: Machine, family: int) ->
     web = host.policy("web", ingress=to(WEB), egress=to(WEB + 1))
     give(host, ingress=of(web), egress=of(web))
     assert comes_in(outside, family, WEB)
-    assert not comes_in(outside, family, WEB + 1)
+    assert not comes_in(outside, family, WEB + 1, patience=BRIEF)
     assert goes_out(outside, family, WEB + 1)
-    assert not goes_out(outside, family, WEB)
+    assert not goes_out(outside, family, WEB, patience=BRIEF)
     give(host, ingress=OPEN, egress=OPEN)
     assert comes_in(outside, family, WEB + 1), "the profile says so"
     assert goes_out(outside, family, WEB)
@@ -160,7 +150,7 @@ def test_policy_opens_what_it_says(host: Host, outside: Machine, family: int) ->
 def test_other_interfaces_are_not_concerned(host: Host, two: tuple[Machine, Machine]) -> None:
     one, other = two
     give(host)
-    assert not comes_in(one, 4, WEB)
+    assert not comes_in(one, 4, WEB, patience=BRIEF)
     assert comes_in(other, 4, WEB)
 
 
@@ -186,9 +176,9 @@ def test_a_failsafe_port_of_some_peers_only(netns: None, family: int) -> None:
         give(host)
         outside = made[0]
         assert udp(outside, THIS_HOST, outside.near[family], SSH)
-        assert not udp(outside, THIS_HOST, outside.near[family], WEB)
+        assert not udp(outside, THIS_HOST, outside.near[family], WEB, patience=BRIEF)
         assert udp(THIS_HOST, outside, outside.address(family), DNS)
-        assert not udp(THIS_HOST, outside, outside.address(family), ETCD)
+        assert not udp(THIS_HOST, outside, outside.address(family), ETCD, patience=BRIEF)
     host.close()
 
 
@@ -199,7 +189,7 @@ def test_the_host_always_reaches_its_workloads(
     give(host, interface="*")
     assert pings(workload.address(family))
     assert udp(THIS_HOST, workload, workload.address(family), WEB)
-    assert not pings(outside.address(family))
+    assert not pings(outside.address(family), patience=BRIEF)
 
 
 def test_loopback_belongs_to_no_endpoint_of_all_interfaces(host: Host) -> None:
@@ -208,7 +198,7 @@ def test_loopback_belongs_to_no_endpoint_of_all_interfaces(host: Host) -> None:
         assert udp(THIS_HOST, THIS_HOST, parse_address(text), WEB)
     give(host, interface="lo")
     for text in ("127.0.0.1", "::1"):
-        assert not udp(THIS_HOST, THIS_HOST, parse_address(text), WEB)
+        assert not udp(THIS_HOST, THIS_HOST, parse_address(text), WEB, patience=BRIEF)
 
 
 def test_neighbours_of_a_closed_interface_are_found(host: Host, outside: Machine) -> None:
@@ -231,7 +221,7 @@ def test_the_one_of_all_interfaces_is_for_those_that_have_none(
     assert comes_in(other, 4, WEB)
     give(host, "z-own", interface="up1")
     assert comes_in(one, 4, WEB)
-    assert not comes_in(other, 4, WEB)
+    assert not comes_in(other, 4, WEB, patience=BRIEF)
 
 
 @both_families
@@ -240,7 +230,7 @@ def test_an_endpoint_goes_by_the_address_of_an_interface(
 ) -> None:
     one, other = two
     give(host, interface="", addresses=(one.near[family],))
-    assert not comes_in(one, family, WEB)
+    assert not comes_in(one, family, WEB, patience=BRIEF)
     assert comes_in(other, family, WEB)
     # The address moves to the other link.
     address = f"{one.near[family].address_text}/128" if family == 6 else one.near[4].address_text
@@ -249,13 +239,13 @@ def test_an_endpoint_goes_by_the_address_of_an_interface(
     subprocess.run(["sh", "-ec", f"{script}; ip addr add {address} dev up1 {flag}"], check=True)
     host.read_link_events()
     host.apply()
-    assert not comes_in(other, family, WEB)
+    assert not comes_in(other, family, WEB, patience=BRIEF)
 
 
 def test_a_named_interface_is_closed_before_it_comes(host: Host) -> None:
     give(host, interface="up7")
     with machines(host, "up7") as made:
-        assert not comes_in(made[0], 4, WEB)
+        assert not comes_in(made[0], 4, WEB, patience=BRIEF)
         assert comes_in(made[0], 4, SSH)
 
 
@@ -289,13 +279,15 @@ def test_forward_policy_at_either_end(
     web = host.policy("web", ingress=to(WEB), egress=to(WEB + 1))
     give(host, forward_ingress=of(web))
     assert udp(one, other, other.address(family), WEB)
-    assert not udp(one, other, other.address(family), WEB + 1)
-    assert not udp(one, other, other.address(family), SSH), "no failsafe for what passes by"
+    assert not udp(one, other, other.address(family), WEB + 1, patience=BRIEF)
+    assert not udp(one, other, other.address(family), SSH, patience=BRIEF), (
+        "no failsafe for what passes by"
+    )
     assert udp(other, one, one.address(family), WEB + 1)
     give(host, forward_egress=of(web))
     assert udp(one, other, other.address(family), WEB + 1)
     assert udp(other, one, one.address(family), WEB + 1)
-    assert not udp(other, one, one.address(family), WEB)
+    assert not udp(other, one, one.address(family), WEB, patience=BRIEF)
 
 
 @both_families
@@ -309,11 +301,11 @@ def test_forward_policy_and_a_workloads_own_must_agree(
         host.endpoint(guarded, ingress=of(both))
         give(host, forward_ingress=of(wide))
         assert udp(outside, guarded, guarded.address(family), WEB)
-        assert not udp(outside, guarded, guarded.address(family), WEB + 1)
+        assert not udp(outside, guarded, guarded.address(family), WEB + 1, patience=BRIEF)
         host.endpoint(guarded, ingress=of(wide))
         give(host, forward_ingress=of(forward))
         assert udp(outside, guarded, guarded.address(family), WEB)
-        assert not udp(outside, guarded, guarded.address(family), WEB + 1)
+        assert not udp(outside, guarded, guarded.address(family), WEB + 1, patience=BRIEF)
 
 
 @both_families
@@ -326,10 +318,10 @@ def test_forward_policy_of_all_interfaces_is_asked_between_workloads_too(
         host.endpoint(b)
         give(host, interface="*", forward_ingress=of(web))
         assert hears(a, b, WEB, family)
-        assert not hears(a, b, WEB + 1, family)
+        assert not hears(a, b, WEB + 1, family, patience=BRIEF)
         closed = host.policy("closed", egress=to(WEB, "Deny"))
         give(host, interface="*", forward_egress=of(closed))
-        assert not hears(a, b, WEB, family)
+        assert not hears(a, b, WEB, family, patience=BRIEF)
 
 
 # Before connection tracking.
@@ -349,9 +341,13 @@ def test_what_untracked_policy_allows_is_not_tracked_and_not_asked_again(
     give(host, untracked_ingress=early(fast), untracked_egress=early(fast))
     assert udp(outside, THIS_HOST, outside.near[family], WEB)
     assert tracked(host) == 0
-    assert not udp(outside, THIS_HOST, outside.near[family], WEB + 1), "the normal list is asked"
+    assert not udp(outside, THIS_HOST, outside.near[family], WEB + 1, patience=BRIEF), (
+        "the normal list is asked"
+    )
     give(host, untracked_ingress=early(fast))
-    assert not udp(outside, THIS_HOST, outside.near[family], WEB), "nobody knows the answer"
+    assert not udp(outside, THIS_HOST, outside.near[family], WEB, patience=BRIEF), (
+        "nobody knows the answer"
+    )
     assert udp(outside, THIS_HOST, outside.near[family], WEB, answered=False)
 
 
@@ -367,9 +363,9 @@ def test_what_untracked_policy_denies_is_not_asked_again(
         untracked_ingress=early(never),
         untracked_egress=early(never),
     )
-    assert not comes_in(outside, family, WEB)
+    assert not comes_in(outside, family, WEB, patience=BRIEF)
     assert comes_in(outside, family, WEB + 1)
-    assert not goes_out(outside, family, WEB + 1)
+    assert not goes_out(outside, family, WEB + 1, patience=BRIEF)
     assert goes_out(outside, family, WEB)
 
 
@@ -384,8 +380,8 @@ def test_failsafe_ports_stay_open_and_tracked_before_untracked_policy(
     assert udp(THIS_HOST, outside, outside.address(family), DNS), "so do the answers"
     assert tcp(THIS_HOST, outside, outside.address(family), ETCD)
     # An answer's port opens nothing by itself.
-    assert not udp(outside, THIS_HOST, outside.near[family], WEB, source_port=DNS)
-    assert not udp(outside, THIS_HOST, outside.near[family], WEB)
+    assert not udp(outside, THIS_HOST, outside.near[family], WEB, source_port=DNS, patience=BRIEF)
+    assert not udp(outside, THIS_HOST, outside.near[family], WEB, patience=BRIEF)
 
 
 @both_families
@@ -398,9 +394,9 @@ def test_untracked_policy_spares_the_forward_list_of_where_it_comes_in(
     give(host, untracked_ingress=early(fast), forward_ingress=of(nothing))
     assert udp(one, other, other.address(family), WEB, answered=False)
     assert udp(one, workload, workload.address(family), WEB, answered=False)
-    assert not udp(one, other, other.address(family), WEB + 1, answered=False)
+    assert not udp(one, other, other.address(family), WEB + 1, answered=False, patience=BRIEF)
     give(host, "other", interface="up1", forward_egress=of(nothing))
-    assert not udp(one, other, other.address(family), WEB, answered=False)
+    assert not udp(one, other, other.address(family), WEB, answered=False, patience=BRIEF)
 
 
 def test_an_endpoint_of_all_interfaces_has_no_untracked_lists(host: Host, outside: Machine) -> None:
@@ -421,11 +417,11 @@ def test_without_pre_dnat_policy_of_its_own_an_interface_has_that_of_all(
     own = early(host.policy("own", ingress=to(WEB + 1, "Deny")))
     give(host, "all", interface="*", pre_dnat=every)
     give(host, ingress=OPEN, egress=OPEN)
-    assert not comes_in(outside, family, WEB)
+    assert not comes_in(outside, family, WEB, patience=BRIEF)
     assert comes_in(outside, family, WEB + 1)
     give(host, ingress=OPEN, egress=OPEN, pre_dnat=own)
     assert comes_in(outside, family, WEB)
-    assert not comes_in(outside, family, WEB + 1)
+    assert not comes_in(outside, family, WEB + 1, patience=BRIEF)
 
 
 @pytest.fixture
@@ -489,7 +485,7 @@ def test_what_pre_dnat_policy_allows_is_not_asked_again(
     assert fetches(outside, published, family)
     # So for the host's own ports; and failsafe ports are never asked about.
     assert comes_in(outside, family, WEB + 2)
-    assert not comes_in(outside, family, WEB + 3)
+    assert not comes_in(outside, family, WEB + 3, patience=BRIEF)
     assert comes_in(outside, family, SSH)
 
 
@@ -538,7 +534,9 @@ def test_what_the_host_sends_through_destination_nat_is_asked_where_it_goes_out(
     give(host, "other", interface="up1")
     far = other.address(family)
     leads_to(far.address_text)
-    assert not udp(THIS_HOST, other, service, WEB, serving=far), "it would leave by up1"
+    assert not udp(THIS_HOST, other, service, WEB, serving=far, patience=BRIEF), (
+        "it would leave by up1"
+    )
     assert udp(THIS_HOST, other, service, DNS, serving=far), "a failsafe port"
     give(host, "other", interface="up1", egress=of(host.policy("web", egress=to(WEB))))
     assert udp(THIS_HOST, other, service, WEB, serving=far)
@@ -561,7 +559,9 @@ def test_tiers_and_pass(host: Host, outside: Machine, family: int) -> None:
     both = PolicyList((tier(first, name="first"), tier(second, name="second")))
     give(host, ingress=both)
     assert comes_in(outside, family, WEB)
-    assert not comes_in(outside, family, WEB + 1), "the first tier denies at its end"
+    assert not comes_in(outside, family, WEB + 1, patience=BRIEF), (
+        "the first tier denies at its end"
+    )
     open_ended = TierPolicies("first", "Pass", (first,))
     give(host, ingress=PolicyList((open_ended, tier(second, name="second"))))
     assert comes_in(outside, family, WEB + 1)
@@ -647,7 +647,7 @@ def test_damage_by_others_is_repaired(host: Host, outside: Machine, damage: str)
     assert host.ruleset() != before
     host.resync()
     assert host.ruleset() == before
-    assert not comes_in(outside, 4, WEB + 1)
+    assert not comes_in(outside, 4, WEB + 1, patience=BRIEF)
     assert comes_in(outside, 4, WEB)
 
 
@@ -667,19 +667,19 @@ def test_another_known_list_is_a_change_of_elements(host: Host, outside: Machine
 def test_a_policy_may_change_its_place(host: Host, outside: Machine) -> None:
     never = host.policy("never", ingress=to(WEB, "Deny"))
     give(host, ingress=of(never), egress=OPEN)
-    assert not comes_in(outside, 4, WEB)
+    assert not comes_in(outside, 4, WEB, patience=BRIEF)
     give(host, ingress=OPEN, egress=OPEN, untracked_ingress=early(never))
-    assert not comes_in(outside, 4, WEB)
+    assert not comes_in(outside, 4, WEB, patience=BRIEF)
     assert comes_in(outside, 4, WEB + 1)
     give(host, ingress=OPEN, egress=OPEN, pre_dnat=early(never), forward_ingress=of(never))
-    assert not comes_in(outside, 4, WEB)
+    assert not comes_in(outside, 4, WEB, patience=BRIEF)
     give(host, ingress=OPEN, egress=OPEN, forward_ingress=of(never))
     assert comes_in(outside, 4, WEB)
 
 
 def test_a_link_that_takes_another_name_is_another_interface(host: Host, outside: Machine) -> None:
     give(host)
-    assert not comes_in(outside, 4, WEB)
+    assert not comes_in(outside, 4, WEB, patience=BRIEF)
     subprocess.run(
         ["sh", "-ec", "ip link set up0 down; ip link set up0 name up5; ip link set up5 up"],
         check=True,
@@ -688,7 +688,7 @@ def test_a_link_that_takes_another_name_is_another_interface(host: Host, outside
     host.apply()
     assert comes_in(outside, 4, WEB)
     give(host, interface="up5")
-    assert not comes_in(outside, 4, WEB)
+    assert not comes_in(outside, 4, WEB, patience=BRIEF)
 
 
 def test_their_status_is_that_of_their_links(host: Host, two: tuple[Machine, Machine]) -> None:

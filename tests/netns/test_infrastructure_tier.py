@@ -5,11 +5,12 @@ import subprocess
 import pytest
 from msgspec.structs import replace
 from tests.graph.resources import Entry, allow, policy, profile, workload
-from tests.netns.dataplane_host import Host, workloads
+from tests.netns.dataplane_host import BRIEF, Host, wait_until_local, workloads
 from tests.netns.outside import THIS_HOST, Machine, machines, tcp, udp
 
 from tortie.calc.graph import Graph
 from tortie.ctl.infrastructure import manifest
+from tortie.kernel.netns import run_in
 from tortie.lib.ip import parse_address
 from tortie.model.endpoint import WorkloadEndpoint
 from tortie.model.keys import ResourceKey
@@ -24,6 +25,7 @@ def has_metadata(machine: Machine) -> None:
         text = METADATA[family].address_text
         flag = "nodad" if family == 6 else ""
         machine.run(f"ip -{family} addr add {text} dev eth0 {flag}")
+    run_in(machine.namespace, lambda: wait_until_local(METADATA[6]))
     for family in (4, 6):
         via = machine.address(family).address_text
         route = ["ip", f"-{family}", "route", "add", METADATA[family].address_text, "via", via]
@@ -55,9 +57,9 @@ def test_metadata_and_datastore_are_out_of_reach_once_it_is_applied() -> None:
         host.apply()
         for family in (4, 6):
             near = outside.address(family)
-            assert not udp(a, outside, METADATA[family], 80)
-            assert not tcp(a, outside, METADATA[family], 80)
-            assert not tcp(a, outside, near, 2379)
+            assert not udp(a, outside, METADATA[family], 80, patience=BRIEF)
+            assert not tcp(a, outside, METADATA[family], 80, patience=BRIEF)
+            assert not tcp(a, outside, near, 2379, patience=BRIEF)
             assert tcp(a, outside, near, 443), "the rest is left to the other tiers"
             assert udp(THIS_HOST, outside, METADATA[family], 80), "the host is not meant"
     host.close()

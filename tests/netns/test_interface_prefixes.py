@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.netns.dataplane_host import Host, Workload, hears
+from tests.netns.dataplane_host import BRIEF, Host, Workload, hears
 
 from tortie.agent.early import Outcome, close_workloads
 from tortie.agent.removal import workload_links
@@ -49,8 +49,8 @@ def test_they_speak_to_each_other_where_policy_lets_them(
     host.apply()
     subprocess.run(["ip", "route", "add", str(b.ipv4), "dev", b.interface], check=True)
     subprocess.run(["ip", "-6", "route", "add", str(b.ipv6), "dev", b.interface], check=True)
-    assert not hears(a, b, 80, family), "without an endpoint it is closed"
-    assert not hears(b, a, 80, family)
+    assert not hears(a, b, 80, family, patience=BRIEF), "without an endpoint it is closed"
+    assert not hears(b, a, 80, family, patience=BRIEF)
     subprocess.run(["ip", "route", "flush", "dev", b.interface], check=True)
     subprocess.run(["ip", "-6", "route", "del", str(b.ipv6), "dev", b.interface], check=True)
     host.endpoint(b)
@@ -59,10 +59,10 @@ def test_they_speak_to_each_other_where_policy_lets_them(
     assert hears(b, a, 80, family, patience=5)
     host.endpoint(b, ingress=PolicyList())
     host.apply()
-    assert not hears(a, b, 80, family)
+    assert not hears(a, b, 80, family, patience=BRIEF)
     host.endpoint(b, egress=PolicyList())
     host.apply()
-    assert not hears(b, a, 80, family)
+    assert not hears(b, a, 80, family, patience=BRIEF)
 
 
 def test_each_is_held_to_its_own_addresses(host: Host, pair: tuple[Workload, Workload]) -> None:
@@ -71,14 +71,19 @@ def test_each_is_held_to_its_own_addresses(host: Host, pair: tuple[Workload, Wor
         host.endpoint(one)
     host.apply()
     b.run("ip addr add 10.65.0.9/32 dev lo")
-    assert not hears(b, a, 80, source="10.65.0.9")
-    assert b.arp_is_answered(sender="10.65.0.2", mac=b.mac, target="192.0.2.1") is False
+    assert not hears(b, a, 80, source="10.65.0.9", patience=BRIEF)
+    assert (
+        b.arp_is_answered(sender="10.65.0.2", mac=b.mac, target="192.0.2.1", patience=2 * BRIEF)
+        is False
+    )
     subprocess.run(["ip", "addr", "add", "192.0.2.1/32", "dev", "lo"], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     assert b.arp_is_answered(sender="10.65.0.2", mac=b.mac, target="192.0.2.1")
-    assert not b.arp_is_answered(sender="10.65.0.1", mac=b.mac, target="192.0.2.1")
+    assert not b.arp_is_answered(
+        sender="10.65.0.1", mac=b.mac, target="192.0.2.1", patience=2 * BRIEF
+    )
     assert host.sysctl(f"net.ipv4.conf.{b.interface}.rp_filter") == "1"
-    assert not b.pings("192.0.2.1"), "nor is this host open to it"
+    assert not b.pings("192.0.2.1", patience=BRIEF), "nor is this host open to it"
 
 
 def test_neither_is_the_hosts_own(host: Host, pair: tuple[Workload, Workload]) -> None:
@@ -103,7 +108,7 @@ def test_both_are_closed_at_boot(
         subprocess.run(["sysctl", "-qw", f"net.ipv4.conf.{one.interface}.proxy_arp=1"], check=True)
     assert hears(a, b, 80, patience=5), "nobody closes them"
     assert asyncio.run(close_workloads(run_directory, "cali,tap")) is Outcome.CLOSED
-    assert not hears(a, b, 80)
-    assert not hears(b, a, 80)
+    assert not hears(a, b, 80, patience=BRIEF)
+    assert not hears(b, a, 80, patience=BRIEF)
     found = {link.name for link in workload_links("cali,tap")}
     assert found == {a.interface, b.interface}

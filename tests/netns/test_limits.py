@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 from msgspec.structs import replace
-from tests.netns.dataplane_host import Host, Workload, workloads
+from tests.netns.dataplane_host import Host, Workload, wait_until_local, workloads
 from tests.netns.outside import HOST, THIS_HOST, End, Machine, machines, udp
 
 from tortie.dataplane.settings import Settings
@@ -125,6 +125,8 @@ def host_address(family: int) -> Network:
     command = ["ip", f"-{family}", "addr", "replace", f"{text}/{32 if family == 4 else 128}"]
     # With its check for duplicates an address cannot be used for a moment.
     subprocess.run([*command, "dev", "lo", *(["nodad"] if family == 6 else [])], check=True)
+    if family == 6:
+        wait_until_local(HOST[family])
     return HOST[family]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from tests.netns.dataplane_host import Host, Workload, tier, workloads
+from tests.netns.dataplane_host import BRIEF, Host, Workload, tier, workloads
 from tests.netns.outside import HOST, THIS_HOST, End, Machine, machines, tcp, udp
 
 from tortie.dataplane.settings import Settings
@@ -37,12 +37,6 @@ def host(netns: None) -> Iterator[Host]:
     made = opened()
     yield made
     made.close()
-
-
-@pytest.fixture
-def outside(host: Host) -> Iterator[Machine]:
-    with machines(host, "up0") as made:
-        yield made[0]
 
 
 @pytest.fixture
@@ -200,7 +194,7 @@ def test_a_floating_address_leads_to_its_workload(
     a, b = pair
     to, own = FLOATING[family], b.address(family)
     for client in (outside, a, THIS_HOST):
-        assert not udp(client, b, to, WEB, serving=own)
+        assert not udp(client, b, to, WEB, serving=own, patience=BRIEF)
     float_to(host, b, FLOATING)
     for client in (outside, a, THIS_HOST):
         assert udp(client, b, to, WEB, serving=own), client
@@ -211,7 +205,7 @@ def test_a_floating_address_leads_to_its_workload(
     assert seen_as(b, outside, family)[0] == own.address_text
     float_to(host, b)
     for client in (outside, a, THIS_HOST):
-        assert not udp(client, b, to, WEB, serving=own)
+        assert not udp(client, b, to, WEB, serving=own, patience=BRIEF)
 
 
 @both_families
@@ -264,14 +258,14 @@ def test_policy_is_asked_about_the_workloads_own_address(
     host.endpoint(a, ingress=PolicyList((tier(only),)))
     float_to(host, a, FLOATING)
     assert udp(outside, a, FLOATING[family], WEB, serving=a.address(family))
-    assert not udp(outside, a, FLOATING[family], WEB + 1, serving=a.address(family))
+    assert not udp(outside, a, FLOATING[family], WEB + 1, serving=a.address(family), patience=BRIEF)
     # Pre-DNAT policy still sees the floating one.
     floating = Side(networks=(FLOATING[family],))
     deny = host.policy("deny", ingress=(Rule("Deny", destination=floating),))
     early = PolicyList((tier(deny, default="Pass"),))
     host.update(Kind.HOST_ENDPOINT, "hep", HostEndpoint("up0", pre_dnat=early))
     host.apply()
-    assert not udp(outside, a, FLOATING[family], WEB, serving=a.address(family))
+    assert not udp(outside, a, FLOATING[family], WEB, serving=a.address(family), patience=BRIEF)
     assert udp(outside, a, a.address(family), WEB)
 
 
@@ -295,7 +289,7 @@ def test_several_floating_addresses_of_one(
         assert udp(outside, a, one[4], WEB, serving=a.ipv4)
         assert udp(a, a, one[4], WEB, serving=a.ipv4)
     float_to(host, a, FLOATING)
-    assert not udp(outside, a, OTHER_FLOATING[4], WEB, serving=a.ipv4)
+    assert not udp(outside, a, OTHER_FLOATING[4], WEB, serving=a.ipv4, patience=BRIEF)
     assert udp(a, a, FLOATING[4], WEB, serving=a.ipv4)
 
 

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 from msgspec.structs import replace
-from tests.netns.dataplane_host import ALLOW_ALL, Host, Workload, hears, workloads
+from tests.netns.dataplane_host import ALLOW_ALL, BRIEF, Host, Workload, hears, workloads
 from tests.netns.outside import End, Machine, machines, udp
 
 from tortie.dataplane.settings import Settings
@@ -68,7 +68,7 @@ def test_an_unassigned_address_of_the_own_block_goes_nowhere(
     assert reaches(workload, outside, NOBODYS[family])
     host.update(Kind.ROUTE, BLOCK[family], Route(RouteType.LOCAL_BLOCK))
     host.apply()
-    assert not udp(workload, outside, NOBODYS[family], 80, serving=NOBODYS[family])
+    assert not udp(workload, outside, NOBODYS[family], 80, serving=NOBODYS[family], patience=BRIEF)
     assert f"blackhole {BLOCK[family]}" in ip(family, "route show type blackhole")
 
 

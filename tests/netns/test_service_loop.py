@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 
 import pytest
-from tests.netns.dataplane_host import ALLOW_ALL, SILENCE_SECONDS, Host, Workload, hears, workloads
+from tests.netns.dataplane_host import (
+    ALLOW_ALL,
+    BRIEF,
+    Host,
+    Workload,
+    hears,
+    wait_until_local,
+    workloads,
+)
 from tests.netns.outside import End, Machine, machines, udp
 
 from tortie.dataplane.settings import Settings
@@ -90,7 +98,7 @@ def rounds(router: Machine, client: End, family: int) -> int:
 
     run_in(router.namespace, count)
     with closing(client.socket(family, socket.SOCK_DGRAM)) as here:
-        here.settimeout(SILENCE_SECONDS)
+        here.settimeout(BRIEF)
         here.sendto(b"ask", (SERVICE[family].address_text, WEB))
         with suppress(OSError):
             here.recv(16)
@@ -168,7 +176,7 @@ def test_what_is_served_gets_there(
     host.apply()
     word = {4: "ip", 6: "ip6"}[family]
     to = server.address(family)
-    assert not udp(client, server, SERVICE[family], WEB, serving=to, answered=False)
+    assert not udp(client, server, SERVICE[family], WEB, serving=to, answered=False, patience=BRIEF)
     table = f"""table {word} services {{
         chain prerouting {{
             type nat hook prerouting priority -100;
@@ -181,6 +189,8 @@ def test_what_is_served_gets_there(
     subprocess.run(["nft", "delete", "table", word, "services"], check=True)
     own = Network(family, SERVICE[family].value + 1, SERVICE[family].length)
     server.run(f"ip addr add {own} dev eth0 {'nodad' if family == 6 else ''}")
+    if family == 6:
+        run_in(server.namespace, lambda: wait_until_local(own))
     endpoint = Endpoint(server.interface, (own, server.ipv4, server.ipv6), server.mac, OPEN, OPEN)
     host.update(Kind.ENDPOINT, server.id, endpoint)
     host.update(Kind.ROUTE, own, Route(RouteType.LOCAL_WORKLOAD, interface=server.interface))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.attacks.arena import Arena
-from tests.netns.dataplane_host import hears
+from tests.netns.dataplane_host import BRIEF, hears
 
 from tortie.desired.policy import PolicyList
 from tortie.kernel import netlink
@@ -75,8 +75,8 @@ def test_k12_the_connection_table_is_full(field: Arena) -> None:
         answering = server.accept()[0]
         fill_connections(most)
         assert int(count.read_text()) >= most, "the table is full"
-        assert not hears(field.attacker, field.open, 9100), "no room for a new one"
-        assert not hears(field.attacker, field.guarded, 9100)
+        assert not hears(field.attacker, field.open, 9100, patience=BRIEF), "no room for a new one"
+        assert not hears(field.attacker, field.guarded, 9100, patience=BRIEF)
         with answering:
             client.send(b"goes on")
             assert answering.recv(16) == b"goes on"
@@ -93,4 +93,4 @@ def test_k12_the_connection_table_is_full(field: Arena) -> None:
     field.host.endpoint(field.open)
     field.host.apply()
     assert hears(field.attacker, field.open, 9101), "and then there is room again"
-    assert not hears(field.attacker, field.guarded, 9101)
+    assert not hears(field.attacker, field.guarded, 9101, patience=BRIEF)
