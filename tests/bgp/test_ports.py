@@ -1,13 +1,12 @@
 """B8: a workload does not reach BGP on its host."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.live import LiveLab, need_root
+from tests.e2e.live import LiveLab, running_lab
 
 from tortie.kernel import netns
 from tortie.lab.probe import Port, Probe, run
@@ -23,13 +22,8 @@ spec: {peerIP: 192.0.2.7, asNumber: 65000}
 
 @pytest.fixture
 def live() -> Iterator[LiveLab]:
-    need_root()
-    made = LiveLab(f"ports{os.getpid()}", "embedded", "bgp", hosts=1)
-    made.up()
-    try:
+    with running_lab("ports", routing="bgp", hosts=1) as made:
         yield made
-    finally:
-        made.down()
 
 
 @pytest.mark.timeout(120)

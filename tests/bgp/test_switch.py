@@ -1,7 +1,6 @@
 """Routing moves from the agents to BIRD and back while packets flow, with everything real."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.bgp.site import TRAFFIC
-from tests.e2e.live import LiveLab, need_root
+from tests.e2e.live import LiveLab, running_lab
 
 from tortie.agent.handover import BIRD_PROTOCOL
 from tortie.kernel import netns
@@ -54,13 +53,8 @@ def reported(live: LiveLab) -> tuple[str, int, int]:
 
 @pytest.fixture
 def live() -> Iterator[LiveLab]:
-    need_root()
-    made = LiveLab(f"switch{os.getpid()}", "embedded", "direct", hosts=2)
-    made.up()
-    try:
+    with running_lab("switch", hosts=2) as made:
         yield made
-    finally:
-        made.down()
 
 
 @pytest.mark.timeout(150)

@@ -1,7 +1,6 @@
 """containerd through CRI on two lab hosts: pods, policy, restarts, fifty at once."""
 
 import json
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.cni.containerd import Containerd, Pod, remove_cgroups
-from tests.e2e.live import LiveLab
+from tests.e2e.live import LiveLab, running_lab
 
 from tortie.kernel.rtnl.connection import Rtnl
 
@@ -88,20 +87,18 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    # Short names: a socket.s path has at most 107 characters.
-    live = LiveLab(f"cri{os.getpid()}", "etcd", "direct", hosts=2)
-    live.up()
+    # Short names: a socket's path has at most 107 characters.
     try:
-        made = Cluster(live, tmp_path_factory.mktemp("c"))
-        for runtime in made.runtimes.values():
-            runtime.start()
-            runtime.import_image()
-        live.apply(PROFILE, tmp_path_factory.mktemp("r"))
-        yield made
-        for runtime in made.runtimes.values():
-            runtime.stop()
+        with running_lab("cri", "etcd", hosts=2) as live:
+            made = Cluster(live, tmp_path_factory.mktemp("c"))
+            for runtime in made.runtimes.values():
+                runtime.start()
+                runtime.import_image()
+            live.apply(PROFILE, tmp_path_factory.mktemp("r"))
+            yield made
+            for runtime in made.runtimes.values():
+                runtime.stop()
     finally:
-        live.down()
         remove_cgroups()
 
 

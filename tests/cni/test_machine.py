@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 from tests.cni.guest import MAC, Guest
 from tests.cni.test_containerd import eventually
 from tests.cni.test_podman import reaches_from
-from tests.e2e.live import LiveLab
+from tests.e2e.live import LiveLab, running_lab
 from tests.unit.ctl.test_ctl_libvirt import INTERFACE, guest
 
 from tortie.ctl import workload
@@ -32,10 +31,8 @@ spec:
 
 @pytest.fixture
 def live() -> Iterator[LiveLab]:
-    made = LiveLab(f"vm{os.getpid()}", "embedded", "direct", hosts=2)
-    made.lab_ok("up", "--hosts", "2")
-    yield made
-    made.down()
+    with running_lab("vm", hosts=2, ipv6=False) as made:
+        yield made
 
 
 def tortie_workload(live: LiveLab, host: str, *arguments: str) -> str:

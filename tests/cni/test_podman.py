@@ -11,7 +11,7 @@ import pytest
 from tests.cni.host import DEBIAN_PLUGINS
 from tests.cni.image import busybox_layer
 from tests.cni.test_containerd import eventually
-from tests.e2e.live import LiveLab
+from tests.e2e.live import LiveLab, running_lab
 
 from tortie.attach.cni.conflist import default_conflist
 from tortie.cni import install
@@ -98,10 +98,8 @@ class Podman:
 
 @pytest.fixture
 def live() -> Iterator[LiveLab]:
-    made = LiveLab(f"pod{os.getpid()}", "embedded", "direct", hosts=2)
-    made.lab_ok("up", "--hosts", "2")
-    yield made
-    made.down()
+    with running_lab("pod", hosts=2, ipv6=False) as made:
+        yield made
 
 
 def test_containers_of_a_network_reach_each_other_and_nobody_else_does(

@@ -1,20 +1,24 @@
 """Two lab hosts, each with dockerd and the service; shared by all tests here."""
 
-import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from tests.docker.dockerd import QUIET, Docker
-from tests.e2e.live import LiveLab, need_root
+from tests.e2e.live import LiveLab, running_lab
 
 
 class Hosts(NamedTuple):
     live: LiveLab
     h1: Docker
     h2: Docker
+
+    @property
+    def dockers(self) -> tuple[Docker, Docker]:
+        return self.h1, self.h2
 
     def apply(self, text: str) -> None:
         self.live.apply(text, self.h1.directory)
@@ -41,24 +45,36 @@ class Hosts(NamedTuple):
         return [*self.endpoints(), *self.handles(), *links]
 
 
-@pytest.fixture(scope="package")
-def shared_hosts() -> Iterator[Hosts]:
-    need_root()
-    live = LiveLab(f"dk{os.getpid()}", "embedded", "direct", hosts=2)
-    live.up()
-    # Short: sockets lie below, and their paths have at most 107 characters.
-    with tempfile.TemporaryDirectory(prefix="dk") as directory:
-        found = [Docker(live.lab, host, Path(directory) / host.name, QUIET)
-                 for host in live.lab.hosts]  # fmt: skip
+@contextmanager
+def two_hosts(prefix: str, options: Sequence[str], datastore: str = "embedded") -> Iterator[Hosts]:
+    """On which nothing of Docker runs yet.
+
+    Args:
+        prefix: of the lab's name, and of that of a folder. Short: sockets lie below, and their
+            paths have at most 107 characters.
+        options: of dockerd.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix) as directory,
+        running_lab(prefix, datastore, hosts=2) as live,
+    ):
+        found: list[Docker] = []
         try:
-            for docker in found:
-                docker.start()
-                docker.import_image()
+            for host in live.lab.hosts:
+                found.append(Docker(live.lab, host, Path(directory) / host.name, options))
             yield Hosts(live, *found)
         finally:
             for docker in found:
                 docker.close()
-            live.down()
+
+
+@pytest.fixture(scope="package")
+def shared_hosts() -> Iterator[Hosts]:
+    with two_hosts("dk", QUIET) as made:
+        for docker in made.dockers:
+            docker.start()
+            docker.import_image()
+        yield made
 
 
 @pytest.fixture
@@ -66,5 +82,5 @@ def hosts(shared_hosts: Hosts) -> Iterator[Hosts]:
     """Without containers, networks and policies of other tests, before and after."""
     with shared_hosts.live.restored():
         yield shared_hosts
-        for docker in (shared_hosts.h1, shared_hosts.h2):
+        for docker in shared_hosts.dockers:
             docker.clean_up()

@@ -118,11 +118,12 @@ class Docker:
         processes.stop([self.daemon_pid], number)
 
     def close(self) -> None:
-        if processes.alive(self.daemon_pid):
+        if self.daemon_pid and processes.alive(self.daemon_pid):
             if containers := self.ok("ps", "-aq").split():
                 self("rm", "-f", *containers)
             self.stop_daemon()
-        self.stop_service()
+        if self.service_pid:
+            self.stop_service()
         # dockerd's containerd and its shims outlive it when it is killed.
         inside = [self.lab.host_namespace(self.host.name)]
         for _ in range(3):

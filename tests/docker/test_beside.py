@@ -1,15 +1,11 @@
 """Docker with its default settings: bridge, iptables, published ports; and our networks beside."""
 
-import os
 import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.docker.conftest import Hosts
-from tests.docker.dockerd import IMAGE, WEB, Docker, eventually
-from tests.e2e.live import LiveLab, need_root
+from tests.docker.conftest import Hosts, two_hosts
+from tests.docker.dockerd import IMAGE, WEB, eventually
 
 from tortie.kernel import sysctl
 
@@ -26,22 +22,13 @@ spec: {selector: role == 'open', ingress: [{action: Allow}], egress: [{action: A
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
     """dockerd finds forwarding off, as on a host where it came first."""
-    need_root()
-    live = LiveLab(f"by{os.getpid()}", "embedded", "direct", hosts=2)
-    live.up()
-    with tempfile.TemporaryDirectory(prefix="by") as directory:
-        found = [Docker(live.lab, host, Path(directory) / host.name, ()) for host in live.lab.hosts]
-        try:
-            for docker in found:
-                live.in_host(docker.host.name, lambda: sysctl.set_global("ipv4/ip_forward", 0))
-                docker.start_daemon()
-                docker.import_image()
-                docker.start_service()
-            yield Hosts(live, *found)
-        finally:
-            for docker in found:
-                docker.close()
-            live.down()
+    with two_hosts("by", ()) as made:
+        for docker in made.dockers:
+            made.live.in_host(docker.host.name, lambda: sysctl.set_global("ipv4/ip_forward", 0))
+            docker.start_daemon()
+            docker.import_image()
+            docker.start_service()
+        yield made
 
 
 def from_host(hosts: Hosts, host: str, address: str, port: int) -> bool:

@@ -1,14 +1,12 @@
 """Networks of global scope: made on one host, there on all, by Docker's own cluster store."""
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.docker.conftest import Hosts
-from tests.docker.dockerd import QUIET, Docker, eventually
-from tests.e2e.live import LiveLab, need_root
+from tests.docker.conftest import Hosts, two_hosts
+from tests.docker.dockerd import QUIET, eventually
+from tests.e2e.live import LiveLab
 
 from tortie.lab import processes
 from tortie.lab.description import ETCD_ORDINAL, FABRIC
@@ -20,26 +18,15 @@ PORT = 2479
 
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
-    need_root()
-    live = LiveLab(f"gl{os.getpid()}", "embedded", "direct", hosts=2)
-    live.up()
-    with tempfile.TemporaryDirectory(prefix="gl") as directory:
-        store = start_store(live, Path(directory))
-        found = []
-        try:
-            for host in live.lab.hosts:
-                advertise = f"--cluster-advertise={host.ipv4.address_text}:2376"
-                options = (*QUIET, f"--cluster-store=etcd://{store}", advertise)
-                docker = Docker(live.lab, host, Path(directory) / host.name, options)
-                found.append(docker)
-                docker.start_service("--scope", "global")
-                docker.start_daemon()
-                docker.import_image()
-            yield Hosts(live, *found)
-        finally:
-            for docker in found:
-                docker.close()
-            live.down()
+    with two_hosts("gl", QUIET) as made:
+        store = start_store(made.live, made.h1.directory.parent)
+        for docker in made.dockers:
+            advertise = f"--cluster-advertise={docker.host.ipv4.address_text}:2376"
+            docker.options = (*QUIET, f"--cluster-store=etcd://{store}", advertise)
+            docker.start_service("--scope", "global")
+            docker.start_daemon()
+            docker.import_image()
+        yield made
 
 
 def start_store(live: LiveLab, directory: Path) -> str:

@@ -1,14 +1,11 @@
 """Swarm mode: services of several tasks over two nodes, with a managed plugin from local files."""
 
-import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.docker.conftest import Hosts
+from tests.docker.conftest import Hosts, two_hosts
 from tests.docker.dockerd import IMAGE, WEB, Docker, eventually
-from tests.e2e.live import LiveLab, inside, need_root
+from tests.e2e.live import inside
 
 from tortie.datastore.client import Client
 from tortie.docker.api import Docker as API
@@ -38,22 +35,13 @@ spec:
 @pytest.fixture(scope="module")
 def swarm() -> Iterator[Hosts]:
     """h1 is the manager, h2 a worker."""
-    need_root()
-    live = LiveLab(f"sw{os.getpid()}", "etcd", "direct", hosts=2)
-    live.up()
-    with tempfile.TemporaryDirectory(prefix="sw") as directory:
-        nodes = [Docker(live.lab, host, Path(directory) / host.name, ()) for host in live.lab.hosts]
-        try:
-            for node in nodes:
-                node.start()
-                node.import_image()
-                make_plugin(node)
-            join(*nodes)
-            yield Hosts(live, *nodes)
-        finally:
-            for node in nodes:
-                node.close()
-            live.down()
+    with two_hosts("sw", (), "etcd") as made:
+        for node in made.dockers:
+            node.start()
+            node.import_image()
+            make_plugin(node)
+        join(*made.dockers)
+        yield made
 
 
 def make_plugin(node: Docker) -> None:

@@ -1,10 +1,9 @@
 """One lab per way of running: all tests of one come before the next is made."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
-from tests.e2e.live import LiveLab, need_root
+from tests.e2e.live import LiveLab, running_lab
 
 COMBINATIONS = {"embedded-direct": ("embedded", "direct"), "etcd-bgp": ("etcd", "bgp")}
 
@@ -19,16 +18,11 @@ CAST = (
 
 @pytest.fixture(scope="session", params=COMBINATIONS)
 def shared_lab(request: pytest.FixtureRequest) -> Iterator[LiveLab]:
-    need_root()
     datastore, routing = COMBINATIONS[request.param]
-    live = LiveLab(f"e2e{os.getpid()}-{datastore[:2]}", datastore, routing)
-    live.up()
-    try:
+    with running_lab(f"e2e-{datastore[:2]}", datastore, routing, hosts=3) as live:
         for name, host, namespace, labels in CAST:
             live.add(name, host, namespace, **labels)
         yield live
-    finally:
-        live.down()
 
 
 @pytest.fixture

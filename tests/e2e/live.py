@@ -69,17 +69,21 @@ class Asked(NamedTuple):
 
 
 class LiveLab:
-    def __init__(self, name: str, datastore: str, routing: str, hosts: int = 3) -> None:
+    def __init__(
+        self, name: str, datastore: str, routing: str, hosts: int = 3, *, ipv6: bool = True
+    ) -> None:
         self.name = name
         self.datastore = datastore
         self.routing = routing
         self.hosts = hosts
+        self.ipv6 = ipv6
 
     # The command line.
 
     def up(self) -> None:
         kinds = ["--datastore", self.datastore, "--routing", self.routing]
-        self.lab_ok("up", "--hosts", str(self.hosts), "--ipv6", *kinds)
+        kinds += ["--ipv6"] if self.ipv6 else []
+        self.lab_ok("up", "--hosts", str(self.hosts), *kinds)
 
     def down(self) -> None:
         self.lab_ok("down")
@@ -359,6 +363,29 @@ class LiveLab:
                                 Asked(a.full_name, b.full_name, family, port),
                                 _packet(a, b, family, port),
                             )
+
+
+@contextlib.contextmanager
+def running_lab(
+    prefix: str,
+    datastore: str = "embedded",
+    routing: str = "direct",
+    *,
+    hosts: int,
+    ipv6: bool = True,
+) -> Iterator[LiveLab]:
+    """One that is there until the end.
+
+    Args:
+        prefix: of its name, before this process' number.
+    """
+    need_root()
+    live = LiveLab(f"{prefix}{os.getpid()}", datastore, routing, hosts, ipv6=ipv6)
+    live.up()
+    try:
+        yield live
+    finally:
+        live.down()
 
 
 _IP_TABLES = (("route", "show", "table", "all"), ("neigh",), ("neigh", "show", "proxy"))

@@ -1,6 +1,5 @@
 """A steady agent sleeps, also while there is a demo next to it."""
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.e2e.live import LiveLab, command, need_root
+from tests.e2e.live import command, running_lab
 
 WINDOW_SECONDS = 30.0
 SAMPLE_SECONDS = 0.25
@@ -45,15 +44,13 @@ class Watch(threading.Thread):
 
 @pytest.fixture(scope="module")
 def watch() -> Iterator[Watch]:
-    need_root()
     # The embedded datastore is one machine's: other hosts' reports would wake it.
-    made = [
-        LiveLab(f"e2e{os.getpid()}-ie", "embedded", "direct", hosts=1),
-        LiveLab(f"e2e{os.getpid()}-ib", "etcd", "bgp", hosts=3),
-    ]
-    try:
+    with (
+        running_lab("e2e-ie", hosts=1) as embedded,
+        running_lab("e2e-ib", "etcd", "bgp", hosts=3) as etcd,
+    ):
+        made = (embedded, etcd)
         for live in made:
-            live.up()
             for name in ("a", "b", "c"):
                 live.add(name, "h1")
             live.settle()
@@ -61,9 +58,6 @@ def watch() -> Iterator[Watch]:
         started.start()
         yield started
         started.join()
-    finally:
-        for live in made:
-            live.down()
 
 
 @pytest.mark.timeout(120)

@@ -1,6 +1,5 @@
 """What users do wrong: one clear line on stderr, another exit status than 0, nothing done."""
 
-import os
 import re
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.live import LiveLab, Result, inside, need_root
+from tests.e2e.live import LiveLab, Result, inside, need_root, running_lab
 
 from tortie.lab import description
 
@@ -17,14 +16,9 @@ NOBODY = 65534
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[LiveLab]:
-    need_root()
-    live = LiveLab(f"e2e{os.getpid()}-m", "embedded", "direct", hosts=1)
-    live.up()
-    try:
+    with running_lab("e2e-m", hosts=1) as live:
         live.lab_ok("workload", "add", "web", "--host", "h1", "--listen", "tcp:80")
         yield live
-    finally:
-        live.down()
 
 
 MISTAKES = {

@@ -19,11 +19,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from tests.attacks.packets import udp
-from tests.e2e.live import LiveLab
+from tests.e2e.live import LiveLab, running_lab
 from tests.e2e.traffic import ANSWER_SECONDS, Connection
 
 from tortie.kernel import netns
+from tortie.kernel.nft.connection import supports_owner_tables
 from tortie.lab import workloads
 
 FLOATING = "198.51.100.5"
@@ -137,6 +139,19 @@ class World:
         self.live.ok(
             "patch", "workloadendpoint", endpoint, "-n", "red", "-p", json.dumps({"spec": spec})
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def running_world(prefix: str, folder: Path) -> Iterator[World]:
+    """In a lab of its own, whose agents own their tables.
+
+    Args:
+        prefix: of the lab's name.
+    """
+    if not supports_owner_tables():
+        pytest.skip("this kernel has no owner tables (before 6.9)")
+    with running_lab(prefix, hosts=2) as live:
+        yield World(live, folder)
 
 
 class Verdicts:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.live import PATIENCE_SECONDS, LiveLab, need_root
+from tests.e2e.live import PATIENCE_SECONDS, LiveLab, running_lab
 from tests.faults.lab_monitor import lasting
 
 from tortie.kernel import netns
@@ -19,16 +19,11 @@ MEMORY = Path("/sys/fs/cgroup/memory")
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[LiveLab]:
-    need_root()
-    made = LiveLab(f"flt{os.getpid()}", "embedded", "direct", hosts=2)
-    made.up()
-    try:
+    with running_lab("flt", hosts=2) as made:
         made.add("a", "h1", role="a")
         made.add("b", "h1", role="b")
         made.add("c", "h2", role="c")
         yield made
-    finally:
-        made.down()
 
 
 ISOLATE_B = """apiVersion: projectcalico.org/v3

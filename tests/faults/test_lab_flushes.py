@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.live import LiveLab, need_root
+from tests.e2e.live import running_lab
 from tests.faults import lab_monitor
 from tests.faults.lab_monitor import World
 
 from tortie.agent import wiring
-from tortie.kernel.nft.connection import supports_owner_tables
 
 SECONDS = float(os.environ.get("TORTIE_FLUSH_SECONDS", "3"))
 KILLS = max(2, int(SECONDS / 10))
@@ -38,15 +37,8 @@ DAMAGE = (
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    need_root()
-    if not supports_owner_tables():
-        pytest.skip("this kernel has no owner tables (before 6.9)")
-    live = LiveLab(f"fls{os.getpid()}", "embedded", "direct", hosts=2)
-    live.up()
-    try:
-        yield World(live, tmp_path_factory.mktemp("world"))
-    finally:
-        live.down()
+    with lab_monitor.running_world("fls", tmp_path_factory.mktemp("world")) as made:
+        yield made
 
 
 def check(found: lab_monitor.Verdicts) -> None:
@@ -136,11 +128,8 @@ def test_agents_without_owned_tables_repair_all_of_it(
 ) -> None:
     """As on an older kernel: nothing forbidden gets to a workload while agents repair, again and
     again, and in the end every rule, map and set is back, of whatever it was."""
-    need_root()
     monkeypatch.setenv(wiring.OWNED_TABLES_ENVIRONMENT, "never")
-    live = LiveLab(f"uno{os.getpid()}", "embedded", "direct", hosts=2)
-    live.up()
-    try:
+    with running_lab("uno", hosts=2) as live:
         other = World(live, tmp_path)
         before = lab_monitor.states(other)
         assert not any("owner" in words for words in before.values())
@@ -156,5 +145,3 @@ def test_agents_without_owned_tables_repair_all_of_it(
             assert not connection.stop().problem, f"{name}: {connection.stop()}"
         for host in ("h1", "h2"):
             assert "repaired" in live.agent_log(host), "the damage was felt"
-    finally:
-        live.down()

@@ -3,7 +3,6 @@
 Policy is enforced all the time; what cannot be done is refused, told, and done when it can be.
 """
 
-import os
 import re
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.e2e.live import LiveLab, need_root
+from tests.e2e.live import LiveLab, running_lab
 from tests.faults.test_agent import ISOLATE_B, OPEN_B
 
 from tortie.kernel import netns
@@ -27,15 +26,10 @@ LINES_OF_LOG = 60
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[LiveLab]:
-    need_root()
-    made = LiveLab(f"scr{os.getpid()}", "embedded", "direct", hosts=1)
-    made.up()
-    try:
+    with running_lab("scr", hosts=1) as made:
         for name in ("a", "b"):
             made.add(name, "h1", role=name)
         yield made
-    finally:
-        made.down()
 
 
 def enforces(lab: LiveLab, folder: Path) -> None:

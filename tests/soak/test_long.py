@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from tests.attacks.arena import Arena
-from tests.e2e.live import LiveLab
+from tests.e2e.live import running_lab
 from tests.faults.agent import running
 from tests.faults.monitor import converged, monitored
 from tests.faults.test_agent import ISOLATE_B, OPEN_B
-from tests.netns.dataplane_host import ALLOW_ALL, hears, tier
+from tests.netns.dataplane_host import ALLOW_ALL, BRIEF, hears, tier
 
 from tortie.desired.policy import PolicyId, PolicyList, Rule
 
@@ -64,15 +64,13 @@ def test_k10_five_thousand_policies_flap(field: Arena) -> None:
     assert flaps > FLAPPING_SECONDS * 5, "it did flap"
     assert seen.leaked == 0, str(seen)
     converged(field)
-    assert not hears(field.attacker, field.guarded, 9500)
+    assert not hears(field.attacker, field.guarded, 9500, patience=BRIEF)
 
 
 def test_k5_ten_minutes_stopped(tmp_path: Path) -> None:
     """The last state stands all the time; then it catches up at once, and nothing stale is
     written."""
-    lab = LiveLab(f"lng{os.getpid()}", "embedded", "direct", hosts=1)
-    lab.up()
-    try:
+    with running_lab("lng", hosts=1) as lab:
         lab.add("a", "h1", role="a")
         lab.add("b", "h1", role="b")
         lab.apply(ISOLATE_B, tmp_path)
@@ -91,5 +89,3 @@ def test_k5_ten_minutes_stopped(tmp_path: Path) -> None:
         lab.settle()
         assert lab.reaches(*PAIR), "and now the newest"
         assert lab.agent_pid("h1") == pid
-    finally:
-        lab.down()

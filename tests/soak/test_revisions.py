@@ -5,7 +5,6 @@ that is forbidden and all connections go on. A clone without history has no othe
 `tests/faults/test_versions.py` plays them.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.live import LiveLab, need_root
+from tests.e2e.live import LiveLab
 from tests.faults import lab_monitor
 from tests.faults.lab_monitor import World
 from tests.faults.test_lab_flushes import check
 
-from tortie.kernel.nft.connection import supports_owner_tables
 from tortie.lab import cluster, processes
 
 pytestmark = pytest.mark.timeout(300)
@@ -35,15 +33,8 @@ def git(*arguments: str) -> str:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    need_root()
-    if not supports_owner_tables():
-        pytest.skip("this kernel has no owner tables (before 6.9)")
-    live = LiveLab(f"rev{os.getpid()}", "embedded", "direct", hosts=2)
-    live.up()
-    try:
-        yield World(live, tmp_path)
-    finally:
-        live.down()
+    with lab_monitor.running_world("rev", tmp_path) as made:
+        yield made
 
 
 @pytest.mark.parametrize("behind", BEHIND)
