@@ -4,7 +4,7 @@ Random tests are the same ones each time, so that a run repeats; `make soak`
 looks further: it sets TORTIE_RANDOM to the number of the round, and gives seeds.
 tests/soak is for it alone.
 
-Tests that race with real daemons, timers and other processes get two more tries,
+Tests that race with real daemons, timers and other processes get one more try,
 because a busy machine can make a healthy one late. It is shown as `R`: one
 that needs it more than rarely has a bug, or waits for the wrong thing. Pure
 tests get none.
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if item.path.relative_to(here).parts[0] in WITH_REAL_DAEMONS:
-            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
+            item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=1))
 
 
 def pytest_sessionstart() -> None:

@@ -4,7 +4,6 @@ Source: Apache Mesos, src/slave/containerizer/mesos/isolators/network/cni/cni.cp
 """
 
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pytest
 from tests.cni.host import Containers, Host
 from tests.cni.test_containerd import eventually
 from tests.cni.test_podman import reaches_from
-from tests.e2e.live import LiveLab
+from tests.e2e.live import LiveLab, running_lab
 
 from tortie.attach.cni.conflist import default_conflist
 from tortie.cni import install
@@ -165,10 +164,8 @@ spec:
 
 @pytest.fixture
 def live() -> Iterator[LiveLab]:
-    made = LiveLab(f"mes{os.getpid()}", "embedded", "direct", hosts=2)
-    made.lab_ok("up", "--hosts", "2")
-    yield made
-    made.down()
+    with running_lab("mes", hosts=2, ipv6=False) as made:
+        yield made
 
 
 def info_of(**labels: str) -> dict[str, Any]:
