@@ -74,13 +74,25 @@ def test_a_guest_is_reached_policed_and_moves(live: LiveLab, tmp_path: Path) -> 
     assert not [key for key in live.entries() if "-vm-" in key or "red.vm" in key]
 
 
+MIGRATION = """
+apiVersion: projectcalico.org/v3
+kind: LiveMigration
+metadata: {name: web-1, namespace: red}
+spec:
+  source: {workloadEndpoint: {hostname: h2, orchestratorID: tortie, workloadID: red/web-1,
+                              endpointID: eth0}}
+  target: {workloadEndpoint: {hostname: h1, orchestratorID: tortie, workloadID: red/web-1,
+                              endpointID: eth0}}
+"""
+
+
 def libvirt_calls(live: LiveLab, host: str, xml: bytes, *operation: str) -> None:
     socket = str(live.lab.host_directory(host) / "attach.sock")
     command = [sys.executable, "-m", "tortie", "workload", "libvirt", "--socket", socket]
     subprocess.run([*command, "web-1", *operation, "-"], input=xml, check=True)
 
 
-def test_libvirt_moves_a_guest_while_it_runs(live: LiveLab) -> None:
+def test_libvirt_moves_a_guest_while_it_runs(live: LiveLab, tmp_path: Path) -> None:
     """Its destination prepares before its source releases; in the end one host has it, and its
     address, which was never anybody else's."""
     about = "<t:workload xmlns:t='urn:tortie:workload:1' namespace='red'/>"
@@ -114,6 +126,16 @@ def test_libvirt_moves_a_guest_while_it_runs(live: LiveLab) -> None:
     assert endpoints() == {"h2-tortie-web--1-eth0": [network]}
     assert "node: h2" in live.ok("ipam", "show", "--ip", address)
     assert eventually(lambda: leads_to("h2") == "calivm1" != leads_to("h1"))
+    # Back, and its packets go where it runs until its source releases it.
+    live.apply(MIGRATION, tmp_path)
+    libvirt_calls(live, "h1", xml, "prepare", "begin")
+    live.settle()
+    assert leads_to("h2") == "calivm1" != leads_to("h1")
     libvirt_calls(live, "h2", xml, "release", "end")
+    assert eventually(lambda: leads_to("h1") == "calivm1" != leads_to("h2"))
+    live.ok("delete", "livemigration", "web-1", "-n", "red")
+    live.settle()
+    assert leads_to("h1") == "calivm1" != leads_to("h2")
+    libvirt_calls(live, "h1", xml, "release", "end")
     assert endpoints() == {}
     assert not [key for key in live.entries() if "red.web-1" in key]
