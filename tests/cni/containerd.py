@@ -26,6 +26,7 @@ IMAGE = "docker.io/tortie/busybox:1"
 START_SECONDS = 20.0
 CALL_SECONDS = 60.0
 CGROUP = f"tortie-{os.getpid()}"
+"""Parents of pods are called so, or this and a host."""
 
 # Source: kubernetes/cri-api, pkg/apis/runtime/v1/api.proto; numbers of the fields used here.
 _SERVICE = "/runtime.v1.RuntimeService/"
@@ -215,14 +216,22 @@ class Containerd:
 
 
 def remove_cgroups() -> None:
-    """What the pods' parent leaves behind in each hierarchy."""
-    for parent in Path("/sys/fs/cgroup").glob(f"**/{CGROUP}"):
+    """What the parents of pods leave behind in each hierarchy, and the pods that outlived their
+    runtime: they are in no namespace of a lab's."""
+    names = (CGROUP, f"{CGROUP}-*")
+    parents = [parent for name in names for parent in Path("/sys/fs/cgroup").glob(f"**/{name}")]
+    for parent in parents:
         members = [int(pid) for file in parent.rglob("cgroup.procs")
                    for pid in file.read_text().split()]  # fmt: skip
         processes.stop(members, signal.SIGKILL)
-        for directory, _, _ in os.walk(parent, topdown=False):
-            with contextlib.suppress(OSError):
-                os.rmdir(directory)
+    give_up = time.monotonic() + START_SECONDS
+    while parents := [parent for parent in parents if parent.exists()]:
+        assert time.monotonic() < give_up, parents
+        for parent in parents:
+            for directory, _, _ in os.walk(parent, topdown=False):
+                with contextlib.suppress(OSError):  # one that has ended is in it for a moment
+                    os.rmdir(directory)
+        time.sleep(0.05)
 
 
 def _pod_config(

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.cni.containerd import IMAGE, Containerd
+from tests.cni.containerd import CGROUP, IMAGE, Containerd
 from tests.e2e.live import LiveLab
 from tests.kube.control_plane import CONTROLLERS, NODES, ControlPlane
 
@@ -52,7 +52,7 @@ class Kubelet:
         self._plane, self._live, self._host, self._runtime = plane, live, host, runtime
         self.directory = runtime.directory / "kubelet"
         self.directory.mkdir()
-        self._cgroup = f"tortie-{os.getpid()}-{host.name}"
+        self._cgroup = f"{CGROUP}-{host.name}"
         self.pid = 0
 
     def start(self) -> None:
