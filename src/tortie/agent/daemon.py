@@ -57,6 +57,9 @@ async def serve(
         kernel = wiring.open_kernel(paths, inbox)
         stack.callback(kernel.close)
         # Now that no other agent runs here.
+        adopted = remembered.adopt_routes(kernel.rtnl, remembered.recall(paths.state), config)
+        if adopted:
+            log.info("routes have another protocol number", extra={"fields": {"routes": adopted}})
         _leave_notes(config, paths)
         by_bgp = routing is Routing.BGP
         # Former routes of ours stay until BIRD has them.

@@ -10,6 +10,9 @@ from pathlib import Path
 import msgspec
 
 from tortie.agent.config import Config, Local, resolve
+from tortie.dataplane.driver import unseen_rule
+from tortie.kernel.rtnl.backend import Backend
+from tortie.kernel.rtnl.route import TABLE_MAIN
 from tortie.lib.files import replace_file
 
 FILE = "host.json"
@@ -32,6 +35,22 @@ def remember(config: Config, state_directory: Path) -> None:
         return
     state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     replace_file(state_directory / FILE, msgspec.json.encode(now), 0o644)
+
+
+def adopt_routes(backend: Backend, former: Remembered | None, config: Config) -> int:
+    """Give our routes of a former protocol number the one that counts now: else they would be
+    somebody else's, for good. In place, so that none is missing meanwhile.
+
+    Returns:
+        How many there were.
+    """
+    now = config["DeviceRouteProtocol"]
+    if former is None or former.route_protocol == now:
+        return 0
+    ours = backend.routes(table=TABLE_MAIN, protocol=former.route_protocol)
+    backend.replace_routes([msgspec.structs.replace(one, protocol=now) for one in ours])
+    unseen_rule.remove(backend, former.route_protocol)
+    return len(ours)
 
 
 def recall(state_directory: Path) -> Remembered | None:

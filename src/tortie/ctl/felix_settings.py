@@ -7,7 +7,8 @@ HONOURED = {
     "allowIPIPPacketsFromWorkloads": "IP in IP, IPv6 in IP and GRE out of workloads",
     "allowVXLANPacketsFromWorkloads": "VXLAN out of workloads",
     "defaultEndpointToHostAction": "what a workload sends to its own host",
-    "deviceRouteProtocol": "by this number the agent knows its own routes, so 3 is refused",
+    "deviceRouteProtocol": "by this number the agent knows its own routes, so 3 is refused; "
+    "those with a former number get the new one",
     "deviceRouteSourceAddress": "what the host sends to workloads is from it",
     "deviceRouteSourceAddressIPv6": "likewise",
     "disableConntrackInvalidCheck": "",
@@ -109,7 +110,7 @@ NOT_HONOURED = {
     "logSeveritySys": "likewise",
     "maxIpsetSize": "sets of nftables have no size that must be known before",
     "mtuIfacePattern": "a link's MTU is the network configuration's, or the uplink's; see `doctor`",
-    "netlinkTimeout": "",
+    "netlinkTimeout": "the kernel's answer is there when a request has been sent",
     "nftablesFilterAllowAction": "other tables are asked whatever these accept, as with Return",
     "nftablesFlowTableDataIfacePattern": "no flow tables: every packet is counted and judged",
     "nftablesFlowTableOffload": "likewise",

@@ -1,8 +1,12 @@
 """Flows: what is added up with what, for how long, and how much of it at most."""
 
+from typing import Any
+from unittest.mock import Mock
+
 import pytest
 
-from tortie.agent import flows
+from tortie.agent import flows, observing
+from tortie.agent.config import Local, resolve
 from tortie.agent.flows import Counts, FlowKey, FlowTable, connection_of
 from tortie.dataplane.manager.seen import Decider, Seen
 from tortie.desired.endpoint import EndpointId
@@ -170,3 +174,21 @@ def test_awaited_connections_are_bounded(table: FlowTable, monkeypatch: pytest.M
         for port in range(5)
     ]
     assert ended == [False, False, True, True, True]
+
+
+def test_the_window_is_as_long_as_flow_logs_flush_interval_says(
+    table: FlowTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows: list[float] = []
+
+    def made(window_seconds: float, _: object) -> FlowTable:
+        windows.append(window_seconds)
+        return table
+
+    monkeypatch.setattr(observing, "FlowTable", made)
+    nothing: Any = Mock()
+    logging_ = observing.Logging(nothing, None)
+    for text in ("45s", "0s"):
+        config = resolve(Local({}, {}, ""), [("default", {"flowLogsFlushInterval": text})])
+        assert observing.build_flow_log(config, nothing, logging_, nothing, nothing)
+    assert windows == [45.0, 1.0]
