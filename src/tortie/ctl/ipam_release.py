@@ -16,6 +16,8 @@ from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources
 from tortie.ipam.allocator import Allocator
 from tortie.lib.errors import Conflict, InvalidInput, NotFound
+from tortie.lib.ip import Network, parsed_network
+from tortie.model.endpoint import WorkloadEndpoint
 from tortie.model.keys import HandleKey
 from tortie.model.node import ClusterInformation
 
@@ -50,6 +52,11 @@ def main(given: Given, screen: Screen) -> int:
         wanted = address(given.text("ip"))
 
         async def release(client: Client) -> bool:
+            for user in await _users(client, wanted):
+                screen.warn(
+                    f"WARNING: {wanted.address_text} is in use by {user}: "
+                    "another workload may be given it now"
+                )
             return await Allocator(client, "").release_address(wanted)
 
         if not access.with_client(access.config_file(given), release):
@@ -68,6 +75,14 @@ def main(given: Given, screen: Screen) -> int:
     access.with_client(access.config_file(given), act)
     screen.print("You may now unlock the data store.")
     return 0
+
+
+async def _users(client: Client, wanted: Network) -> list[str]:
+    return [
+        f"Workload({endpoint.metadata.namespace}/{endpoint.metadata.name})"
+        for endpoint in await Resources(client).all_of(WorkloadEndpoint)
+        if any(parsed_network(text) == wanted for text in endpoint.spec.ip_networks)
+    ]
 
 
 def _load(name: str) -> Report:

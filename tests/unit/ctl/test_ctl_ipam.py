@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,24 @@ def test_a_handle_that_holds_nothing_is_deleted(full: Shell) -> None:
 
     with_client(act)
     assert "Would delete handle empty, which holds nothing." in full("ipam", "check", "--fix").out
+
+
+def test_releasing_what_a_workload_uses_is_warned_of(full: Shell) -> None:
+    held = re.findall(r'"ip": "(10[0-9.]+)"', report(full))
+    endpoint = (
+        "apiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\n"
+        "metadata: {name: h1-k8s-web-eth0, namespace: shop}\n"
+        "spec: {node: h1, orchestrator: k8s, pod: web, endpoint: eth0, interfaceName: cali1, "
+        f"ipNetworks: [{held[0]}/32]}}\n"
+    )
+    full("apply", "-f", full.write("endpoint.yaml", endpoint))
+    told = full("ipam", "release", f"--ip={held[0]}")
+    assert (told.code, told.out) == (0, f"Successfully released IP address {held[0]}\n")
+    assert f"{held[0]} is in use by Workload(shop/h1-k8s-web-eth0)" in told.err
+    assert full("ipam", "release", f"--ip={held[1]}").err == ""
+
+
+def report(tortie: Shell) -> str:
+    path = tortie.write("report.json", "")
+    tortie("ipam", "check", "-o", path)
+    return Path(path).read_text()
