@@ -19,7 +19,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from tests import leftovers
 
 from tortie.lab import cluster
@@ -31,7 +31,13 @@ WITH_REAL_DAEMONS = {
 
 collect_ignore = [] if os.environ.get("TORTIE_RANDOM") else ["soak"]
 
-settings.register_profile("repeatable", derandomize=True)
+# How long an example takes says how busy the machine is; where it matters, a test says so.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 if not os.environ.get("TORTIE_RANDOM"):
     settings.load_profile("repeatable")
 
