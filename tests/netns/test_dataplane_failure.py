@@ -9,7 +9,8 @@ from tests.netns.dataplane_host import BRIEF, Host, hears, workloads
 
 from tortie.dataplane.dataplane import Dataplane
 from tortie.dataplane.settings import Settings
-from tortie.desired.endpoint import Route, RouteType
+from tortie.desired.endpoint import Pool, Route, RouteType
+from tortie.desired.host_endpoint import HostEndpoint
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import PolicyList
 from tortie.kernel.conntrack import Conntrack, Flow
@@ -46,6 +47,9 @@ def test_an_owner_table_outlives_a_flush_and_our_own_end() -> None:
         host.endpoint(a)
         host.endpoint(b)
         host.endpoint(c, ingress=PolicyList())
+        # The kernel takes no new base chain in the transaction that adopts a table.
+        host.update(Kind.POOL, parse_network("10.65.0.0/16"), Pool(masquerade=True))
+        host.update(Kind.HOST_ENDPOINT, "all", HostEndpoint("*"))
         host.apply()
         assert not hears(a, c, 80, patience=BRIEF)
         subprocess.run(["nft", "flush", "ruleset"], check=True)

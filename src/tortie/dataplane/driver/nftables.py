@@ -70,6 +70,8 @@ class NftablesDriver:
         self._flags = OWNED if owned else TableFlag(0)
         self._tables = {INET: self.inet, ARP: self.arp}
         self._missing: set[TableName] = set()
+        self._orphans: set[TableName] = set()
+        """There, and without their owner, or asleep."""
         self._early: list[TableName] = []
         """Early tables that are there and that we may delete."""
         self._unlike: set[TableName] = set()
@@ -101,6 +103,8 @@ class NftablesDriver:
     async def _write(self) -> bool:
         if self._stale:
             await self._read_back()
+        if self._orphans:
+            await self._adopt()
         transaction = Transaction()
         for name, state in self._tables.items():
             table = Table(name.family, name.name, self._flags)
@@ -124,6 +128,23 @@ class NftablesDriver:
             raise
         self._confirm(written)
         return True
+
+    async def _adopt(self) -> None:
+        """Before all else: the kernel takes no new base chain in the transaction that changes a
+        table's flags (EINVAL)."""
+        transaction = Transaction()
+        for name in self._orphans:
+            transaction.add_table(Table(name.family, name.name, self._flags))
+        try:
+            await self._backend.commit(transaction)
+        except TortieError:
+            self._failures += 1
+            self._stale = True
+            raise
+        self._orphans.clear()
+        self._commits += 1
+        if self._generation is not None:
+            self._generation += 1
 
     async def resync(self) -> bool:
         """Read everything back, if anyone else has written since, and write what
@@ -182,16 +203,17 @@ class NftablesDriver:
 
     async def _read_tables(self) -> None:
         tables = {table.table_name: table for table in await self._backend.tables()}
-        self._missing, self._unlike = set(), set()
+        self._missing, self._unlike, self._orphans = set(), set(), set()
         self._early = [name for name in early.TABLES if self._may_delete(tables.get(name))]
         for name, state in self._tables.items():
             table = tables.get(name)
             # An orphan has lost its owner, and persists: that one can be adopted.
             if table is not None and (table.flags ^ self._flags) & TableFlag.PERSIST:
                 self._unlike.add(name)
-            if table is None or not self._has_flags(table):
-                self._missing.add(name)
+            elif table is not None and not self._has_flags(table):
+                self._orphans.add(name)
             if table is None:
+                self._missing.add(name)
                 state.forget()
             else:
                 state.observe(await self._read(name))
