@@ -188,6 +188,31 @@ def test_annotations_are_followed(host: Host, containers: Containers) -> None:
     assert spec["allowSpoofedSourcePrefixes"] == ["10.9.0.0/24"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("cni.projectcalico.org/ipAddrs", "[" * 50_000, "must be a JSON list"),
+        ("cni.projectcalico.org/ipAddrsNoIpam", '["169.254.1.1"]', "that one workload may have"),
+        ("cni.projectcalico.org/floatingIPs", '["127.0.0.1"]', "that one workload may have"),
+        ("cni.projectcalico.org/hwAddr", "ff:ff:ff:ff:ff:ff", "unicast"),
+        ("qos.projectcalico.org/dscp", "9" * 5000, "dscp"),
+        ("qos.projectcalico.org/ingressBandwidth", "9" * 5000, "ingressBandwidth"),
+    ],
+)
+def test_annotations_of_somebody_who_means_ill(
+    host: Host, containers: Containers, name: str, value: str, says: str
+) -> None:
+    """Whoever may make a pod writes them."""
+    config = network(
+        feature_control={"floating_ips": True, "ip_addrs_no_ipam": True},
+        runtimeConfig={"io.kubernetes.cri.pod-annotations": {name: value}},
+    )
+    refused = host.refused("ADD", config, CID, containers.new(), args=POD)
+    assert (refused["code"], says in refused["msg"]) == (7, True), refused
+    assert len(refused["msg"]) < 1000
+    assert host.left_overs() == []
+
+
 def test_addresses_without_ipam(host: Host, containers: Containers) -> None:
     key = "cni.projectcalico.org/ipAddrsNoIpam"
     runtime = {"io.kubernetes.cri.pod-annotations": {key: '["10.77.0.9"]'}}

@@ -27,6 +27,16 @@ MTU_MIN, MTU_MAX = 1280, 65535
 """IPv6 needs 1280 (RFC 8200, section 5)."""
 TEXT_MAX_BYTES = 253
 _LINK_LOCAL = (parse_network("169.254.0.0/16"), parse_network("fe80::/10"))
+_NOBODYS = tuple(
+    parse_network(text)
+    for text in (
+        "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32",
+        "::/127", "fe80::/10", "ff00::/8",
+    )
+)  # fmt: skip
+"""No workload has such an address, whoever hands it out: they are every host's own, or a group's.
+Pools cannot have them; annotations (`ipAddrsNoIpam`, `floatingIPs`) and other IPAM plugins could.
+Source: RFC 6890."""
 
 
 class WorkloadKey(msgspec.Struct, frozen=True, order=True):
@@ -317,13 +327,14 @@ def _check_add(request: Add) -> None:
     good = bool(request.families or request.addresses) and set(request.families) <= {4, 6}
     _check(good, "families", request.families, "4, 6 or both")
     _check(len(request.addresses) <= 16, "addresses", len(request.addresses), "at most 16")
-    assert request.requested is not None  # each of them parses, or raises InvalidInput
+    for address in request.requested:
+        _check_usable("addresses", address)
     _check(request.ipam or request.addresses, "addresses", (), "given where IPAM is not asked")
     for gateway in map(parse_address, request.gateways):
         good = any(network.contains(gateway) for network in _LINK_LOCAL)
         _check(good, "gateways", gateway.address_text, "link-local")
     for nat in request.nats:
-        parse_address(nat.external)
+        _check_usable("nats", parse_address(nat.external))
     for prefix in request.allowed_sources:
         parse_network(prefix)
     for server in request.dns:
@@ -343,6 +354,11 @@ def _check_add(request: Add) -> None:
     for key, value in request.labels.items():
         good = names.is_label_key(key) and names.is_label_value(value)
         _check(good, "labels", f"{key}={value}", "a label as in Kubernetes")
+
+
+def _check_usable(field: str, address: Network) -> None:
+    good = not any(network.contains(address) for network in _NOBODYS)
+    _check(good, field, address.address_text, "an address that one workload may have")
 
 
 def _is_plain(text: str, most: int = TEXT_MAX_BYTES) -> bool:

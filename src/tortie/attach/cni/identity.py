@@ -268,10 +268,10 @@ def _annotated(call: Call, name: str) -> list[str]:
         return []
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-        raise CNIFailure(BAD_CONFIG, f"annotation {name} is {text!r}; it must be a JSON list")
+        raise CNIFailure(BAD_CONFIG, f"annotation {name} is {text[:200]!r}; it must be a JSON list")
     if name == "allowedSourcePrefixes":
         for item in found:
             _check_prefix(item)
