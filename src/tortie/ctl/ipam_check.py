@@ -18,7 +18,7 @@ from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources
 from tortie.ipam import block as blocks
 from tortie.ipam.allocator import Allocator
-from tortie.ipam.audit import Kind, Problem, audit
+from tortie.ipam.audit import Kind, Problem, allocations, audit
 from tortie.ipam.holdings import damage
 from tortie.ipam.inventory import Inventory, read_inventory
 from tortie.ipam.repair import make, plan, still_wanted
@@ -51,6 +51,8 @@ class Cluster(NamedTuple):
     users: dict[Network, list[str]]
     node_addresses: int
     workload_addresses: int
+    foreign_addresses: int
+    """Handed to other network plugins."""
     disorder: tuple[Problem, ...]
     """What is wrong with blocks, affinities and handles themselves."""
 
@@ -146,6 +148,9 @@ async def read_cluster(client: Client) -> Cluster:
         for text in workload.spec.ip_networks:
             user = f"Workload({metadata.namespace}/{metadata.name})"
             workload_count += note(text, user)
+    foreign = [one for one in allocations(state) if one.is_foreign and one.node in state.node_names]
+    for one in foreign:  # they have no endpoint; only who asked for them knows
+        users.setdefault(one.address, []).append(f"Handle({one.handle_id})")
     enabled = (found.value for found in state.pools if found.value)
     pools = [parsed_network(pool.spec.cidr) for pool in enabled if not pool.spec.disabled]
     records = _records(state)
@@ -157,6 +162,7 @@ async def read_cluster(client: Client) -> Cluster:
         users,
         node_count,
         workload_count,
+        len(foreign),
         tuple(_disorder(state, records)),
     )
 
@@ -226,6 +232,8 @@ def _lines(cluster: Cluster, found: Findings, each: bool, show_all: bool) -> Ite
     yield f"Found {len(cluster.pools)} active IP pools."
     yield f"Found {cluster.node_addresses} node tunnel IPs."
     yield f"Found {cluster.workload_addresses} workload IPs."
+    if cluster.foreign_addresses:
+        yield f"Found {cluster.foreign_addresses} IPs of other network plugins."
     yield f"Workloads and nodes are using {len(cluster.users)} IPs."
     by_node = Counter(one.node for one in cluster.everything if one.node)
     for node, count in by_node.most_common(NODES_SHOWN):
@@ -281,13 +289,13 @@ def _problems(cluster: Cluster, found: Findings) -> Iterator[str]:
 def report(cluster: Cluster, found: Findings) -> dict[str, Any]:
     """For `ipam release --from-report`, in Calico's form."""
     leaked = {one.address for one in found.leaked}
-    allocations: dict[str, list[dict[str, Any]]] = {}
+    listed: dict[str, list[dict[str, Any]]] = {}
     for one in cluster.everything:
         if one.is_cooling:
             continue
         shown = one.address.address_text
         attributes = one.attribute.secondary or {}
-        allocations.setdefault(shown, []).append(
+        listed.setdefault(shown, []).append(
             {
                 "ip": shown,
                 "handle": one.attribute.handle_id or "",
@@ -306,7 +314,7 @@ def report(cluster: Cluster, found: Findings) -> dict[str, Any]:
         "datastoreLocked": information.spec.datastore_ready is False,
         "clusterInformationRevision": information.metadata.resource_version,
         "clusterType": information.spec.cluster_type,
-        "allocations": allocations,
+        "allocations": listed,
         "problems": [problem._asdict() for problem in cluster.disorder],
         "leakedHandles": [
             {"id": handle, "revision": str(cluster.records.handles[handle])}

@@ -16,6 +16,7 @@ from tortie.ctl.screen import Screen
 from tortie.datastore.client import Client
 from tortie.datastore.embedded import EmbeddedClient
 from tortie.ipam.allocator import Allocator
+from tortie.ipam.audit import FOREIGN
 from tortie.model.codec import encode
 from tortie.model.ipam import Handle
 from tortie.model.keys import HandleKey, ResourceKey
@@ -179,6 +180,26 @@ def test_releasing_what_a_workload_uses_is_warned_of(full: Shell) -> None:
     assert (told.code, told.out) == (0, f"Successfully released IP address {held[0]}\n")
     assert f"{held[0]} is in use by Workload(shop/h1-k8s-web-eth0)" in told.err
     assert full("ipam", "release", f"--ip={held[1]}").err == ""
+
+
+def test_addresses_of_other_network_plugins_have_not_leaked(full: Shell) -> None:
+    """Nor does the report say so that `ipam release` takes. Without its host one has no user."""
+
+    async def act(client: Client) -> None:
+        for host in ("h1", "gone"):
+            await Allocator(client, host).assign({4}, f"p.{host}", {"attachment": FOREIGN})
+
+    with_client(act)
+    assert "Found 7 IPs that are allocated in IPAM but not" in full("ipam", "check").out
+    node = "apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: h1}\n"
+    full("apply", "-f", full.write("node.yaml", node))
+    told = full("ipam", "check").out
+    assert "Found 1 IPs of other network plugins." in told
+    assert "Found 6 IPs that are allocated in IPAM but not" in told
+    found = json.loads(report(full))["allocations"]
+    assert [one["handle"] for listed in found.values() for one in listed if one["inUse"]] == [
+        "p.h1"
+    ]
 
 
 def report(tortie: Shell) -> str:
