@@ -14,7 +14,7 @@ import pytest
 from tests.attacks.arena import Arena
 from tests.faults.agent import Agent, running
 from tests.faults.monitor import converged, monitored
-from tests.netns.dataplane_host import ALLOW_ALL, BRIEF, Workload, hears, tier
+from tests.netns.dataplane_host import ALLOW_ALL, BRIEF, Workload, hears, patience_for, tier
 
 from tortie.desired.kinds import Kind
 from tortie.desired.policy import IPSetType, PolicyList, PortRange, Rule, Side
@@ -76,7 +76,10 @@ def test_k11_a_denial_does_not_wait_behind_bulk_work(field: Arena) -> None:
             wait_in_sync(field, agent)
             waited.append(time.monotonic() - told)
             assert agent.nftables.commits > commits
-            assert hears(field.attacker, field.open, 4000 + number, patience=BRIEF) != present
+            assert (
+                hears(field.attacker, field.open, 4000 + number, patience=patience_for(not present))
+                != present
+            )
             sets = agent.nftables.sets
             assert (sets > SETS) == present, "the bulk work took place"
             assert time.monotonic() > began

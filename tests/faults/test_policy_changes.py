@@ -10,7 +10,7 @@ from tests.attacks.packets import datagram
 from tests.faults.agent import running
 from tests.faults.monitor import monitored
 from tests.graph import resources
-from tests.netns.dataplane_host import ALLOW_ALL, BRIEF, HOST_MAC, Workload, hears, tier
+from tests.netns.dataplane_host import ALLOW_ALL, BRIEF, HOST_MAC, PATIENCE, Workload, hears, tier
 
 from tortie.calc.graph import Graph
 from tortie.desired.policy import PolicyList, Rule
@@ -102,14 +102,14 @@ def test_k10_policies_that_flap(field: Arena) -> None:
     assert 0 < seen.delivered < seen.allowed, f"it did flap: {seen}"
     assert took < 20
     # The last one denies.
-    assert not _talks(field, field.open)
+    assert not _talks(field, field.open, patience=BRIEF)
     field.host.policy("flap", ingress=(Rule("Allow"),))
     field.host.apply()
     assert _talks(field, field.open)
 
 
-def _talks(field: Arena, to: Workload) -> bool:
-    return hears(field.attacker, to, 9000, patience=BRIEF)
+def _talks(field: Arena, to: Workload, *, patience: float = PATIENCE) -> bool:
+    return hears(field.attacker, to, 9000, patience=patience)
 
 
 def test_k13_a_flow_that_policy_now_denies(field: Arena) -> None:

@@ -40,6 +40,11 @@ BRIEF = 0.15
 """Seconds, for what should not arrive, or may or may not."""
 
 
+def patience_for(arrives: bool) -> float:
+    """Seconds, for what should arrive or should not."""
+    return PATIENCE if arrives else BRIEF
+
+
 def wait_until_local(*addresses: Network) -> None:
     """Return when the calling thread's namespace takes packets for these of its IPv6 addresses.
 

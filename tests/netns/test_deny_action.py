@@ -13,6 +13,7 @@ from tests.netns.dataplane_host import (
     Host,
     Workload,
     hears,
+    patience_for,
     pings,
     settle,
     tier,
@@ -136,12 +137,14 @@ def test_of_workloads_by_rules_and_ends(
         host.endpoint(server, ingress=closed)
         host.apply()
         assert is_told(client, to), f"who sends: {closed}"
-        assert tcp(client, server, to, WEB, patience=BRIEF) == (closed is by_rule)
+        passes = closed is by_rule
+        assert tcp(client, server, to, WEB, patience=patience_for(passes)) == passes
         host.endpoint(server)
         host.endpoint(client, egress=closed)
         host.apply()
         assert is_told(client, to), f"who may not send: {closed}"
-        assert tcp(client, server, to, WEB, patience=BRIEF) == (closed is by_rule)
+        passes = closed is by_rule
+        assert tcp(client, server, to, WEB, patience=patience_for(passes)) == passes
         host.endpoint(client)
         host.apply()
         assert tcp_error(client, to) == errno.ECONNREFUSED, "nobody listens there"

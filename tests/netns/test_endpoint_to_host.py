@@ -8,7 +8,7 @@ import subprocess
 from typing import Literal
 
 import pytest
-from tests.netns.dataplane_host import ALLOW_ALL, BRIEF, Host, hears, tier, workloads
+from tests.netns.dataplane_host import ALLOW_ALL, Host, hears, patience_for, tier, workloads
 from tests.netns.outside import HOST, THIS_HOST, machines, tcp, udp
 
 from tortie.dataplane.settings import EndpointToHostAction, Settings
@@ -106,7 +106,11 @@ def test_endpoint_to_host(
             host.update(Kind.HOST_ENDPOINT, "hep", host_endpoint(host, interface, said))
         host.apply()
         for family in (4, 6):
-            assert udp(a, THIS_HOST, HOST[family], WEB, patience=BRIEF) is arrives, family
-            assert tcp(a, THIS_HOST, HOST[family], WEB, patience=BRIEF) is arrives, family
+            assert (
+                udp(a, THIS_HOST, HOST[family], WEB, patience=patience_for(arrives)) is arrives
+            ), family
+            assert (
+                tcp(a, THIS_HOST, HOST[family], WEB, patience=patience_for(arrives)) is arrives
+            ), family
             assert hears(a, b, WEB, family), "workloads reach each other whatever it is"
     host.close()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.netns.dataplane_host import BRIEF, Host, Workload, hears_tcp, workloads
+from tests.netns.dataplane_host import BRIEF, PATIENCE, Host, Workload, hears_tcp, workloads
 
 from tortie.agent.firewall_watch import FirewallWatch
 from tortie.ctl.node_checksystem import firewalls
@@ -165,16 +165,16 @@ def pair() -> Iterator[tuple[Workload, Workload]]:
         for each in (one, other):
             host.endpoint(each)
         host.apply()
-        assert talk(one, other) == {4: True, 6: True}
+        assert talk(one, other, PATIENCE) == {4: True, 6: True}
         yield one, other
     host.close()
 
 
-def talk(one: Workload, other: Workload) -> dict[int, bool]:
+def talk(one: Workload, other: Workload, patience: float = BRIEF) -> dict[int, bool]:
     found = {}
     for family in (4, 6):
         try:
-            found[family] = hears_tcp(one, other, 7777, family, patience=BRIEF)
+            found[family] = hears_tcp(one, other, 7777, family, patience=patience)
         except OSError:  # somebody rejects
             found[family] = False
     return found
@@ -212,7 +212,7 @@ def test_what_drops_is_named_and_the_remedy_helps(name: str) -> None:
         for obstacle in found:
             for command in obstacle.remedy:
                 subprocess.run(["sh", "-ec", command], check=True, stderr=subprocess.DEVNULL)
-        assert talk(one, other) == {4: True, 6: True}
+        assert talk(one, other, PATIENCE) == {4: True, 6: True}
         assert obstacles() == []
 
 
@@ -220,7 +220,7 @@ def test_what_drops_is_named_and_the_remedy_helps(name: str) -> None:
 def test_what_lets_through_is_not_named(name: str) -> None:
     with pair() as (one, other):
         put(*OPEN[name])
-        assert talk(one, other) == {4: True, 6: True}
+        assert talk(one, other, PATIENCE) == {4: True, 6: True}
         assert obstacles() == []
 
 
@@ -291,7 +291,7 @@ def test_docker_with_its_defaults(tmp_path: Path, forwarding_first: bool) -> Non
                 subprocess.run(["sh", "-ec", command], check=True)
         assert obstacles() == []
         with pair() as (one, other):
-            assert talk(one, other) == {4: True, 6: True}
+            assert talk(one, other, PATIENCE) == {4: True, 6: True}
 
 
 def test_readiness_and_checksystem_say_it(caplog: pytest.LogCaptureFixture) -> None:
