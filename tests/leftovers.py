@@ -74,4 +74,8 @@ def _started() -> Iterator[tuple[int, str]]:
         if is_child or MARK.encode() in environment:
             tests = [text for text in environment if text.startswith(b"PYTEST_CURRENT_TEST=")]
             since = b"".join(tests).partition(b"=")[2] or b"some test"
-            yield int(entry.name), f"{command.decode().strip()} (started in {since.decode()})"
+            yield int(entry.name), f"{_text(command)} (started in {_text(since)})"
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace").strip()
