@@ -10,9 +10,10 @@ from tests.netns.conftest import netns
 __all__ = ["netns"]
 
 
-@pytest.fixture
-def host(netns: None, tmp_path: Path) -> Iterator[Host]:
-    with running_host(tmp_path) as made:
+@pytest.fixture(params=["", "none"], ids=["perl", "python"])
+def host(netns: None, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Host]:
+    """With either way of starting the plugin."""
+    with running_host(tmp_path, request.param) as made:
         yield made
 
 

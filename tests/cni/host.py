@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
 class Host:
     """Not running until `start`; stopping it is as a crash of the agent, but for what is open."""
 
-    def __init__(self, directory: Path, name: str = "h1") -> None:
+    def __init__(self, directory: Path, name: str = "h1", perl: str = "") -> None:
         self.directory = directory
         self.name = name
         self.bin_dir = directory / "bin"
@@ -58,9 +58,11 @@ class Host:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._helper = namespaces.start()
-        places = install.Places(directory / "run" / "attach.sock", directory / "spool")
+        self.places = install.Places(
+            directory / "run" / "attach.sock", directory / "spool", perl=perl
+        )
         conflist = default_conflist(kubernetes=False, ipv6=False)
-        install.install(self.bin_dir, None, places, conflist)
+        install.install(self.bin_dir, None, self.places, conflist)
         for found in DEBIAN_PLUGINS.iterdir():
             with contextlib.suppress(FileExistsError):
                 (self.bin_dir / found.name).symlink_to(found)
@@ -276,8 +278,8 @@ class Containers:
 
 
 @contextlib.contextmanager
-def running_host(directory: Path) -> Iterator[Host]:
-    host = Host(directory)
+def running_host(directory: Path, perl: str = "") -> Iterator[Host]:
+    host = Host(directory, perl=perl)
     try:
         host.make_pools()
         host.start()

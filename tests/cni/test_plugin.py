@@ -1085,7 +1085,7 @@ def test_a_hanging_agent_does_not_stop_a_del(host: Host, containers: Containers)
     """It does not answer in time: what is to be removed is written down, and done later."""
     path = containers.new()
     host.ok("ADD", network(), CID, path)
-    places = install.Places(host.socket, host.directory / "spool", timeout_seconds=0.3)
+    places = host.places._replace(timeout_seconds=0.3)
     (host.bin_dir / "tortie").write_bytes(install.script(places))
     assert host._loop is not None
     hold = threading.Event()

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.live import LiveLab
 from tests.e2e.traffic import connection
 
-from tortie.attach.namespaces import CAPABILITIES
+from tortie.attach.helper import CAPABILITIES
 from tortie.kernel.capabilities import Capability, of_process
 from tortie.lab import processes
 

@@ -1,8 +1,8 @@
 """The helper that opens sockets in other namespaces."""
 
+import asyncio
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tortie.attach import namespaces
-from tortie.attach.namespaces import Namespaces, Setting
+from tortie.attach.namespaces import Namespaces
 from tortie.kernel import netns as kernel_netns
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.lib.errors import InvalidInput, NotFound, Unavailable
@@ -34,7 +34,7 @@ def workload() -> Iterator[str]:
 def test_the_socket_lives_in_the_other_namespace(helper: Namespaces, workload: str) -> None:
     with Rtnl.open() as here:
         here.create_bridge("only-here")
-    opened = helper.open(workload)
+    opened = asyncio.run(helper.open(workload))
     try:
         assert [link.name for link in opened.rtnl.links()] == ["lo"]
         assert kernel_netns.identity(opened.descriptor) == kernel_netns.identity(workload)
@@ -45,36 +45,25 @@ def test_the_socket_lives_in_the_other_namespace(helper: Namespaces, workload: s
         assert "only-there" not in [link.name for link in here.links()]
 
 
-def test_sysctls_of_an_interface_inside(helper: Namespaces, workload: str) -> None:
-    descriptor = helper.hold(workload)
-    settings = [Setting("lo", 6, "accept_ra", "0"), Setting("lo", 6, "no_such_key", "1")]
-    helper.enter(descriptor, settings).close()
-    os.close(descriptor)
-    read = kernel_netns.run_in(
-        workload, lambda: Path("/proc/sys/net/ipv6/conf/lo/accept_ra").read_text()
-    )
-    assert read == "0\n"
-
-
 def test_what_is_no_network_namespace_is_refused(helper: Namespaces, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     for path in ("/etc/hostname", str(fifo), "/proc/self/ns/uts"):
         with pytest.raises(InvalidInput):
-            helper.open(path)
+            asyncio.run(helper.open(path))
     with pytest.raises(NotFound):
-        helper.open(str(tmp_path / "missing"))
+        asyncio.run(helper.open(str(tmp_path / "missing")))
     with pytest.raises(InvalidInput):
-        helper.open("/" + "x" * 20_000)
+        asyncio.run(helper.open("/" + "x" * 20_000))
 
 
 def test_no_descriptor_is_left_behind(helper: Namespaces, workload: str) -> None:
-    helper.open(workload).close()
+    asyncio.run(helper.open(workload)).close()
     ours, theirs = len(os.listdir("/proc/self/fd")), _descriptors_of(helper)
     for _ in range(5):
-        helper.open(workload).close()
+        asyncio.run(helper.open(workload)).close()
         with pytest.raises(InvalidInput):
-            helper.open("/etc/hostname")
+            asyncio.run(helper.open("/etc/hostname"))
     assert len(os.listdir("/proc/self/fd")) == ours
     assert _descriptors_of(helper) == theirs
 
@@ -87,26 +76,41 @@ def _descriptors_of(helper: Namespaces) -> int:
     return len(os.listdir(process / "fd"))
 
 
-def test_threads_may_ask_at_once(helper: Namespaces, workload: str) -> None:
-    names: list[list[str]] = []
+def test_many_ask_at_once_and_some_go_away(helper: Namespaces, workload: str) -> None:
+    """Each gets its own answer, and what comes for those that are gone is closed."""
+    asyncio.run(helper.open(workload)).close()
+    before = len(os.listdir("/proc/self/fd"))
 
-    def ask() -> None:
-        opened = helper.open(workload)
-        names.append([link.name for link in opened.rtnl.links()])
-        opened.close()
+    async def names(path: str) -> list[str]:
+        opened = await helper.open(path)
+        try:
+            return [link.name for link in opened.rtnl.links()]
+        finally:
+            opened.close()
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert names == [["lo"]] * 8
+    async def go() -> list[list[str] | BaseException]:
+        paths = [workload if number % 2 else "/etc/hostname" for number in range(40)]
+        asked = [asyncio.create_task(names(path)) for path in paths]
+        await asyncio.sleep(0)
+        for task in asked[5::14]:
+            task.cancel()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    for number, found in enumerate(asyncio.run(go())):
+        if number % 14 == 5:
+            assert isinstance(found, asyncio.CancelledError)
+        elif number % 2:
+            assert found == ["lo"]
+        else:
+            assert isinstance(found, InvalidInput)
+    assert asyncio.run(names(workload)) == ["lo"]
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_dead_helper_is_reported(helper: Namespaces, workload: str) -> None:
     os.kill(helper.helper_pid, signal.SIGKILL)
     with pytest.raises(Unavailable, match="restart the agent"):
-        helper.open(workload)
+        asyncio.run(helper.open(workload))
 
 
 def test_the_helper_ends_with_the_agent(netns: None) -> None:

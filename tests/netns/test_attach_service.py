@@ -1,10 +1,12 @@
 """The attach service with real veths, a real datastore, and a real SIGKILL at every step."""
 
 import asyncio
+import mmap
 import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -212,14 +214,17 @@ def test_an_add_after_a_kill_works(host: Host, workload: str) -> None:
 def die_at(step: int, host: Host, work: Callable[[], object]) -> bool:
     """Do `work` in a process that is killed at a step of it; False if it ended first.
 
-    A step is a message to the kernel, a call of the datastore, or a change of
+    A step is a message to the kernel, its helper's too, a call of the datastore, or a change of
     the journal's files; the process dies before every odd and after every
     even one.
     """
+    shared = _Shared()
     child = os.fork()
     if child == 0:
-        _work_and_die(step, host, work)
+        _work_and_die(step, host, work, shared)
     _, status = os.waitpid(child, 0)
+    while _is_alive(shared.helper_pid):
+        time.sleep(0.001)  # it is killed with its agent, which is a moment later
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
         return True
@@ -227,13 +232,38 @@ def die_at(step: int, host: Host, work: Callable[[], object]) -> bool:
     return False
 
 
-def _work_and_die(step: int, host: Host, work: Callable[[], object]) -> NoReturn:
-    taken = 0
+def _is_alive(pid: int) -> bool:
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+class _Shared:
+    """Numbers that an agent, its helper and the test see."""
+
+    def __init__(self) -> None:
+        self._memory = memoryview(mmap.mmap(-1, 8)).cast("i")
+
+    def count(self) -> int:
+        self._memory[0] += 1
+        return self._memory[0]
+
+    @property
+    def helper_pid(self) -> int:
+        return self._memory[1]
+
+    @helper_pid.setter
+    def helper_pid(self, value: int) -> None:
+        self._memory[1] = value
+
+
+def _work_and_die(step: int, host: Host, work: Callable[[], object], shared: _Shared) -> NoReturn:
+    agent = os.getpid()
 
     def count() -> None:
-        nonlocal taken
-        taken += 1
-        if taken == step:
+        if shared.count() == step:
+            os.kill(agent, signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
 
     def counted(call: Any) -> Any:
@@ -256,8 +286,9 @@ def _work_and_die(step: int, host: Host, work: Callable[[], object]) -> NoReturn
 
     code = 1
     try:
-        host.namespaces = namespaces.start()
         NetlinkSocket.send = counted(NetlinkSocket.send)  # type: ignore[method-assign]
+        host.namespaces = namespaces.start()
+        shared.helper_pid = host.namespaces.helper_pid
         for name in ("transact", "list", "get"):
             setattr(EmbeddedClient, name, counted_later(getattr(EmbeddedClient, name)))
         for name in ("write", "fsync", "unlink"):

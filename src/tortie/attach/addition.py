@@ -1,29 +1,34 @@
 """Bringing one workload in: the steps of Add, in order.
 
-    one read → journal → addresses → veth → endpoint → enforced? → journal
+    one read → journal ─┬─ link ──────────┬─► endpoint → inside → enforced? → journal
+                        └─ addresses ─────┘
 
-Each may be repeated. On the datastore they are three round trips where nothing of the workload
-is there yet: one read, one transaction for the addresses, one for the endpoint. A container is
-new as a rule, and the agent watches whether the datastore is ready; so nothing is read for one,
-and both transactions compare that it is new. The read follows where it is not.
+Each may be repeated. A container is new as a rule, and the agent watches whether the datastore is
+ready; so nothing is read for one, and its endpoint is created in the transaction that assigns its
+addresses, which compares that both are new. Where they are not, there are three round trips: one
+read, one for the addresses, one for the endpoint.
+
+An endpoint is stored when its link is there and its record is on disk, never before: what fails
+until then is nobody else's business.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from tortie.attach.endpoint import attached, endpoint_of, with_network
 from tortie.attach.journal import Entry, Journal
-from tortie.attach.plumbing import Plumbing, Wanted
+from tortie.attach.plumbing import Made, Plumbing, Wanted
 from tortie.attach.removal import WaitProgrammed
 from tortie.attach.requests import Add, Attached, WorkloadKey
-from tortie.attach.turns import Steps, in_thread
+from tortie.attach.turns import Steps, begin_in_thread
 from tortie.datastore.client import Client
-from tortie.datastore.resources import Resources
-from tortie.ipam.allocator import Allocator, HandleExists
+from tortie.datastore.resources import Resources, Write
+from tortie.ipam.allocator import Allocator, Beside, HandleExists
 from tortie.ipam.stored import Stored, read, stored
 from tortie.lib.errors import AlreadyExists, InvalidInput, Unavailable
 from tortie.lib.ip import Network, parse_address
@@ -35,6 +40,9 @@ from tortie.model.node import ClusterInformation
 log = logging.getLogger(__name__)
 
 CLUSTER = ResourceKey("ClusterInformation", "default")
+
+PATIENCE_SECONDS = 0.5
+"""How long all who want an address may wait for the link of one."""
 
 
 class Settings(NamedTuple):
@@ -57,6 +65,69 @@ class _Before(NamedTuple):
     def held(self) -> bool:
         """Did the handle have addresses already?"""
         return bool(self.handle and self.handle.value and self.handle.value.block)
+
+
+class _UnderWay:
+    """What goes on elsewhere while addresses are decided on and stored."""
+
+    def __init__(self, synced: "asyncio.Future[None]", made: "asyncio.Future[Made]") -> None:
+        """
+        Args:
+            synced: the record, written to the disk.
+            made: the link.
+        """
+        self._synced = synced
+        self._made = made
+        self._both: list[asyncio.Future[Any]] = [synced, made]
+        self._configured: asyncio.Future[None] | None = None
+        self._addresses: Sequence[Network] = ()
+
+    async def settles(self) -> bool:
+        """Is it over before others have waited too long for it? For good or bad."""
+        _, slow = await asyncio.wait(self._both, timeout=PATIENCE_SECONDS)
+        return not slow
+
+    async def made(self) -> Made:
+        """
+        Raises:
+            TortieError: the link cannot be made, or the record not be written.
+        """
+        # Whoever gives up asking ends neither: who began them sees them through.
+        made = await asyncio.shield(self._made)
+        await asyncio.shield(self._synced)
+        return made
+
+    async def begin_to_configure(self, addresses: Sequence[Network]) -> Made:
+        """Give the workload these addresses; nobody can send to them before they are stored."""
+        made = await self.made()
+        if self._configured is None or self._addresses != addresses:
+            await self._configuring_is_over()
+            self._addresses = addresses
+            self._configured = asyncio.ensure_future(made.configure(addresses))
+        return made
+
+    async def configured(self, addresses: Sequence[Network]) -> Made:
+        """
+        Raises:
+            TortieError: also when the workload's end cannot be set up.
+        """
+        made = await self.begin_to_configure(addresses)
+        assert self._configured is not None, "it has begun"
+        await asyncio.shield(self._configured)
+        return made
+
+    async def end(self) -> None:
+        """Wait for all of it, whatever comes of it: errors are of those who asked."""
+        await asyncio.wait(self._both)
+        self._synced.exception()
+        await self._configuring_is_over()
+        if self._made.exception() is None:
+            self._made.result().close()
+
+    async def _configuring_is_over(self) -> None:
+        if self._configured is not None:
+            await asyncio.wait({self._configured})
+            self._configured.exception()
 
 
 class Addition:
@@ -100,12 +171,12 @@ class Addition:
                 f"interface {interface!r} must start with {prefix!r}: with another name it would "
                 "be outside all policy"
             )
-        for entry in self._journal.unordered:
-            if entry.interface == interface and entry.key != request.key:
-                raise AlreadyExists(
-                    f"interface {interface} belongs to {entry.key}; remove that first, or "
-                    "ask for another name"
-                )
+        entry = self._journal.at_interface(interface)
+        if entry is not None and entry.key != request.key:
+            raise AlreadyExists(
+                f"interface {interface} belongs to {entry.key}; remove that first, or "
+                "ask for another name"
+            )
         return endpoint
 
     async def bring_in(
@@ -121,49 +192,43 @@ class Addition:
         else:
             there = await self._look(request, endpoint)
         entry = self._begin(request, endpoint, before, there)
-        # On disk before the endpoint is stored; what is made until then leaves no trace.
-        synced = asyncio.ensure_future(in_thread(self._journal.sync, entry.key))
-        steps.done("journal")
-        try:
-            entry, mac = await self._make(request, endpoint, entry, there, steps)
-        finally:
-            await asyncio.wait({synced})
-        synced.result()
-        revision = 0
-        if not request.held:
-            endpoint = with_network(endpoint, entry.addresses, mac, request.nats)
-            revision = await self._store(endpoint, there)
-            steps.done("endpoint")
+        async with self._under_way(request, entry) as under_way:
+            steps.done("journal")
+            beside = None
+            if there.is_assumed and not request.held:
+                beside = self._creation(request, endpoint, under_way)
+            addresses, there = await self._addresses(request, endpoint, there, beside)
+            texts = tuple(map(str, addresses))
+            steps.done("addresses")
+            made = await under_way.configured(addresses)
+            steps.done("link")
+            revision = beside.revision if beside else 0
+            if not revision and not request.held:
+                endpoint = with_network(endpoint, texts, made.mac, request.nats)
+                revision = await self._store(endpoint, there)
+                steps.done("endpoint")
+        if revision:
             await self._wait_programmed(revision, request.timeout_seconds)
             steps.done("enforced")
-        entry = replace(entry, phase="attached", mac=mac, revision=revision, keep_addresses=False)
+        entry = replace(
+            entry,
+            phase="attached",
+            addresses=texts,
+            mac=made.mac,
+            revision=revision,
+            keep_addresses=False,
+        )
         self._journal.note(entry)
         steps.done("recorded")
         return replace(attached(entry), timings=steps.seconds)
 
-    async def _make(
-        self,
-        request: Add,
-        endpoint: WorkloadEndpoint,
-        entry: Entry,
-        there: _Before,
-        steps: Steps,
-    ) -> tuple[Entry, str]:
-        """Addresses and link; returns the entry with the first, and the MAC inside."""
-        try:
-            addresses = await self._assign(request, there)
-        except HandleExists:
-            there = await self._look(request, endpoint)
-            entry = replace(entry, keep_addresses=there.held)
-            self._journal.note(entry)
-            addresses = await self._assign(request, there)
-        self._check_unused(request.key, addresses)
-        steps.done("addresses")
+    @contextlib.asynccontextmanager
+    async def _under_way(self, request: Add, entry: Entry) -> "AsyncIterator[_UnderWay]":
+        """Begin what needs no addresses, and see it through whatever happens."""
         wanted = Wanted(
             request.netns,
             request.inside,
             entry.interface,
-            tuple(addresses),
             request.mac,
             request.mtu or self._settings.mtu,
             request.default_routes,
@@ -171,9 +236,48 @@ class Addition:
             request.device,
             tuple(map(parse_address, request.gateways)),
         )
-        mac = await in_thread(self._plumbing.connect, wanted)
-        steps.done("link")
-        return replace(entry, addresses=tuple(map(str, addresses))), mac
+        under_way = _UnderWay(
+            begin_in_thread(self._journal.sync, entry.key),
+            asyncio.ensure_future(self._plumbing.make(wanted)),
+        )
+        try:
+            yield under_way
+        finally:
+            await under_way.end()
+
+    def _creation(self, request: Add, endpoint: WorkloadEndpoint, under_way: "_UnderWay") -> Beside:
+        """The endpoint, to be created with its addresses, when its link and record are there."""
+
+        async def prepare(addresses: list[Network]) -> Write[WorkloadEndpoint] | None:
+            if not await under_way.settles():
+                return None
+            self._check_unused(request.key, addresses)
+            made = await under_way.begin_to_configure(addresses)
+            texts = tuple(map(str, addresses))
+            return await self._resources.prepare(
+                with_network(endpoint, texts, made.mac, request.nats), None
+            )
+
+        return Beside(prepare)
+
+    async def _addresses(
+        self,
+        request: Add,
+        endpoint: WorkloadEndpoint,
+        there: _Before,
+        beside: Beside | None,
+    ) -> tuple[list[Network], _Before]:
+        """Addresses, and what there really was before."""
+        try:
+            addresses = await self._assign(request, there, beside)
+        except HandleExists:
+            there = await self._look(request, endpoint)
+            entry = self._journal.get(request.key)
+            assert entry is not None, "it has begun"
+            self._journal.note(replace(entry, keep_addresses=there.held))
+            addresses = await self._assign(request, there)
+        self._check_unused(request.key, addresses)
+        return addresses, there
 
     async def check_ready(self) -> None:
         """
@@ -233,7 +337,9 @@ class Addition:
             self._journal.note(entry)
         return entry
 
-    async def _assign(self, request: Add, there: _Before) -> list[Network]:
+    async def _assign(
+        self, request: Add, there: _Before, beside: Beside | None = None
+    ) -> list[Network]:
         if not request.ipam:
             return sorted(request.requested)
         attributes = {"namespace": request.namespace, "pod": request.pod or request.workload}
@@ -245,6 +351,7 @@ class Addition:
             pools=request.pools,
             handle=there.handle,
             is_new=there.is_assumed,
+            beside=beside,
         )
 
     async def _store(self, endpoint: WorkloadEndpoint, there: _Before) -> int:
@@ -258,12 +365,11 @@ class Addition:
 
     def _check_unused(self, key: WorkloadKey, addresses: Iterable[Network]) -> None:
         """What the datastore says is free may be in use here, after it lost what it knew."""
-        texts = {str(address) for address in addresses}
-        for entry in self._journal.unordered:
-            used = texts.intersection(entry.addresses)
-            if used and entry.key != key and entry.phase == "attached":
+        for address in map(str, addresses):
+            entry = self._journal.at_address(address)
+            if entry is not None and entry.key != key:
                 raise AlreadyExists(
-                    f"{used.pop()} is in use by {entry.key} on this host; remove that first"
+                    f"{address} is in use by {entry.key} on this host; remove that first"
                 )
 
 

@@ -33,7 +33,7 @@ from tortie.attach.requests import (
     Removed,
     WorkloadKey,
 )
-from tortie.attach.turns import Steps, Turns, in_thread
+from tortie.attach.turns import Steps, Turns
 from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources
 from tortie.ipam.allocator import Allocator
@@ -242,11 +242,10 @@ class Attacher:
                 request.netns or entry.netns,
                 entry.inside,
                 entry.interface,
-                addresses,
                 default_routes=entry.default_routes,
                 device=entry.device,
             )
-            problems = await in_thread(self._plumbing.problems, wanted)
+            problems = await self._plumbing.problems(wanted, addresses)
             held = await self._allocator.addresses_of(entry.handle_id) if entry.ipam else addresses
             problems += [
                 f"IPAM does not know that {address.address_text} is in use"

@@ -68,6 +68,10 @@ class Journal:
         except OSError as error:  # whoever wants to note something is told
             log.error("attach journal: %s", error)
         self._entries = self._read_all()
+        self._by_interface = {entry.interface: key for key, entry in self._entries.items()}
+        self._by_address = {
+            address: key for key, entry in self._entries.items() for address in _in_use(entry)
+        }
 
     @property
     def entries(self) -> list[Entry]:
@@ -82,6 +86,16 @@ class Journal:
     def get(self, key: WorkloadKey) -> Entry | None:
         return self._entries.get(key)
 
+    def at_interface(self, name: str) -> Entry | None:
+        """Whose link that is on the host."""
+        key = self._by_interface.get(name)
+        return None if key is None else self._entries[key]
+
+    def at_address(self, address: str) -> Entry | None:
+        """Who is attached with it."""
+        key = self._by_address.get(address)
+        return None if key is None else self._entries[key]
+
     def note(self, entry: Entry) -> None:
         """Write down the workload's next phase; outlives this process, and perhaps the host.
 
@@ -94,7 +108,10 @@ class Journal:
             self._append(self._path(entry.key), msgspec.json.encode(entry) + b"\n")
         except OSError as error:
             raise self._failed(error) from error
+        self._unlist(entry.key)
         self._entries[entry.key] = entry
+        self._by_interface[entry.interface] = entry.key
+        self._by_address |= dict.fromkeys(_in_use(entry), entry.key)
 
     def sync(self, key: WorkloadKey) -> None:
         """What was noted outlives the host; blocks.
@@ -125,7 +142,19 @@ class Journal:
                 os.unlink(self._path(key))
         except OSError as error:
             raise self._failed(error) from error
-        self._entries.pop(key, None)
+        self._unlist(key)
+
+    def _unlist(self, key: WorkloadKey) -> None:
+        gone = self._entries.pop(key, None)
+        if gone is None:
+            return
+        for index, names in (
+            (self._by_interface, (gone.interface,)),
+            (self._by_address, gone.addresses),
+        ):
+            for name in names:
+                if index.get(name) == key:
+                    del index[name]
 
     def _append(self, path: Path, content: bytes) -> None:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -163,6 +192,11 @@ class Journal:
 
     def _failed(self, error: OSError) -> Unavailable:
         return Unavailable(f"the attach journal in {self._directory}: {error}")
+
+
+def _in_use(entry: Entry) -> tuple[str, ...]:
+    """Its addresses, while they are not on their way in or out."""
+    return entry.addresses if entry.phase == "attached" else ()
 
 
 def _is_whole(line: bytes) -> bool:

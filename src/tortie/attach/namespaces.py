@@ -1,13 +1,15 @@
 """The helper that may enter network namespaces, so that nothing else has to.
 
-    agent ── a namespace, SCM_RIGHTS ──► helper (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYS_PTRACE)
-          ◄── a NETLINK_ROUTE socket opened inside ──
+    agent ── what to do, a namespace (SCM_RIGHTS) ──► helper (CAP_NET_ADMIN, CAP_SYS_ADMIN,
+          ◄── what came of it ──                              CAP_SYS_PTRACE)
 
-A netlink socket stays in the namespace where it was made: with it the agent
-configures a container without entering it, and with CAP_NET_ADMIN alone.
-The helper is forked before any thread or event loop exists. It has one thread,
-which goes in and comes back for each request; it reads nothing but its
-socketpair and ends with it (EOF), so also when the agent is killed.
+It makes the workload's link and sets up the end inside, beside the agent rather than in it:
+while the kernel works on the one, the agent decides on addresses. It is forked before any
+thread or event loop exists. It has one thread, which goes in and comes back for each request;
+it reads nothing but its socketpair and ends with it (EOF), and is killed when the agent is.
+
+A netlink socket stays in the namespace where it was made; so for a look inside the helper opens
+one there and hands it over.
 
 What is entered is proved to be a network namespace (`netns.open_namespace`:
 O_PATH, nsfs, NS_GET_NSTYPE) before it is used, through the same descriptor.
@@ -15,54 +17,41 @@ Where the agent may not follow a path (into another process's /proc), the helper
 opens it.
 """
 
-import array
+import asyncio
 import contextlib
-import ctypes
 import os
-import signal
 import socket
-import threading
+from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import msgspec
 
-from tortie.kernel import capabilities, netns, sysctl
-from tortie.kernel.capabilities import Capability
-from tortie.kernel.netlink import NETLINK_ROUTE
+from tortie.attach.helper import (
+    MESSAGE_MAX_BYTES,
+    Answer,
+    Configure,
+    Enter,
+    FarEnd,
+    Make,
+    Open,
+    Request,
+    descriptors,
+    rights,
+    serve_and_exit,
+)
+from tortie.attach.veth import Pair
+from tortie.kernel import netns
 from tortie.kernel.rtnl.connection import Rtnl
 from tortie.lib import errors
-from tortie.lib.errors import InvalidInput, KernelRefused, NotFound, TortieError, Unavailable
+from tortie.lib.errors import InvalidInput, KernelRefused, TortieError, Unavailable
+from tortie.lib.ip import Network
 
-MESSAGE_MAX_BYTES = 16 * 1024
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 60.0
+"""The kernel makes links one after the other, and somebody may be deleting a thousand."""
 
-CAPABILITIES = (Capability.NET_ADMIN, Capability.SYS_ADMIN, Capability.SYS_PTRACE)
-"""To configure, to enter, and to open the namespace of another's process (/proc/PID/ns/net)."""
-
-_PR_SET_NAME = 15
-
-
-class Setting(msgspec.Struct, frozen=True, array_like=True):
-    """A per-interface sysctl; skipped where the kernel has none of it."""
-
-    interface: str
-    """A name, or `all`."""
-    family: int
-    key: str
-    value: str
-
-
-class _Request(msgspec.Struct, frozen=True):
-    path: str = ""
-    """Open this and send it back; empty: enter the namespace that comes along."""
-    settings: tuple[Setting, ...] = ()
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    kind: str = ""
-    """Empty: done. Else the name of an error class."""
-    message: str = ""
+QUESTIONS_MAX = 8
+"""Under way; all of them fit into the socket's buffer, whatever they are."""
 
 
 class Opened(NamedTuple):
@@ -78,15 +67,22 @@ class Opened(NamedTuple):
 
 
 class Namespaces:
-    """The agent's end. Calls block for about a millisecond; any thread may call."""
+    """The agent's end; of one event loop at a time.
+
+    Questions are answered in their order, and several may be under way: while the kernel works
+    on one, the next is there already.
+    """
 
     def __init__(self, sock: socket.socket, helper_pid: int) -> None:
+        sock.setblocking(False)
         self._sock = sock
-        self._sock.settimeout(ANSWER_SECONDS)
-        self._turn = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Which has us among its readers."""
+        self._waiting: deque[asyncio.Future[tuple[Answer, list[int]]]] = deque()
+        self._room = asyncio.Semaphore(QUESTIONS_MAX)
         self.helper_pid = helper_pid
 
-    def hold(self, path: str) -> int:
+    async def hold(self, path: str) -> int:
         """A descriptor of the namespace; the caller closes it.
 
         Raises:
@@ -97,27 +93,58 @@ class Namespaces:
         try:
             return netns.open_namespace(path)
         except KernelRefused:
-            [descriptor] = self._ask(_Request(path), None, 1)
-            return descriptor
+            pass
+        try:
+            _, [descriptor] = await self._ask(Open(path))
+        except KernelRefused as error:
+            raise InvalidInput(str(error)) from None
+        return descriptor
 
-    def enter(self, descriptor: int, settings: Sequence[Setting] = ()) -> Rtnl:
-        """Apply `settings` inside, and open rtnetlink there.
+    async def enter(self, descriptor: int) -> Rtnl:
+        """Rtnetlink inside.
 
         Args:
-            descriptor: as of `hold`.
+            descriptor: as of `hold`; also below.
 
         Raises:
-            InvalidInput: a value that is none.
             Unavailable: the helper is gone.
         """
-        [socket_descriptor] = self._ask(_Request(settings=tuple(settings)), descriptor, 1)
-        return Rtnl.adopt(socket_descriptor)
+        _, [opened] = await self._ask(Enter(), descriptor)
+        return Rtnl.adopt(opened)
 
-    def open(self, path: str) -> Opened:
+    async def make(self, descriptor: int, pair: Pair) -> FarEnd:
+        """Make the pair or find it; the host's end is up.
+
+        Raises:
+            AlreadyExists: the workload has another interface of that name.
+            TortieError: half of it may be there.
+        """
+        answer, _ = await self._ask(Make(pair), descriptor)
+        assert answer.far is not None, "the helper is the same program"
+        return answer.far
+
+    async def configure(
+        self,
+        descriptor: int,
+        far: FarEnd,
+        name: str,
+        addresses: Sequence[Network],
+        *,
+        default_routes: bool,
+    ) -> None:
+        """Set up the workload's end: `inside.configure`, which says more.
+
+        Raises:
+            TortieError: half of it may be there.
+        """
+        texts = tuple(map(str, addresses))
+        await self._ask(Configure(far, name, texts, default_routes), descriptor)
+
+    async def open(self, path: str) -> Opened:
         """`hold` and `enter`; raises as they do."""
-        descriptor = self.hold(path)
+        descriptor = await self.hold(path)
         try:
-            return Opened(self.enter(descriptor), descriptor)
+            return Opened(await self.enter(descriptor), descriptor)
         except BaseException:
             os.close(descriptor)
             raise
@@ -126,33 +153,72 @@ class Namespaces:
         """End the helper; may be called twice."""
         if self._sock.fileno() < 0:
             return
-        self._sock.close()
+        self._hang_up()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.helper_pid, 0)
 
-    def _ask(self, request: _Request, descriptor: int | None, count: int) -> list[int]:
-        """Send `descriptor` along; get `count` of them back."""
+    async def _ask(self, request: Request, descriptor: int = -1) -> tuple[Answer, list[int]]:
+        """What came of it, and descriptors that came with it."""
         data = msgspec.json.encode(request)
         if len(data) > MESSAGE_MAX_BYTES:
             raise InvalidInput("the path of a network namespace is too long")
-        with self._turn:
+        loop = asyncio.get_running_loop()
+        self._listen(loop)
+        async with self._room:
+            answered: asyncio.Future[tuple[Answer, list[int]]] = loop.create_future()
             try:
-                self._sock.sendmsg([data], _rights([] if descriptor is None else [descriptor]))
-                raw, ancillary, _, _ = self._sock.recvmsg(
-                    MESSAGE_MAX_BYTES, socket.CMSG_SPACE(8), socket.MSG_CMSG_CLOEXEC
-                )
+                self._sock.sendmsg([data], rights([] if descriptor < 0 else [descriptor]))
             except OSError as error:
-                # A late answer would be taken for that of the next question.
-                self._sock.close()
+                self._hang_up()
                 raise _gone() from error
-        descriptors = _descriptors(ancillary)
-        if not raw:
-            raise _gone()
-        answer = msgspec.json.decode(raw, type=_Answer)
+            self._waiting.append(answered)
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    answer, found = await answered
+            except TimeoutError:
+                self._hang_up()
+                raise _gone() from None
         if answer.kind:
             raise _error(answer)
-        assert len(descriptors) == count, "the helper is the same program"
-        return descriptors
+        return answer, found
+
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._sock.fileno() < 0:
+            raise _gone()
+        if self._loop is not loop:
+            loop.add_reader(self._sock, self._on_readable)
+            self._loop = loop
+            self._room = asyncio.Semaphore(QUESTIONS_MAX)
+
+    def _on_readable(self) -> None:
+        try:
+            raw, ancillary, _, _ = self._sock.recvmsg(
+                MESSAGE_MAX_BYTES, socket.CMSG_SPACE(8), socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        except OSError:
+            raw = b""
+        if not raw:
+            self._hang_up()
+            return
+        found = descriptors(ancillary)
+        answered = self._waiting.popleft()
+        if answered.done() or answered.get_loop() is not self._loop:  # whoever asked has gone
+            for descriptor in found:
+                os.close(descriptor)
+        else:
+            answered.set_result((msgspec.json.decode(raw, type=Answer), found))
+
+    def _hang_up(self) -> None:
+        """A late answer would be taken for that of the next question."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._sock)
+        self._sock.close()
+        while self._waiting:
+            answered = self._waiting.popleft()
+            if not answered.done() and answered.get_loop() is self._loop:
+                answered.set_exception(_gone())
 
 
 def start() -> Namespaces:
@@ -161,6 +227,7 @@ def start() -> Namespaces:
     Raises:
         Unavailable: no more processes or descriptors.
     """
+    agent_pid = os.getpid()
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
@@ -168,89 +235,15 @@ def start() -> Namespaces:
         raise Unavailable(f"cannot start the namespace helper: {error}") from error
     if pid == 0:
         ours.close()
-        _serve_and_exit(theirs)
+        serve_and_exit(theirs, agent_pid)
     theirs.close()
     return Namespaces(ours, pid)
 
 
-def _serve_and_exit(sock: socket.socket) -> NoReturn:
-    """The child's life. Never returns into the parent's code, whatever happens."""
-    code = 1
-    try:
-        # A terminal's Ctrl-C reaches us too; the end of the agent is our sign.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        ctypes.CDLL(None).prctl(_PR_SET_NAME, b"tortie-netns", 0, 0, 0)
-        capabilities.keep(CAPABILITIES)
-        _serve(sock)
-        code = 0
-    finally:
-        os._exit(code)
-
-
-def _serve(sock: socket.socket) -> None:
-    home = os.open(netns.OWN, os.O_RDONLY | os.O_CLOEXEC)
-    while True:
-        raw, ancillary, _, _ = sock.recvmsg(
-            MESSAGE_MAX_BYTES, socket.CMSG_SPACE(8), socket.MSG_CMSG_CLOEXEC
-        )
-        if not raw:
-            return
-        given, made = _descriptors(ancillary), []
-        try:
-            made = [_act(msgspec.json.decode(raw, type=_Request), given, home)]
-            answer = _Answer()
-        except TortieError as error:
-            answer = _Answer(type(error).__name__, str(error))
-        except OSError as error:
-            answer = _Answer("Unavailable", str(error))
-        sock.sendmsg([msgspec.json.encode(answer)], _rights(made))
-        for descriptor in (*given, *made):
-            os.close(descriptor)
-
-
-def _act(request: _Request, given: list[int], home: int) -> int:
-    """The descriptor that is asked for.
-
-    Where the way back fails, the helper ends: the next request would meet it in a container.
-    """
-    if request.path:
-        return netns.open_namespace(request.path)
-    netns.move_to(given[0])
-    try:
-        for setting in request.settings:
-            with contextlib.suppress(NotFound):  # without IPv6 there is nothing to restrict
-                family: sysctl.Family = 4 if setting.family == 4 else 6
-                sysctl.set_interface(family, setting.interface, setting.key, setting.value)
-        opened = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE
-        )
-        opened.bind((0, 0))
-        return opened.detach()
-    finally:
-        try:
-            netns.move_to(home)
-        except TortieError:
-            os._exit(1)
-
-
-def _rights(descriptors: list[int]) -> "list[tuple[int, int, array.array[int]]]":
-    if not descriptors:
-        return []
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    found = array.array("i")
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            found.frombytes(data[: len(data) - len(data) % found.itemsize])
-    return list(found)
-
-
-def _error(answer: _Answer) -> TortieError:
+def _error(answer: Answer) -> TortieError:
     if answer.kind == "KernelRefused":
-        return InvalidInput(answer.message)
+        operation, _, detail = answer.message.partition(": ")
+        return KernelRefused(operation, answer.errno, detail)
     known = getattr(errors, answer.kind, Unavailable)
     made = known(answer.message)
     assert isinstance(made, TortieError)

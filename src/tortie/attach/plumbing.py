@@ -24,41 +24,39 @@ agent's business, driven by the endpoint resource.
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from tortie.attach.inside import GATEWAY_4, GATEWAY_6, HOST_MAC, configure, find
-from tortie.attach.inside import problems as problems_inside
-from tortie.attach.namespaces import Namespaces, Setting
-from tortie.attach.requests import Device
-from tortie.kernel import netns, sysctl
-from tortie.kernel.rtnl import address as rtnl_address
-from tortie.kernel.rtnl import link as rtnl_link
-from tortie.kernel.rtnl.address import SCOPE_LINK as ADDRESS_SCOPE_LINK
-from tortie.kernel.rtnl.address import Address
-from tortie.kernel.rtnl.connection import Rtnl
-from tortie.kernel.rtnl.link import Link, LinkChange, VethPeer, mac_text, parse_mac
-from tortie.kernel.rtnl.tap import create_tap
-from tortie.lib.errors import AlreadyExists, InvalidInput, KernelBusy, NotFound
-from tortie.lib.ip import Network
+from msgspec.structs import replace
 
-_INSIDE_SETTINGS = (
-    ("disable_ipv6", "0"),
-    ("accept_ra", "0"),
-    ("accept_dad", "0"),
-    ("accept_redirects", "0"),
+from tortie.attach.helper import FarEnd
+from tortie.attach.inside import GATEWAY_4, HOST_MAC, find
+from tortie.attach.namespaces import Namespaces
+from tortie.attach.requests import Device
+from tortie.attach.turns import in_thread
+from tortie.attach.veth import Pair, prepare_host_end, problems
+from tortie.kernel import netns
+from tortie.kernel.rtnl.address import SCOPE_LINK, Address
+from tortie.kernel.rtnl.connection import Rtnl
+from tortie.kernel.rtnl.link import (
+    Link,
+    LinkChange,
+    VethPeer,
+    mac_text,
+    parse_mac,
+    random_mac,
 )
-"""IPv6; before the link is up."""
-_FORWARDING = (Setting("all", 4, "forwarding", "1"), Setting("all", 6, "forwarding", "1"))
+from tortie.kernel.rtnl.tap import create_tap
+from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound
+from tortie.lib.ip import Network
 
 
 class Wanted(NamedTuple):
     netns: str
     inside: str
     interface: str
-    addresses: tuple[Network, ...]
     mac: str = ""
-    """Empty: the kernel's choice."""
+    """Empty: one that nobody else has."""
     mtu: int = 0
     """0: the kernel's default."""
     default_routes: bool = True
@@ -70,11 +68,30 @@ class Wanted(NamedTuple):
     """What the host's end answers for where others configure the inside; empty: 169.254.1.1."""
 
 
-class Plumbing(Protocol):
-    """What the attacher needs; blocking, safe from any thread."""
+class Made(Protocol):
+    """A link whose ends are there, the host's one up; close it when done, configured or not."""
 
-    def connect(self, wanted: Wanted) -> str:
-        """Make or complete the pair; returns the MAC of the workload's end.
+    @property
+    def mac(self) -> str:
+        """Of the workload's end; empty where that is not ours to know."""
+        ...
+
+    async def configure(self, addresses: Sequence[Network]) -> None:
+        """Give the workload's end these addresses and no others, its routes, and set it up.
+
+        Raises:
+            TortieError: half of it may be there.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Plumbing(Protocol):
+    """What the attacher needs."""
+
+    async def make(self, wanted: Wanted) -> Made:
+        """Make the pair, or find what is there of it.
 
         Raises:
             NotFound, InvalidInput: `netns` is not a network namespace, or the
@@ -84,12 +101,12 @@ class Plumbing(Protocol):
         """
         ...
 
-    def disconnect(self, interface: str, device: Device = "veth") -> bool:
+    async def disconnect(self, interface: str, device: Device = "veth") -> bool:
         """Delete the pair by its host end, or the tap; False if there was none."""
         ...
 
-    def problems(self, wanted: Wanted) -> list[str]:
-        """What is missing of `wanted`, one sentence each."""
+    async def problems(self, wanted: Wanted, addresses: Sequence[Network]) -> list[str]:
+        """What is missing of both, one sentence each."""
         ...
 
 
@@ -117,36 +134,32 @@ class Veths:
             raise
         self._idle.append(rtnl)
 
-    def connect(self, wanted: Wanted) -> str:
+    async def make(self, wanted: Wanted) -> Made:
         if wanted.device != "veth":
-            return self._connect_machine(wanted)
-        namespace = self._namespaces.hold(wanted.netns)
+            await in_thread(self._make_machine, wanted)
+            return _Machine(wanted.mac)
+        pair = Pair(
+            interface=wanted.interface,
+            inside=wanted.inside,
+            mac=parse_mac(wanted.mac) if wanted.mac else random_mac(),
+            mtu=wanted.mtu,
+            forwarding=wanted.forwarding,
+        )
+        namespace = await self._namespaces.hold(wanted.netns)
         try:
             self._home = self._home or netns.identity()
             if netns.held_identity(namespace) == self._home:
                 raise InvalidInput(f"{wanted.netns} is the host's own network namespace")
-            with self._host() as host:
-                return self._connect_container(host, namespace, wanted)
-        finally:
+            far = await self._namespaces.make(namespace, pair)
+        except BaseException:
             os.close(namespace)
+            raise
+        return _Container(self._namespaces, namespace, wanted, far)
 
-    def _connect_container(self, host: Rtnl, namespace: int, wanted: Wanted) -> str:
-        mac = parse_mac(wanted.mac) if wanted.mac else rtnl_link.random_mac()
-        near = _make_pair(host, namespace, wanted, mac)
-        is_new = near is not None
-        settings = _settings(wanted)
-        # The usual case enters the namespace once: interface and settings are both its first.
-        with self._namespaces.enter(namespace, settings if is_new else ()) as inside:
-            if near is None:
-                mac = _find_or_replace_pair(host, namespace, inside, wanted, mac)
-                self._namespaces.enter(namespace, settings).close()
-                near = host.link(wanted.interface)
-            self._prepare_host_end(host, near)
-            arguments = (inside, near.peer, wanted.inside, wanted.addresses)
-            configure(*arguments, wanted.default_routes, is_new=is_new)
-            return mac_text(mac)
+    async def disconnect(self, interface: str, device: Device = "veth") -> bool:
+        return await in_thread(self._disconnect, interface, device)
 
-    def disconnect(self, interface: str, device: Device = "veth") -> bool:
+    def _disconnect(self, interface: str, device: Device) -> bool:
         with self._host() as host:
             link = find(host, interface)
             if link is None or _is_foreign(link, device):
@@ -162,23 +175,32 @@ class Veths:
                     host.delete_links(together | {link.index})
             return True
 
-    def problems(self, wanted: Wanted) -> list[str]:
+    async def problems(self, wanted: Wanted, addresses: Sequence[Network]) -> list[str]:
         if wanted.device != "veth":
-            with self._host() as host:
-                link = find(host, wanted.interface)
-            missing = f"the host has no interface {wanted.interface}"
-            return ([] if link.up else [f"{wanted.interface} is down"]) if link else [missing]
+            return await in_thread(self._problems_of_machine, wanted)
         try:
-            opened = self._namespaces.open(wanted.netns)
+            opened = await self._namespaces.open(wanted.netns)
         except NotFound as error:
             return [str(error)]
         try:
-            with self._host() as host:
-                return list(_problems(host, opened.rtnl, wanted))
+            return await in_thread(self._problems_of_pair, opened.rtnl, wanted, addresses)
         finally:
             opened.close()
 
-    def _connect_machine(self, wanted: Wanted) -> str:
+    def _problems_of_pair(
+        self, inside: Rtnl, wanted: Wanted, addresses: Sequence[Network]
+    ) -> list[str]:
+        names = wanted.interface, wanted.inside
+        with self._host() as host:
+            return problems(host, inside, *names, addresses, default_routes=wanted.default_routes)
+
+    def _problems_of_machine(self, wanted: Wanted) -> list[str]:
+        with self._host() as host:
+            link = find(host, wanted.interface)
+        missing = f"the host has no interface {wanted.interface}"
+        return ([] if link.up else [f"{wanted.interface} is down"]) if link else [missing]
+
+    def _make_machine(self, wanted: Wanted) -> None:
         """The host's end alone: inside is a VM's business."""
         with self._host() as host:
             link = find(host, wanted.interface)
@@ -199,31 +221,53 @@ class Veths:
                 host.change_link(link.index, LinkChange(up=False))
                 host.change_link(link.index, LinkChange(mac=HOST_MAC, mtu=wanted.mtu or None))
                 link = host.link(wanted.interface)
-            self._prepare_host_end(host, link)
+            prepare_host_end(host, link)
             # A VM asks for its gateway, and proxy ARP may be silent (above); nobody but the host
             # end can answer. The other family's is there already.
             present = {found.address for found in host.addresses(interface=link.index)}
             for gateway in wanted.gateways or (GATEWAY_4,):
                 if gateway not in present:
                     _answer_for(host, link, gateway)
-            return wanted.mac
 
-    def _prepare_host_end(self, host: Rtnl, near: Link) -> None:
-        """Its settings, then up."""
-        if near.up:
-            return
-        requests = [rtnl_link.change(near.index, LinkChange(up=True))]
-        with contextlib.suppress(NotFound):  # no IPv6 here
-            sysctl.set_interface(6, near.name, "accept_ra", 0)
-            # The same address as the kernel would make, without the second of
-            # duplicate detection during which it may not ask for the workload.
-            own = Address(
-                interface=near.index, address=GATEWAY_6, length=64, scope=ADDRESS_SCOPE_LINK
-            )
-            requests[:0] = [rtnl_link.no_generated_address(near.index), rtnl_address.add(own)]
-        for outcome in host.run(requests):
-            if outcome is not None:
-                raise outcome
+
+class _Container:
+    """`Made` of a veth pair, with its namespace held."""
+
+    def __init__(self, namespaces: Namespaces, namespace: int, wanted: Wanted, far: FarEnd) -> None:
+        self._namespaces = namespaces
+        self._namespace = namespace
+        self._name = wanted.inside
+        self._default_routes = wanted.default_routes
+        self._far = far
+
+    @property
+    def mac(self) -> str:
+        return mac_text(self._far.mac)
+
+    async def configure(self, addresses: Sequence[Network]) -> None:
+        await self._namespaces.configure(
+            self._namespace,
+            self._far,
+            self._name,
+            addresses,
+            default_routes=self._default_routes,
+        )
+        self._far = replace(self._far, is_new=False)
+
+    def close(self) -> None:
+        os.close(self._namespace)
+
+
+class _Machine(NamedTuple):
+    """`Made` where others configure the inside."""
+
+    mac: str
+
+    async def configure(self, addresses: Sequence[Network]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def _is_foreign(link: Link, device: Device) -> bool:
@@ -242,63 +286,5 @@ def _loose_pair(host: Rtnl, wanted: Wanted) -> Link:
 
 
 def _answer_for(host: Rtnl, link: Link, gateway: Network) -> None:
-    address = Address(
-        interface=link.index, address=gateway, length=gateway.bits, scope=ADDRESS_SCOPE_LINK
-    )
+    address = Address(interface=link.index, address=gateway, length=gateway.bits, scope=SCOPE_LINK)
     host.add_address(address)
-
-
-def _settings(wanted: Wanted) -> list[Setting]:
-    forwarding = _FORWARDING if wanted.forwarding else ()
-    return [*(Setting(wanted.inside, 6, *pair) for pair in _INSIDE_SETTINGS), *forwarding]
-
-
-def _make_pair(host: Rtnl, namespace: int, wanted: Wanted, mac: bytes) -> Link | None:
-    """Make both ends, down; None if one of the names is taken."""
-    mtu = wanted.mtu or None
-    peer = VethPeer(name=wanted.inside, namespace=namespace, mac=mac, mtu=mtu)
-    try:
-        return host.create_veth(wanted.interface, peer, mac=HOST_MAC, mtu=mtu)
-    except AlreadyExists:
-        return None
-
-
-def _find_or_replace_pair(
-    host: Rtnl, namespace: int, inside: Rtnl, wanted: Wanted, mac: bytes
-) -> bytes:
-    """What is there is completed; a host end whose workload is gone is replaced.
-
-    Returns the MAC of the workload's end: its own, or `mac` where it had to be made.
-    """
-    near, far = find(host, wanted.interface), find(inside, wanted.inside)
-    if near and far and _is_pair(near, far):
-        return far.mac
-    if far is not None:
-        raise AlreadyExists(
-            f"{wanted.netns} has another interface {wanted.inside!r}; remove it, or ask for "
-            "another name"
-        )
-    if near is not None:
-        host.delete_links([near.index])
-    if _make_pair(host, namespace, wanted, mac) is None:
-        raise KernelBusy(f"{wanted.interface} or {wanted.inside} came while it was being made")
-    return mac
-
-
-def _is_pair(near: Link, far: Link) -> bool:
-    return near.kind == far.kind == "veth" and near.peer == far.index and far.peer == near.index
-
-
-def _problems(host: Rtnl, inside: Rtnl, wanted: Wanted) -> "list[str]":
-    near, far = find(host, wanted.interface), find(inside, wanted.inside)
-    if near is None:
-        return [f"the host has no interface {wanted.interface}"]
-    if far is None:
-        return [f"{wanted.netns} has no interface {wanted.inside}"]
-    if not _is_pair(near, far):
-        return [f"{wanted.interface} and {wanted.inside} are not two ends of one link"]
-    found = []
-    for name, link in ((wanted.interface, near), (wanted.inside, far)):
-        if not link.up:
-            found.append(f"{name} is down")
-    return found + problems_inside(inside, far, wanted.addresses, wanted.default_routes)

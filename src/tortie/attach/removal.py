@@ -207,7 +207,7 @@ class Removal:
     async def _disconnect(self, entry: Entry) -> None:
         """An interface that others made stays; without an endpoint no packet passes it."""
         if entry.device != "existing":
-            await in_thread(self._plumbing.disconnect, entry.interface, entry.device)
+            await self._plumbing.disconnect(entry.interface, entry.device)
 
     async def _delete_endpoint(self, entry: Entry) -> int:
         """The revision of the deletion; 0 if it was not there."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import functools
 import time
+from asyncio import Future
 from collections.abc import AsyncIterator, Callable
 from typing import ParamSpec, TypeVar
 
@@ -45,12 +47,21 @@ class Steps:
         self._last = now
 
 
+def begin_in_thread(call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> "Future[T]":
+    """Started when this returns, which a coroutine would not be; whoever begins it sees to its end.
+
+    Cancelling the future ends nothing but the knowledge of it: `asyncio.shield` it.
+    """
+    work = functools.partial(call, *arguments, **named)
+    return asyncio.get_running_loop().run_in_executor(None, work)
+
+
 async def in_thread(call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """Run in a thread, and see it through even when cancelled.
 
     A step that went on by itself could make a link after its undoing.
     """
-    work = asyncio.ensure_future(asyncio.to_thread(call, *arguments, **named))
+    work = begin_in_thread(call, *arguments, **named)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

@@ -43,6 +43,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--state-directory", type=Path, default=Path("/var/lib/tortie"), help="the agent's"
     )
     install.add_argument("--python", default="", help="interpreter (default: the system's)")
+    install.add_argument(
+        "--perl", default="", help="starts faster, for the usual case (default: the system's; none)"
+    )
     return parser.parse_args(argv)
 
 
@@ -61,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
             arguments.run_directory / "attach.sock",
             arguments.state_directory / "cni",
             arguments.python,
+            arguments.perl,
         )
         conflist = _conflist(arguments)
         changed = installing.install(arguments.bin_dir, conf_dir, places, conflist)

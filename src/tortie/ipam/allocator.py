@@ -33,11 +33,12 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
 from tortie.datastore.client import Client
+from tortie.datastore.resources import Write
 from tortie.ipam import block as blocks
 from tortie.ipam.choice import Choice, PoolExhausted
 from tortie.ipam.holdings import (
@@ -79,13 +80,33 @@ BLOCKS_PER_RELEASE = 60
 BATCH_SIZE = 32
 """Assignments in one transaction."""
 _COMPARES_BEFORE_LAST = 100
-"""One more assignment adds at most 12 (two families: block, affinity, pool; handle, mark)."""
+"""One more assignment adds at most 13 (two families: block, affinity, pool; handle, mark; what
+is created beside it)."""
 
 _LONGEST_PAUSE_SECONDS = 0.05
 
 
 class HandleExists(AlreadyExists):
     """The handle was to be new, and holds addresses."""
+
+
+class Beside:
+    """What is to be created in the transaction of an assignment.
+
+    It may come to nothing while the assignment does not: after a lost compare (it may have been
+    there already) or a lost answer.
+    """
+
+    def __init__(self, prepare: "Callable[[list[Network]], Awaitable[Write[Any] | None]]") -> None:
+        """
+        Args:
+            prepare: given the addresses: what to write, or None for nothing. What it raises is
+                the outcome of the assignment; nothing is written then. All who want an address
+                of this host wait for it.
+        """
+        self.prepare = prepare
+        self.revision = 0
+        """At which it was written; 0: it was not."""
 
 
 class Allocator:
@@ -129,6 +150,7 @@ class Allocator:
         use: str = "Workload",
         handle: Stored[Handle] | None = None,
         is_new: bool = False,
+        beside: Beside | None = None,
     ) -> list[Network]:
         """One address of each family, or those asked for by name.
 
@@ -143,6 +165,7 @@ class Allocator:
             use: `Workload` or `Tunnel`.
             handle: as the caller has just read it, or believes it to be, which saves reading it.
             is_new: only if the handle holds nothing yet.
+            beside: is created in the same transaction, if it is to be.
 
         Returns:
             All that the handle holds afterwards, IPv4 first.
@@ -167,7 +190,7 @@ class Allocator:
         )
         if not wanted.families or not wanted.families <= {4, 6}:
             raise InvalidInput(f"families are 4, 6 or both, not {sorted(wanted.families)}")
-        mine = _Assignment(handle_id, wanted, handle, is_new)
+        mine = _Assignment(handle_id, wanted, handle, is_new, beside)
         self._waiting.append(mine)
         try:
             # Whoever has the turn serves everybody who waits.
@@ -237,8 +260,8 @@ class Allocator:
                     await asyncio.sleep(random.random() * longest)  # noqa: S311 - jitter
             raise Conflict(f"gave up after {ATTEMPTS} attempts: {lost}")
 
-    async def _commit(self, change: Change) -> None:
-        """Write it, and see it written in the view that is kept."""
+    async def _commit(self, change: Change) -> int:
+        """Write it, and see it written in the view that is kept; returns its revision."""
         view, self._view = self._view, None  # until it is known to be right
         try:
             revision = await change.commit(self._client)
@@ -247,6 +270,7 @@ class Allocator:
         if view is not None:
             view.choice.settle(change.written(revision))
             self._view = view
+        return revision
 
     async def _look(self) -> "tuple[_View, bool]":
         """What is known of pools and of this host, and whether it was read just now."""
@@ -305,11 +329,18 @@ class Allocator:
         if change.writes:
             change.rest_on(choice.config, choice.node)
             try:
-                await self._commit(change)
+                revision = await self._commit(change)
+            except _LostCompare:
+                for item, _ in decided:
+                    item.beside = None  # it may be that which is there
+                raise
             except Unavailable:
                 for item, _ in decided:
                     item.is_new = False  # what its handle holds by the next look is of this try
+                    item.beside = None
                 raise
+            for item, _ in decided:
+                item.note_written(revision)
         for item, outcome in decided:
             item.tell(outcome)
 
@@ -325,8 +356,8 @@ class Allocator:
 
     async def _decide(
         self, item: "_Assignment", held: Held, choice: Choice, change: Change
-    ) -> list[Network]:
-        """What one gets, added to the transaction; nothing is added when this raises."""
+    ) -> list[Network] | TortieError:
+        """What one gets, added to the transaction; nothing is added when it gets an error."""
         handle_id, wanted = item.handle_id, item.wanted
         held.check()
         if choice.config.problem:
@@ -346,13 +377,23 @@ class Allocator:
             parts.append((source, after))
             counts[after.cidr] = counts.get(after.cidr, 0) + len(addresses)
             taken += addresses
+        given = sorted([*mine, *taken])
+        item.is_beside_in = False
+        if item.beside is not None:
+            try:
+                other = await item.beside.prepare(given)
+            except TortieError as error:
+                return error
+            if other is not None:
+                change.take_along(other)
+                item.is_beside_in = True
         for source, after in parts:
             source.write(change, after)
             choice.took(source, after)
         change.write(held.handle, replace(held.handle.value or Handle(), block=counts))
         # What it has is of one host: else no agent could say that all of it has leaked.
         self._rehome(held, mine, wanted.attribute, choice, change)
-        return sorted([*mine, *taken])
+        return given
 
     def _rehome(
         self,
@@ -478,14 +519,26 @@ class _Assignment:
     """One call that waits for its addresses."""
 
     def __init__(
-        self, handle_id: str, wanted: Request, handle: Stored[Handle] | None, is_new: bool
+        self,
+        handle_id: str,
+        wanted: Request,
+        handle: Stored[Handle] | None,
+        is_new: bool,
+        beside: Beside | None,
     ) -> None:
         self.handle_id = handle_id
         self.is_new = is_new
+        self.beside = beside
         self.wanted = wanted
         self.handle = handle
         """As its caller has read it; None: not, or it was of no use."""
+        self.is_beside_in = False
+        """Is `beside` in the transaction that is being made?"""
         self.outcome: asyncio.Future[list[Network]] = asyncio.get_running_loop().create_future()
+
+    def note_written(self, revision: int) -> None:
+        if self.beside is not None and self.is_beside_in:
+            self.beside.revision = revision
 
     def tell(self, outcome: list[Network] | TortieError) -> None:
         if self.outcome.done():

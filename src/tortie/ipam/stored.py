@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from tortie.datastore.client import Client, Delete, Entry, Get, Put, Txn, unchanged
+from tortie.datastore.resources import Write
 from tortie.lib.errors import Conflict, InvalidInput
 from tortie.lib.ip import Network
 from tortie.model.codec import Value, decode, encode
@@ -97,6 +98,7 @@ class Change:
         self._writes: dict[str, Stored[Any]] = {}
         """By path, what was read with the value to write in its place."""
         self._operations: dict[str, Put | Delete] = {}
+        self._others: list[Write[Any]] = []
 
     def rest_on(self, *read: Stored[Any]) -> None:
         """The change is right only while these are as they were read."""
@@ -108,10 +110,14 @@ class Change:
         self.rest_on(read)
         self._writes[read.key.path] = read._replace(value=value, problem="")
 
+    def take_along(self, other: Write[Any]) -> None:
+        """Something that is no business of IPAM, in the same transaction."""
+        self._others.append(other)
+
     @property
     def size(self) -> int:
         """How many compares; there are never more writes."""
-        return len(self._revisions)
+        return len(self._revisions) + sum(len(other.compares) for other in self._others)
 
     @property
     def writes(self) -> int:
@@ -126,9 +132,13 @@ class Change:
         """
         self._operations = {path: self._encoded(path) for path in self._writes}
         compares = [unchanged(path, revision) for path, revision in self._revisions.items()]
-        result = await client.transact(Txn(compares, list(self._operations.values())))
+        operations: list[Put | Delete] = list(self._operations.values())
+        for other in self._others:
+            compares.extend(other.compares)
+            operations.append(Put(other.path, other.raw))
+        result = await client.transact(Txn(compares, operations))
         if not result.succeeded:
-            raise Conflict(f"one of {', '.join(self._revisions)} has changed")
+            raise Conflict(f"one of {', '.join(one.key for one in compares)} has changed")
         return result.revision
 
     def written(self, revision: int) -> dict[str, Stored[Any]]:

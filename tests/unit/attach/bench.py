@@ -8,9 +8,9 @@ test can walk through all points at which a call can die.
 import asyncio
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tests.unit.ipam.invariants import allocated, check
 
@@ -21,6 +21,7 @@ from tortie.attach.plumbing import Plumbing, Wanted
 from tortie.attach.requests import Add, Check, Device, Remove, WorkloadKey
 from tortie.datastore.memory import MemoryClient, MemoryStore
 from tortie.ipam.allocator import Allocator
+from tortie.lib.ip import Network
 from tortie.model.codec import encode
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Metadata
@@ -61,26 +62,50 @@ class Steps:
         return self._error is None
 
 
+class FakeLink(NamedTuple):
+    """`Made`; notes its addresses where its plumbing keeps them."""
+
+    plumbing: "FakePlumbing"
+    wanted: Wanted
+
+    @property
+    def mac(self) -> str:
+        return self.wanted.mac or "02:00:00:00:00:01"
+
+    async def configure(self, addresses: Sequence[Network]) -> None:
+        self.plumbing.steps.take("before", "configure")
+        self.plumbing.addresses[self.wanted.interface] = tuple(addresses)
+        self.plumbing.steps.take("after", "configure")
+
+    def close(self) -> None:
+        self.plumbing.open -= 1
+
+
 class FakePlumbing(Plumbing):
     """Links in a dict, by host end. What a host's kernel would hold."""
 
     def __init__(self, steps: Steps) -> None:
         self.links: dict[str, Wanted] = {}
-        self._steps = steps
+        self.addresses: dict[str, tuple[Network, ...]] = {}
+        self.steps = steps
+        self.open = 0
+        """Links that somebody has not closed yet."""
 
-    def connect(self, wanted: Wanted) -> str:
-        self._steps.take("before", "connect")
+    async def make(self, wanted: Wanted) -> FakeLink:
+        self.steps.take("before", "make")
         self.links[wanted.interface] = wanted
-        self._steps.take("after", "connect")
-        return wanted.mac or "02:00:00:00:00:01"
+        self.steps.take("after", "make")
+        self.open += 1
+        return FakeLink(self, wanted)
 
-    def disconnect(self, interface: str, device: Device = "veth") -> bool:
-        self._steps.take("before", "disconnect")
+    async def disconnect(self, interface: str, device: Device = "veth") -> bool:
+        self.steps.take("before", "disconnect")
         found = self.links.pop(interface, None) is not None
-        self._steps.take("after", "disconnect")
+        self.addresses.pop(interface, None)
+        self.steps.take("after", "disconnect")
         return found
 
-    def problems(self, wanted: Wanted) -> list[str]:
+    async def problems(self, wanted: Wanted, addresses: Sequence[Network]) -> list[str]:
         return [] if wanted.interface in self.links else ["no link"]
 
 

@@ -2,18 +2,27 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.attach.bench import ENDPOINTS, Bench, Crash, Moment, request
+from tests.unit.attach.bench import ENDPOINTS, Bench, Crash, FakeLink, Moment, request
 from tests.unit.ipam.invariants import allocated
 
-from tortie.attach import attacher
+from tortie.attach import addition, attacher
 from tortie.attach.journal import Journal
+from tortie.attach.plumbing import Wanted
 from tortie.attach.requests import Port, Remove
-from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound, TortieError, Unavailable
+from tortie.lib.errors import (
+    AlreadyExists,
+    InvalidInput,
+    KernelRefused,
+    NotFound,
+    TortieError,
+    Unavailable,
+)
 from tortie.model.keys import ResourceKey
 from tortie.model.metadata import Metadata
 from tortie.model.node import ClusterInformation, ClusterInformationSpec, Node
@@ -57,8 +66,8 @@ def test_add_makes_everything_and_says_what(bench: Bench) -> None:
     assert list(found.timings) == [
         "journal", "addresses", "link", "endpoint", "enforced", "recorded",
     ]  # fmt: skip
-    wanted = bench.plumbing["h1"].links[found.interface]
-    assert [str(address) for address in wanted.addresses] == list(found.addresses)
+    addresses = bench.plumbing["h1"].addresses[found.interface]
+    assert list(map(str, addresses)) == list(found.addresses)
     assert bench.check() == ()
 
 
@@ -197,13 +206,71 @@ def test_a_move_cut_short_at_any_step_and_called_off(
     assert 6 < at < MOST_STEPS - 1
 
 
-def test_a_new_container_is_two_transactions_and_no_read(bench: Bench) -> None:
+def test_a_new_container_is_one_transaction_and_no_read(bench: Bench) -> None:
     bench.is_ready = True
     bench.add("first", container_id="c0")  # and with it, the allocator's view
     before = len(bench.steps.taken)
     bench.add(container_id="c1")
-    steps = ["journal", "transact", "connect", "transact", "wait", "journal"]
+    steps = ["journal", "make", "transact", "configure", "wait", "journal"]
     assert bench.steps.taken[before:] == steps
+
+
+def test_an_endpoint_that_is_there_already_takes_what_the_new_container_is(bench: Bench) -> None:
+    """Its transaction with the addresses cannot be; they come without it, and it is replaced."""
+    bench.is_ready = True
+    bench.add("first", container_id="c0")
+    [key] = [key for key in bench.entries() if key.startswith(ENDPOINTS)]
+    other = key.replace("first", "web")
+    bench.run(bench.clients["h1"].put(other, bench.entries()[key].replace(b"first", b"web")))
+    found = bench.add(container_id="c1")
+    assert stored_endpoint(bench)["spec"]["ipNetworks"] == list(found.addresses)
+    assert stored_endpoint(bench)["spec"]["containerID"] == "c1"
+    assert "endpoint" in found.timings
+
+
+@pytest.mark.parametrize("step", ["make", "configure"])
+def test_a_link_that_cannot_be_made_costs_nobody_anything(bench: Bench, step: str) -> None:
+    bench.is_ready = True
+    bench.add("first", container_id="c0")
+    revision = bench.store.revision
+    at = {"make": 2, "configure": 4}[step]
+    bench.steps.fail_at(at, "before", KernelRefused("no", errno.EPERM))
+    with pytest.raises(KernelRefused):
+        bench.add(container_id="c1")
+    assert bench.steps.taken[at - 1] == step
+    assert bench.plumbing["h1"].open == 0
+    if step == "make":
+        assert bench.store.revision == revision, "nothing was written"
+    bench.remove("first")
+    assert bench.left_overs() == []
+
+
+def test_a_slow_link_holds_up_nobody_else(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addition, "PATIENCE_SECONDS", 0.05)
+    bench.is_ready = True
+    bench.add("first", container_id="c0")
+    plumbing, goes_on = bench.plumbing["h1"], asyncio.Event()
+    make = plumbing.make
+
+    async def slow(wanted: Wanted) -> FakeLink:
+        if wanted.netns == "/slow":
+            await goes_on.wait()
+        return await make(wanted)
+
+    monkeypatch.setattr(plumbing, "make", slow)
+
+    async def go() -> None:
+        host = bench.host()
+        late = asyncio.create_task(host.add(request(container_id="c1", netns="/slow")))
+        await asyncio.sleep(0)
+        await host.add(request("other", container_id="c2"))
+        assert not late.done()
+        goes_on.set()
+        assert "endpoint" in (await late).timings, "in a transaction of its own"
+
+    bench.run(go())
+    assert bench.plumbing["h1"].open == 0
+    assert len(bench.endpoints()) == 3
 
 
 def test_a_container_that_is_not_new_is_looked_up_after_all(bench: Bench) -> None:
@@ -223,7 +290,7 @@ def test_addresses_of_an_assignment_whose_answer_was_lost_are_its_own(bench: Ben
     bench.is_ready = True
     bench.add("first", container_id="c0")
     bench.remove("first")
-    bench.steps.fail_at(2, "after", Unavailable("lost", maybe_applied=True))
+    bench.steps.fail_at(3, "after", Unavailable("lost", maybe_applied=True))
     bench.wait_error = Unavailable("late")
     with pytest.raises(Unavailable, match="late"):
         bench.add(container_id="c1")

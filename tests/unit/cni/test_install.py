@@ -1,10 +1,11 @@
 """`tortie cni`: what lies where afterwards, and that nothing is ever half there."""
 
-import ast
 import json
 import os
+import socket
 import stat
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,37 +20,96 @@ def run(tmp_path: Path, *arguments: str) -> int:
     return main.main([arguments[0], *places, *arguments[1:]])
 
 
-def test_plugins_and_configuration(tmp_path: Path) -> None:
-    assert run(tmp_path, "install", "--run-directory", "/run/x'y", "--state-directory", "/s") == 0
+@pytest.mark.parametrize("perl", ["/usr/bin/perl", "none"])
+def test_plugins_and_configuration(tmp_path: Path, perl: str) -> None:
+    """Names of users' directories are text, whatever they look like."""
+    run_directory, state = """/run/x'y\\'"$(z)""", "/s\\n'"
+    directories = "--run-directory", run_directory, "--state-directory", state
+    assert run(tmp_path, "install", *directories, "--perl", perl) == 0
     for name in ("tortie", "tortie-ipam", "calico", "calico-ipam"):
         path = tmp_path / "bin" / name
         assert stat.S_IMODE(path.stat().st_mode) == 0o755
-        text = path.read_text()
-        assert text.startswith("#!/")
-        assert text.split("\n", 1)[0].endswith(" -IS")
-        [source] = [
-            node.value.value
-            for node in ast.parse(text).body
-            if isinstance(node, ast.Assign)
-            and ast.unparse(node.targets[0]) == "SOURCE"
-            and isinstance(node.value, ast.Constant)
-        ]
-        tree = ast.parse(str(source))
-        values = {
-            node.targets[0].id: node.value.value
-            for node in tree.body
-            if isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and isinstance(node.value, ast.Constant)
-        }
-        assert (values["SOCKET"], values["SPOOL"]) == ("/run/x'y/attach.sock", "/s/cni")
+        started_by = path.read_text().split("\n", 1)[0]
+        assert started_by == (f"#!{perl}" if perl != "none" else "#!/usr/bin/python3 -IS")
         done = subprocess.run([path], env={"CNI_COMMAND": "VERSION"}, capture_output=True)
         assert json.loads(done.stdout)["supportedVersions"][-1] == "1.1.0"
+        done = subprocess.run([path], env={"CNI_COMMAND": "ADD"}, input=b"{}", capture_output=True)
+        assert f"{run_directory}/attach.sock:" in json.loads(done.stdout)["msg"]
     conflist = tmp_path / "net.d" / "10-tortie.conflist"
     assert stat.S_IMODE(conflist.stat().st_mode) == 0o600
     found = json.loads(conflist.read_text())
     assert [p["type"] for p in found["plugins"]] == ["tortie", "portmap", "bandwidth"]
     assert sorted(p.name for p in tmp_path.rglob(".*")) == []
+
+
+def test_without_perl_python_does_it_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install, "SYSTEM_PERL", "/nonexistent")
+    assert run(tmp_path, "install") == 0
+    assert (tmp_path / "bin" / "tortie").read_text().startswith("#!/usr/bin/python3 -IS")
+    with pytest.raises(InvalidInput, match="interpreter /bin/false"):
+        run(tmp_path, "install", "--perl", "/bin/false")
+
+
+def test_the_short_cut_says_what_the_plugin_says(tmp_path: Path) -> None:
+    """The agent gets the same request, whatever a runtime hands over; larger than a pipe, too."""
+    said: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            with listener.accept()[0] as client:
+                found = b""
+                while not found.endswith(b"\n"):
+                    found += client.recv(1 << 16)
+                if b'"stop"' in found:
+                    return
+                said.append(found)
+                client.sendall(b'{"error":{"code":7,"msg":"\xc3\xa9 }"}}\n')
+
+    odd = b'a"b\\c\x01\x1f\x7f \xc3\xa9\xf0\x9f\x90\x88 $(x) @y %z'
+    path = os.fsencode(tmp_path / "ns")
+    cases: list[tuple[bytes, bytes]] = [
+        (b"{}", b"c1"),
+        (odd, odd),
+        (b"", b""),
+        (b"\xff\xfe", b"\x80"),
+        (b'"%s"' % (b"x" * 300_000), b"c1"),
+        (b"\xff" * 300_000, b"c1"),
+    ]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(tmp_path / "attach.sock"))
+        listener.listen()
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        for config, container in cases:
+            environment = {
+                b"CNI_COMMAND": b"CHECK", b"CNI_CONTAINERID": container, b"CNI_ARGS": b"A=" + odd,
+                b"CNI_NETNS": path, b"HOME": b"/", b"CNI_NETNS_OVERRIDE": b"",
+            }  # fmt: skip
+            done = []
+            for perl in ("/usr/bin/perl", "none"):
+                bin_dir = tmp_path / perl.rpartition("/")[2]
+                places = install.Places(tmp_path / "attach.sock", tmp_path / "spool", perl=perl)
+                install.install(
+                    bin_dir, None, places, default_conflist(kubernetes=False, ipv6=False)
+                )
+                done.append(
+                    subprocess.run(
+                        [bin_dir / "calico"], env=environment, input=config, capture_output=True
+                    )
+                )
+            short, whole = done
+            assert (short.returncode, short.stdout) == (whole.returncode, whole.stdout)
+            assert (short.stdout, short.returncode) == (b'{"code":7,"msg":"\xc3\xa9 }"}\n', 1)
+            assert short.stderr == whole.stderr == b""
+            requests = [json.loads(line) for line in said]
+            assert requests[0] == requests[1]
+            assert requests[0]["environment"]["CNI_ARGS"] == "A=" + odd.decode()
+            assert requests[0]["config"] == config.decode(errors="replace")
+            said.clear()
+        with socket.socket(socket.AF_UNIX) as last:
+            last.connect(os.fspath(tmp_path / "attach.sock"))
+            last.sendall(b'"stop"\n')
+        thread.join()
 
 
 def test_again_replaces_and_uninstall_removes_only_ours(tmp_path: Path) -> None:
@@ -105,7 +165,7 @@ def test_the_plugin_imports_nothing_that_has_to_be_found() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout == "_json _socket\n"
+    assert done.stdout == "_socket\n"
     assert os.path.getsize(plugin.__file__) < 20_000, "it is compiled at each start"
 
 
