@@ -31,7 +31,10 @@ for (values %said) {
     next unless defined;
     my $copy = $_;
     otherwise() unless utf8::decode($copy);
-    s/([\x00-\x1f"\\])/sprintf '\\u%04x', ord $1/ge;
+    s/(["\\])/\\$1/g;
+    s/\n/\\n/g;
+    s/\t/\\t/g;
+    s/([\x00-\x1f])/sprintf '\\u%04x', ord $1/ge;
 }
 my $pairs = join ',', map { qq("$_":"$said{$_}") } grep { defined $said{$_} } @NAMES;
 # The agent may not see the runtime's mounts; it finds the namespace through us.
@@ -61,7 +64,7 @@ until ($answer =~ /\n\z/) {
     sysread($agent, $answer, 65536, length $answer) or otherwise();
 }
 
-$answer =~ /\A\{"(result|error)":(.*)\}\n\z/s or otherwise();
+$answer =~ /\A\{"(result|error)":(?!\{"kind":)(.*)\}\n\z/s or otherwise();
 my ($outcome, $text) = ($1, $2);
 unless ($outcome eq 'result' && $text eq 'null') {
     $text .= "\n";

@@ -42,7 +42,8 @@ NAMES = (
 REQUEST_MAX_BYTES = 1 << 20
 """As in `attach/requests.py`."""
 
-ESCAPES = {code: f"\\u{code:04x}" for code in (*range(32), ord('"'), ord("\\"))}
+ESCAPES = {code: f"\\u{code:04x}" for code in range(32)}
+ESCAPES |= {ord(short): f"\\{name}" for short, name in zip('\n\t"\\', 'nt"\\', strict=True)}
 """What must not stand in a JSON string (RFC 8259, section 7)."""
 
 TRY_AGAIN_LATER = 11
