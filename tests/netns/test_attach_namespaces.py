@@ -65,7 +65,7 @@ def test_no_descriptor_is_left_behind(helper: Namespaces, workload: str) -> None
         with pytest.raises(InvalidInput):
             asyncio.run(helper.open("/etc/hostname"))
     assert len(os.listdir("/proc/self/fd")) == ours
-    assert _descriptors_of(helper) == theirs
+    assert _descriptors_of(helper) <= theirs, "it was born with some, which go"
 
 
 def _descriptors_of(helper: Namespaces) -> int:
