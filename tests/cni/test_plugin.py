@@ -980,6 +980,20 @@ def test_a_mistake_of_ours_is_told_as_cni_tells(
     host.ok("ADD", network(), CID, path)
 
 
+def test_a_container_follows_another_in_its_namespace_at_once(
+    host: Host, containers: Containers
+) -> None:
+    """DEL is answered before the link is gone; whoever comes next waits for that."""
+    path = containers.new()
+    for number in range(5):
+        host.ok("ADD", network(), f"follower{number}", path)
+        host.ok("DEL", network(), f"follower{number}", path)
+    host.ok("ADD", network(), CID, path)
+    assert host.refused("ADD", network(), "follower", path)["code"] == 101, "it is there to stay"
+    host.ok("DEL", network(), "follower", path)
+    host.ok("DEL", network(), CID, path)
+
+
 def test_an_unknown_command(host: Host) -> None:
     assert host.refused("EXPLODE", network())["code"] == 4
 

@@ -25,7 +25,7 @@ from tortie.attach.journal import Entry, Journal
 from tortie.attach.plumbing import Made, Plumbing, Wanted
 from tortie.attach.removal import WaitProgrammed
 from tortie.attach.requests import Add, Attached, WorkloadKey
-from tortie.attach.turns import Steps, begin_in_thread
+from tortie.attach.turns import Steps, Turns, begin_in_thread
 from tortie.datastore.client import Client
 from tortie.datastore.resources import Resources, Write
 from tortie.ipam.allocator import Allocator, Beside, HandleExists
@@ -141,6 +141,7 @@ class Addition:
         plumbing: Plumbing,
         journal: Journal,
         wait_programmed: WaitProgrammed,
+        turns: Turns,
         is_ready: Callable[[], bool],
     ) -> None:
         """
@@ -155,6 +156,7 @@ class Addition:
         self._plumbing = plumbing
         self._journal = journal
         self._wait_programmed = wait_programmed
+        self._turns = turns
 
     def endpoint(self, request: Add) -> WorkloadEndpoint:
         """What will be stored, but for addresses and MAC.
@@ -238,12 +240,31 @@ class Addition:
         )
         under_way = _UnderWay(
             begin_in_thread(self._journal.sync, entry.key),
-            asyncio.ensure_future(self._plumbing.make(wanted)),
+            asyncio.ensure_future(self._make(wanted)),
         )
         try:
             yield under_way
         finally:
             await under_way.end()
+
+    async def _make(self, wanted: Wanted) -> Made:
+        """The link; one that a container before it has in its namespace may be on its way out."""
+        try:
+            return await self._plumbing.make(wanted)
+        except AlreadyExists:
+            leaving = [
+                entry.key
+                for entry in self._journal.unordered
+                if (entry.phase, entry.netns, entry.inside)
+                == ("removing", wanted.netns, wanted.inside)
+                and entry.interface != wanted.interface
+            ]
+            if not leaving:
+                raise
+        for key in leaving:
+            async with self._turns.of(key):
+                pass  # whoever removes it has the turn until all of it is gone
+        return await self._plumbing.make(wanted)
 
     def _creation(self, request: Add, endpoint: WorkloadEndpoint, under_way: "_UnderWay") -> Beside:
         """The endpoint, to be created with its addresses, when its link and record are there."""

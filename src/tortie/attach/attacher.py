@@ -75,7 +75,14 @@ class Attacher:
         self._wait_programmed = wait_programmed
         self._turns = Turns()
         self._addition = Addition(
-            settings, client, self._allocator, plumbing, journal, wait_programmed, is_ready
+            settings,
+            client,
+            self._allocator,
+            plumbing,
+            journal,
+            wait_programmed,
+            self._turns,
+            is_ready,
         )
         self._is_ready = is_ready
         self._removal = Removal(
