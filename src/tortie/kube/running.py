@@ -78,6 +78,9 @@ class Running:
                 if not isinstance(first, TortieError):
                     raise
                 self._fail(first)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError  # a group that fails just then says nothing of it
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _run_once(self) -> None:
