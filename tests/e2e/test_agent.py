@@ -1,6 +1,8 @@
 """The agent dies, stops and comes back, while traffic goes on."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -124,9 +126,29 @@ def test_the_doctor_of_a_lab_host(live: LiveLab) -> None:
 def test_the_agent_has_given_up_what_it_does_not_need(live: LiveLab) -> None:
     """Also what it gave up to its helper, which does nothing else."""
     assert of_process(live.agent_pid(HOST)) == {Capability.NET_ADMIN}
-    (helper,) = (
+    assert of_process(helper_pid(live)) == set(CAPABILITIES)
+
+
+def test_an_agent_without_its_helper_starts_anew(live: LiveLab) -> None:
+    """It could bring no container in any more."""
+    live.lab_ok("restart", HOST)
+    former = helper_pid(live)
+    os.kill(former, signal.SIGKILL)
+
+    def is_back() -> bool:
+        with contextlib.suppress(ValueError):  # none, or two for a moment
+            return helper_pid(live) != former
+        return False
+
+    live.eventually(is_back, "another helper")
+    live.add("late", HOST, role="c")
+    live.remove("late")
+
+
+def helper_pid(live: LiveLab) -> int:
+    [pid] = (
         pid
         for pid in processes.inside([live.lab.host_namespace(HOST)])
         if Path(f"/proc/{pid}/comm").read_text() == "tortie-netns\n"
     )
-    assert of_process(helper) == set(CAPABILITIES)
+    return pid

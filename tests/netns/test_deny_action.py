@@ -27,6 +27,8 @@ from tortie.desired.kinds import Kind
 from tortie.desired.policy import (
     TCP,
     UDP,
+    Policy,
+    PolicyId,
     PolicyList,
     PortRange,
     Rule,
@@ -187,6 +189,20 @@ def test_of_a_host_both_ways(outside: Machine, host: Host, family: int) -> None:
     assert tcp_error(outside, HOST[family], SSH) == errno.ECONNREFUSED, "failsafe: nobody listens"
     # Nothing else gets out that is related to a connection.
     assert not pings(OTHER[family], patience=BRIEF)
+
+
+@both_families
+def test_profiles_of_a_host_may_deny(outside: Machine, host: Host, family: int) -> None:
+    """Asked behind routing, too, where nothing can be rejected; the rest of it goes on."""
+    name = PolicyId("Profile", "host")
+    allow = Rule("Allow")
+    host.update(Kind.POLICY, name, Policy((allow,), (port(TCP, BLOCKED), allow)))
+    lists = PolicyList(profiles=(name,))
+    host.update(Kind.HOST_ENDPOINT, "up0", HostEndpoint("up0", ingress=lists, egress=lists))
+    host.apply()
+    assert host.dataplane.refused == {}
+    assert tcp_error(THIS_HOST, OTHER[family]) == errno.ECONNREFUSED
+    assert pings(OTHER[family])
 
 
 @both_families

@@ -200,6 +200,19 @@ def test_what_is_served_gets_there(
     assert hears(client, server, WEB, family), "nothing else is concerned"
 
 
+@both_families
+def test_clients_among_the_services_are_answered(
+    host: Host, router: Machine, pair: tuple[Workload, Workload], family: int
+) -> None:
+    """Networks of external addresses may be those where clients are, too."""
+    host.update(Kind.SERVICE_NETWORK, router.address(family), True)
+    host.apply()
+    server = pair[1]
+    assert udp(router, server, server.address(family), WEB)
+    to = router.address(family)
+    assert not udp(server, router, to, WEB, answered=False, patience=BRIEF), "but not asked"
+
+
 OPEN = PolicyList(profiles=(ALLOW_ALL,))
 
 

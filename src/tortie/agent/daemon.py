@@ -45,7 +45,7 @@ async def serve(
     """Run until cancelled.
 
     Raises:
-        Restart: a stored setting changed.
+        Restart: a stored setting changed, or the namespace helper is gone.
         AlreadyExists: another agent runs on this host.
         TortieError: something that only a restart may repair.
     """
@@ -142,6 +142,7 @@ async def serve(
                 tasks.create_task(retire(bird, progress), name="retire BIRD")
             tasks.create_task(node_status.run(), name="node status")
             tasks.create_task(attach.run(), name="attach")
+            tasks.create_task(wiring.keep_helper(namespaces), name="namespace helper")
 
 
 def _leave_notes(config: Config, paths: Paths) -> None:

@@ -79,8 +79,9 @@ class ToBIRD:
 class FormerMetric:
     """A consumer of the loop's, after BGP: takes away what BIRD has left under another metric.
 
-    Ours by BIRD's protocol number and by the source address that our configuration gives its
-    routes. Looked for at the start, and whenever BIRD is configured with another metric.
+    Ours by BIRD's protocol number, by the source address that our configuration gives its routes,
+    and by our pools: a BIRD of the administrator's may have the same source. Looked for at the
+    start, and whenever BIRD is configured with another metric.
     """
 
     def __init__(self, rtnl: Rtnl, bgp: BGPManager) -> None:
@@ -105,7 +106,11 @@ class FormerMetric:
             self._give_up = now + PATIENCE_SECONDS
         found = self._rtnl.routes(table=TABLE_MAIN, protocol=BIRD_PROTOCOL)
         own = [one for one in found if one.source in marks]
-        left = [one for one in own if one.metric != marks[one.source]]
+        left = [
+            one
+            for one in own
+            if one.metric != marks[one.source] and self._is_in_pool(one.destination)
+        ]
         missing = {one.destination for one in left} - {
             one.destination for one in own if one.metric == marks[one.source]
         }
@@ -116,6 +121,12 @@ class FormerMetric:
         if left:
             fields = {"routes": len(left), "late": len(missing)}
             log.info("routes of a former metric of BIRD's are gone", extra={"fields": fields})
+
+    def _is_in_pool(self, destination: Network) -> bool:
+        configured = self._bgp.configured
+        return configured is not None and any(
+            pool.contains(destination) for pool in configured.pools
+        )
 
 
 _Marks = dict[Network | None, int]

@@ -95,8 +95,8 @@ def main(argv: Sequence[str]) -> int:
                     lambda: log.info("stopping; what is in the kernel stays"),
                 )
             )
-    except Restart:
-        log.info("settings changed; starting anew")
+    except Restart as reason:
+        log.info("%s; starting anew", reason)
         helper.close()  # exec keeps children, and nobody would wait for it
         logging.shutdown()
         if capabilities.no_new_privileges():

@@ -48,7 +48,10 @@ def adopt_routes(backend: Backend, former: Remembered | None, config: Config) ->
     if former is None or former.route_protocol == now:
         return 0
     ours = backend.routes(table=TABLE_MAIN, protocol=former.route_protocol)
-    backend.replace_routes([msgspec.structs.replace(one, protocol=now) for one in ours])
+    outcomes = backend.replace_routes([msgspec.structs.replace(one, protocol=now) for one in ours])
+    # What cannot be written anew now would be nobody's; whoever wants it writes it again.
+    refused = [one for one, outcome in zip(ours, outcomes, strict=True) if outcome is not None]
+    backend.delete_routes(refused)
     unseen_rule.remove(backend, former.route_protocol)
     return len(ours)
 

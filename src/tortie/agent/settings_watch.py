@@ -11,7 +11,7 @@ from tortie.model.keys import ResourceKey
 
 
 class Restart(Exception):
-    """The agent is to start anew, with the settings that are stored now."""
+    """The agent is to start anew, with the settings that are stored now; says why."""
 
 
 class SettingsWatch:
@@ -52,4 +52,4 @@ class SettingsWatch:
         if self._changed:
             self._changed = False
             if self._stored.effective() != self._running:
-                raise Restart
+                raise Restart("settings changed")

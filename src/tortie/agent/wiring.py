@@ -18,6 +18,7 @@ from tortie.agent.loop import Consumer
 from tortie.agent.observing import Logging
 from tortie.agent.ownership import Ownership, obtain
 from tortie.agent.parameters import ProtoPort as ConfiguredPort
+from tortie.agent.settings_watch import Restart
 from tortie.agent.status import Progress, StatusReporter
 from tortie.attach.addition import Settings as AttachSettings
 from tortie.attach.attacher import Attacher
@@ -302,6 +303,15 @@ def build_attach(
     # Removals that found no agent wait beside the journal.
     cni = CniService(attacher, client, paths.state / "cni")
     return Server(attacher, paths.run / "attach.sock", cni)
+
+
+async def keep_helper(namespaces: Namespaces) -> None:
+    """
+    Raises:
+        Restart: it is gone, and with it every way into a container; a new agent forks another.
+    """
+    await namespaces.lost()
+    raise Restart("the namespace helper is gone")
 
 
 async def audit(inbox: AgentInbox, interval_seconds: float) -> None:

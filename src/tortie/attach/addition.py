@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 CLUSTER = ResourceKey("ClusterInformation", "default")
 
 PATIENCE_SECONDS = 0.5
-"""How long all who want an address may wait for the link of one."""
+"""From the beginning of an Add: how long all who want an address may wait for its link."""
 
 
 class Settings(NamedTuple):
@@ -79,12 +79,14 @@ class _UnderWay:
         self._synced = synced
         self._made = made
         self._both: list[asyncio.Future[Any]] = [synced, made]
+        self._patience_ends = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         self._configured: asyncio.Future[None] | None = None
         self._addresses: Sequence[Network] = ()
 
     async def settles(self) -> bool:
         """Is it over before others have waited too long for it? For good or bad."""
-        _, slow = await asyncio.wait(self._both, timeout=PATIENCE_SECONDS)
+        left_seconds = self._patience_ends - asyncio.get_running_loop().time()
+        _, slow = await asyncio.wait(self._both, timeout=max(left_seconds, 0))
         return not slow
 
     async def made(self) -> Made:

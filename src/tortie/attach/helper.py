@@ -22,6 +22,8 @@ from tortie.lib.errors import KernelRefused, TortieError
 from tortie.lib.ip import parse_network
 
 MESSAGE_MAX_BYTES = 16 * 1024
+_SAID_MAX = 1024
+"""Characters of an error: an answer has to fit, too."""
 
 CAPABILITIES = (Capability.NET_ADMIN, Capability.SYS_ADMIN, Capability.SYS_PTRACE)
 """To configure, to enter, and to open the namespace of another's process (/proc/PID/ns/net)."""
@@ -102,9 +104,9 @@ def _serve(sock: socket.socket) -> None:
         try:
             answer, made = helper.act(msgspec.json.decode(raw, type=Request), given)
         except KernelRefused as error:
-            answer = Answer("KernelRefused", str(error), error.errno)
+            answer = Answer("KernelRefused", str(error)[:_SAID_MAX], error.errno)
         except TortieError as error:
-            answer = Answer(type(error).__name__, str(error))
+            answer = Answer(type(error).__name__, str(error)[:_SAID_MAX])
         except OSError as error:
             answer = Answer("Unavailable", str(error))
         sock.sendmsg([msgspec.json.encode(answer)], rights(made))

@@ -19,6 +19,7 @@ opens it.
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections import deque
@@ -50,6 +51,8 @@ from tortie.lib.ip import Network
 ANSWER_SECONDS = 60.0
 """The kernel makes links one after the other, and somebody may be deleting a thousand."""
 
+_BROKEN = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+
 QUESTIONS_MAX = 8
 """Under way; all of them fit into the socket's buffer, whatever they are."""
 
@@ -80,7 +83,13 @@ class Namespaces:
         """Which has us among its readers."""
         self._waiting: deque[asyncio.Future[tuple[Answer, list[int]]]] = deque()
         self._room = asyncio.Semaphore(QUESTIONS_MAX)
+        self._lost = asyncio.Event()
         self.helper_pid = helper_pid
+
+    async def lost(self) -> None:
+        """Wait until the helper is gone; only a new agent gets another one."""
+        self._listen(asyncio.get_running_loop())
+        await self._lost.wait()
 
     async def hold(self, path: str) -> int:
         """A descriptor of the namespace; the caller closes it.
@@ -165,10 +174,14 @@ class Namespaces:
         loop = asyncio.get_running_loop()
         self._listen(loop)
         async with self._room:
+            if self._sock.fileno() < 0:
+                raise _gone()
             answered: asyncio.Future[tuple[Answer, list[int]]] = loop.create_future()
             try:
                 self._sock.sendmsg([data], rights([] if descriptor < 0 else [descriptor]))
             except OSError as error:
+                if error.errno not in _BROKEN:  # this question could not be asked
+                    raise Unavailable(f"the namespace helper: {error.strerror}") from error
                 self._hang_up()
                 raise _gone() from error
             self._waiting.append(answered)
@@ -212,6 +225,9 @@ class Namespaces:
 
     def _hang_up(self) -> None:
         """A late answer would be taken for that of the next question."""
+        if self._sock.fileno() < 0:
+            return
+        self._lost.set()
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._sock)
         self._sock.close()

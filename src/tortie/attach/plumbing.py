@@ -239,12 +239,14 @@ class _Container:
         self._name = wanted.inside
         self._default_routes = wanted.default_routes
         self._far = far
+        self._is_closed = False
 
     @property
     def mac(self) -> str:
         return mac_text(self._far.mac)
 
     async def configure(self, addresses: Sequence[Network]) -> None:
+        assert not self._is_closed, "its descriptor may be another's by now"
         await self._namespaces.configure(
             self._namespace,
             self._far,
@@ -255,6 +257,7 @@ class _Container:
         self._far = replace(self._far, is_new=False)
 
     def close(self) -> None:
+        self._is_closed = True
         os.close(self._namespace)
 
 

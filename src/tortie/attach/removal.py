@@ -22,7 +22,7 @@ from tortie.attach.turns import Turns, in_thread
 from tortie.datastore.client import Client
 from tortie.ipam.allocator import Allocator
 from tortie.ipam.stored import read, stored
-from tortie.lib.errors import NotFound, TortieError, Unavailable
+from tortie.lib.errors import AlreadyExists, InvalidInput, NotFound, TortieError, Unavailable
 from tortie.lib.ip import parse_network
 from tortie.model.endpoint import WorkloadEndpoint
 from tortie.model.keys import ResourceKey, parse_key
@@ -102,7 +102,7 @@ class Removal:
         if answered is None:
             await self._disconnect(entry)
         elsewhere = await self._elsewhere(entry) if entry.ipam and entry.moved else None
-        if elsewhere is not None:
+        if elsewhere is not None and elsewhere.spec.ip_networks:
             await self._give_back(entry, elsewhere)
         elif entry.ipam and not entry.keep_addresses:
             await self._allocator.release(entry.handle_id, only_host=True)
@@ -132,12 +132,15 @@ class Removal:
         addresses = [parse_network(text) for text in elsewhere.spec.ip_networks]
         own = {address.address_text for address in addresses}
         log.info("%s: %s stay with it on %s", entry.key, ", ".join(own), elsewhere.spec.node)
-        await Allocator(self._client, elsewhere.spec.node).assign(
-            {address.family for address in addresses},
-            entry.handle_id,
-            {"namespace": entry.key.namespace, "pod": entry.key.workload},
-            requested=addresses,
-        )
+        try:
+            await Allocator(self._client, elsewhere.spec.node).assign(
+                {address.family for address in addresses},
+                entry.handle_id,
+                {"namespace": entry.key.namespace, "pod": entry.key.workload},
+                requested=addresses,
+            )
+        except (AlreadyExists, InvalidInput) as error:  # nor would it ever be otherwise
+            log.warning("%s: IPAM knows them as somebody else's: %s", entry.key, error)
 
     def record(self, entry: Entry) -> bool:
         """Whether it can be finished later. Removing must work on a full disk, too."""

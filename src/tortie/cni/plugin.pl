@@ -48,7 +48,8 @@ my $line = qq({"call":"cni","plugin":"$said{plugin}","command":"$said{command}",
 
 otherwise() if length $line > $REQUEST_MAX_BYTES;
 
-my $give_up = time + $TIMEOUT_SECONDS;
+$SIG{ALRM} = sub { otherwise("no answer from the agent at $SOCKET: timed out") };
+alarm $TIMEOUT_SECONDS;
 socket(my $agent, $AF_UNIX, $SOCK_STREAM, 0) or otherwise();
 connect($agent, pack 'S a*', $AF_UNIX, "$SOCKET\0") or otherwise();
 while (length $line) {
@@ -57,12 +58,9 @@ while (length $line) {
 }
 my $answer = '';
 until ($answer =~ /\n\z/) {
-    vec(my $wanted = '', fileno $agent, 1) = 1;
-    my $left = $give_up - time;
-    $left > 0 && select($wanted, undef, undef, $left)
-        or otherwise("no answer from the agent at $SOCKET: timed out");
     sysread($agent, $answer, 65536, length $answer) or otherwise();
 }
+alarm 0;
 
 $answer =~ /\A\{"(result|error)":(?!\{"kind":)(.*)\}\n\z/s or otherwise();
 my ($outcome, $text) = ($1, $2);
@@ -79,9 +77,12 @@ exit($outcome eq 'error');
 # With a reason why the agent counts as away, it is not asked again.
 sub otherwise {
     my ($away) = @_;
+    alarm 0;    # it would outlive this interpreter
     if (defined $config) {
-        pipe my $reading, my $writing;
-        if (!fork) {
+        pipe my $reading, my $writing or exit 1;
+        my $child = fork;
+        defined $child or exit 1;
+        if (!$child) {
             close $reading;
             syswrite $writing, $config;
             exit;

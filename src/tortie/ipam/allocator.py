@@ -197,6 +197,11 @@ class Allocator:
             while not mine.outcome.done():
                 await self._in_turn(lambda: self._serve(mine))
             return mine.outcome.result()
+        except asyncio.CancelledError:
+            # Whoever serves us now uses what our caller holds open, and may write for us yet.
+            mine.outcome.cancel()
+            async with self._turn:
+                raise
         finally:
             self._waiting.remove(mine)
 
@@ -320,6 +325,8 @@ class Allocator:
         for item, held in zip(batch, several, strict=True):
             if change.size > _COMPARES_BEFORE_LAST:
                 break
+            if item.outcome.done():  # it has been given up meanwhile
+                continue
             outcome = await self._outcome(item, held, choice, change)
             if isinstance(outcome, TortieError) and not is_fresh:
                 self._view = None
@@ -334,7 +341,7 @@ class Allocator:
                 for item, _ in decided:
                     item.beside = None  # it may be that which is there
                 raise
-            except Unavailable:
+            except (Unavailable, asyncio.CancelledError):
                 for item, _ in decided:
                     item.is_new = False  # what its handle holds by the next look is of this try
                     item.beside = None
@@ -359,6 +366,7 @@ class Allocator:
     ) -> list[Network] | TortieError:
         """What one gets, added to the transaction; nothing is added when it gets an error."""
         handle_id, wanted = item.handle_id, item.wanted
+        item.is_beside_in = False
         held.check()
         if choice.config.problem:
             raise InvalidInput(choice.config.problem)
@@ -378,7 +386,6 @@ class Allocator:
             counts[after.cidr] = counts.get(after.cidr, 0) + len(addresses)
             taken += addresses
         given = sorted([*mine, *taken])
-        item.is_beside_in = False
         if item.beside is not None:
             try:
                 other = await item.beside.prepare(given)

@@ -1,5 +1,6 @@
 """`tortie cni`: what lies where afterwards, and that nothing is ever half there."""
 
+import contextlib
 import json
 import os
 import socket
@@ -190,3 +191,28 @@ def test_what_every_add_would_refuse_is_not_installed(
         run(tmp_path, "install", *options)
     assert not (tmp_path / "bin").exists()
     assert not (tmp_path / "net.d").exists()
+
+
+@pytest.mark.parametrize("perl", ["/usr/bin/perl", "none"])
+def test_an_agent_that_takes_no_more_calls_is_away(tmp_path: Path, perl: str) -> None:
+    """It listens, and its queue is full: not even connecting ends by itself."""
+    places = install.Places(
+        tmp_path / "attach.sock", tmp_path / "spool", perl=perl, timeout_seconds=1.0
+    )
+    conflist = default_conflist(kubernetes=False, ipv6=False)
+    install.install(tmp_path / "bin", None, places, conflist)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(os.fspath(places.socket))
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(os.fspath(places.socket))
+        environment = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "c1"}
+        done = subprocess.run(
+            [tmp_path / "bin" / "tortie"], env=environment, input=b"{}", capture_output=True
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert len(list(places.spool.glob("*.json"))) == 1

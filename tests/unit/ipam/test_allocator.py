@@ -8,8 +8,10 @@ from typing import Any, Literal
 import pytest
 from tests.unit.ipam.invariants import allocated, check, check_limit
 
+from tortie.datastore.client import unchanged
 from tortie.datastore.memory import MemoryClient, MemoryStore
-from tortie.ipam.allocator import Allocator
+from tortie.datastore.resources import Write
+from tortie.ipam.allocator import Allocator, Beside
 from tortie.ipam.choice import PoolExhausted
 from tortie.lib.errors import AlreadyExists, Conflict, InvalidInput, TortieError, Unavailable
 from tortie.lib.ip import Network, parse_address, parse_network
@@ -428,3 +430,96 @@ def test_an_address_in_a_block_that_cannot_be_read_is_not_called_free() -> None:
     bench.run(MemoryClient(bench.store).put(path, b"{"))
     with pytest.raises(InvalidInput, match="run an IPAM check"):
         bench.run(bench.host().release_address(parse_address(address)))
+
+
+class Waits:
+    """A `Beside` that takes its time."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.begun = asyncio.Event()
+        self.goes_on = asyncio.Event()
+        self.beside = Beside(self._prepare)
+
+    async def _prepare(self, _: list[Network]) -> Write[Any] | None:
+        self.begun.set()
+        await self.goes_on.wait()
+        return Write(None, self.path, b"{}", b"", [unchanged(self.path, 0)])
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_whoever_gives_up_stays_until_nobody_works_for_him(order: str) -> None:
+    """One turn serves three; the one that is given up comes after the slow one, or before."""
+    bench = Bench()
+    host = bench.host()
+
+    async def go() -> None:
+        first, slow, given_up = Waits("/other/1"), Waits("/other/2"), Waits("/other/3")
+        given_up.goes_on.set()
+
+        def ask(name: str, beside: Beside | None) -> asyncio.Task[list[Network]]:
+            return asyncio.create_task(host.assign({4}, name, {}, beside=beside))
+
+        tasks = {"first": ask("first", first.beside)}
+        await first.begun.wait()
+        wanted = {"server": None, "slow": slow.beside, "given up": given_up.beside}
+        names = (
+            ["server", "slow", "given up"] if order == "after" else ["server", "given up", "slow"]
+        )
+        tasks |= {name: ask(name, wanted[name]) for name in names}
+        await asyncio.sleep(0)
+        first.goes_on.set()
+        await slow.begun.wait()
+        tasks["given up"].cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not tasks["given up"].done(), "somebody else may be writing for it"
+        slow.goes_on.set()
+        assert await tasks["first"] != await tasks["slow"]
+        with pytest.raises(asyncio.CancelledError):
+            await tasks["given up"]
+        assert slow.beside.revision > first.beside.revision > 0
+        assert given_up.begun.is_set() == (order == "before")
+        # What is there of it now is all that there will ever be.
+        assert bool(await host.addresses_of("given up")) == (order == "before")
+        await host.release("given up")
+        assert "given up" not in allocated(bench.dump()).values()
+
+    asyncio.run(go())
+
+
+def test_what_is_there_already_is_not_created_beside() -> None:
+    """The assignment is not refused for it, and its caller is told."""
+    bench = Bench()
+    host = bench.host()
+    bench.run(MemoryClient(bench.store).put("/other/1", b"somebody's"))
+
+    async def go() -> None:
+        waits = Waits("/other/1")
+        waits.goes_on.set()
+        assert len(await host.assign({4, 6}, "web", {}, beside=waits.beside)) == 2
+        assert waits.beside.revision == 0
+
+    asyncio.run(go())
+    assert bench.store.entries("/other/")[0].value == b"somebody's"
+
+
+@pytest.mark.parametrize("error", [InvalidInput("no"), Unavailable("no disk")])
+def test_what_cannot_be_prepared_is_refused_alone(error: TortieError) -> None:
+    """Nothing of it is written, and others of the same turn get what they asked for."""
+    bench = Bench()
+    host = bench.host()
+
+    async def refuse(_: list[Network]) -> Write[Any] | None:
+        raise error
+
+    async def go() -> None:
+        asked = [
+            host.assign({4}, f"w{number}", {}, beside=Beside(refuse) if number == 2 else None)
+            for number in range(4)
+        ]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert [isinstance(one, type(error)) for one in found] == [False, False, True, False]
+
+    asyncio.run(go())
+    assert sorted(allocated(bench.dump()).values()) == ["w0", "w1", "w3"]

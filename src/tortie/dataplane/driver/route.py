@@ -74,7 +74,7 @@ class RouteDriver:
             self.resync()
         outcomes = self._backend.replace_routes([route for _, route in changed])
         refused += self._settle([key for key, _ in changed], outcomes)
-        refused += self._delete(of_former_metric)
+        refused += self._delete([key for key in of_former_metric if self._is_replaced(key)])
         return refused
 
     def resync(self) -> None:
@@ -96,6 +96,10 @@ class RouteDriver:
     def _has_another(self, key: RouteKey) -> bool:
         """Whether there shall be a route to the same destination, so with another metric."""
         return self._delta.wanted(self._key(key.destination)) is not None
+
+    def _is_replaced(self, key: RouteKey) -> bool:
+        """Whether the route that there shall be instead is there, and not refused."""
+        return self._delta.actual(self._key(key.destination)) is not None
 
     def _delete(self, keys: list[RouteKey]) -> list[TortieError]:
         there = {key: one for key in keys if (one := self._delta.actual(key)) is not None}

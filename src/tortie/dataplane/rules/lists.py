@@ -52,7 +52,7 @@ def list_chain(
     for tier in policies.tiers:
         _add_tier(tier, direction, settings, place, add=add)
     for profile in policies.profiles:
-        add((jump(names.policy_chain(profile, direction)),), str(profile))
+        add((jump(names.policy_chain(profile, direction, place)),), str(profile))
     reject = seen.can_reject(place, settings)
     closed = seen.dropped(seen.END_OF_LIST, direction, settings, reject=reject)
     add(closed if place in CLOSED_AT_END else match.counted(ACCEPT), END_COMMENT)

@@ -20,7 +20,7 @@ from tortie.dataplane.rules.chain import FILTER_PRIORITY, chain, filter_chain
 from tortie.dataplane.rules.content import Content, interval_set
 from tortie.dataplane.rules.match import Expressions
 from tortie.dataplane.settings import Settings
-from tortie.kernel.nft.constants import Hook, RejectKind
+from tortie.kernel.nft.constants import CtState, Hook, RejectKind
 from tortie.kernel.nft.expressions import ACCEPT, Counter, Reject, goto
 
 LOOP = "service-loop"
@@ -42,6 +42,8 @@ def service_loops_table(settings: Settings) -> Content:
             "service-loops",
             Hook.FORWARD,
             _PRIORITY,
+            # Answers may have the address of a service, where its networks hold clients, too.
+            (*match.connection(CtState.ESTABLISHED | CtState.RELATED), ACCEPT),
             *(
                 (
                     *match.family(family),
