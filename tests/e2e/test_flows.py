@@ -1,11 +1,12 @@
 """What `tortie flows` and the metrics tell of real packets in a running lab."""
 
+import contextlib
 import json
-import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -13,7 +14,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -286,35 +288,49 @@ def test_following_tells_each_denial_as_it_happens(live: LiveLab, tmp_path: Path
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    try:
-        assert process.stdout is not None
-        told = told_of(live, process.stdout, "blue/w2", "red/w1", "tcp:80", 6)
-        assert (told["source"], told["destination"], told["family"]) == ("blue/w2", "red/w1", 6)
-        told = told_of(live, process.stdout, "red/w5", "red/w3", "tcp:81", 4)
-        while told["source"] != "red/w5":
-            told = json.loads(process.stdout.readline())
-        assert told["direction"] == "egress"
-        assert told["decided"]["policy"] == "GlobalNetworkPolicy(leash)"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) in (0, 130)
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    assert process.stdout is not None
+    lines: SimpleQueue[str] = SimpleQueue()
+    with process.stdout as output:
+
+        def read() -> None:
+            for line in output:
+                lines.put(line)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            told = told_of(live, lines, "blue/w2", "red/w1", "tcp:80", 6)
+            assert told["destination"] == "red/w1"
+            told = told_of(live, lines, "red/w5", "red/w3", "tcp:81", 4)
+            assert told["direction"] == "egress"
+            assert told["decided"]["policy"] == "GlobalNetworkPolicy(leash)"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) in (0, 130)
+        finally:
+            process.kill()
+            process.wait()
+            reader.join()
 
 
 def told_of(
-    live: LiveLab, lines: IO[str], source: str, target: str, port: str, family: int
+    live: LiveLab, lines: "SimpleQueue[str]", source: str, target: str, port: str, family: int
 ) -> dict[str, Any]:
     """Have it denied until somebody hears of it: the follower may not listen yet."""
     give_up = time.monotonic() + 3 * PATIENCE_SECONDS
+    others = []
     while time.monotonic() < give_up:
         assert not live.reaches(source, target, port, family)
-        if select.select([lines], [], [], 0.5)[0]:
-            told: dict[str, Any] = json.loads(lines.readline())
-            return told
-    pytest.fail("nothing was told")
+        with contextlib.suppress(Empty):
+            while True:
+                told: dict[str, Any] = json.loads(lines.get(timeout=0.5))
+                if (told["source"], told["destination"], told["family"]) == (
+                    source,
+                    target,
+                    family,
+                ):
+                    return told
+                others.append(told)
+    pytest.fail(f"nothing was told of it, but {others}")
 
 
 def scrape(live: LiveLab, host: str, path: str = "/metrics") -> str:
