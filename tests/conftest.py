@@ -67,6 +67,9 @@ def _end_tidily_when_told_to_stop() -> None:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A run in the background ignores it; what it starts is to heed it all the same.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, stop)

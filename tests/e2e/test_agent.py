@@ -12,9 +12,11 @@ import pytest
 from tests.e2e.live import LiveLab
 from tests.e2e.traffic import connection
 
+from tortie.attach.client import Client as AttachClient
 from tortie.attach.helper import CAPABILITIES
 from tortie.kernel.capabilities import Capability, of_process
 from tortie.lab import processes
+from tortie.lib.errors import TortieError
 
 HOST = "h3"
 """Of w5, which the policy guards."""
@@ -136,11 +138,14 @@ def test_an_agent_without_its_helper_starts_anew(live: LiveLab) -> None:
     os.kill(former, signal.SIGKILL)
 
     def is_back() -> bool:
-        with contextlib.suppress(ValueError):  # none, or two for a moment
+        with contextlib.suppress(ValueError, TortieError):  # none, or two for a moment
+            attach = live.lab.host_directory(HOST) / "attach.sock"
+            with AttachClient(attach) as client:
+                client.list()
             return helper_pid(live) != former
         return False
 
-    live.eventually(is_back, "another helper")
+    live.eventually(is_back, "an agent with another helper")
     live.add("late", HOST, role="c")
     live.remove("late")
 
