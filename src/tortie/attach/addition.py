@@ -272,9 +272,8 @@ class Addition:
         """The endpoint, to be created with its addresses, when its link and record are there."""
 
         async def prepare(addresses: list[Network]) -> Write[WorkloadEndpoint] | None:
-            if not await under_way.settles():
+            if not await under_way.settles() or self._user_of(request.key, addresses):
                 return None
-            self._check_unused(request.key, addresses)
             made = await under_way.begin_to_configure(addresses)
             texts = tuple(map(str, addresses))
             return await self._resources.prepare(
@@ -387,13 +386,26 @@ class Addition:
         return (await self._resources.apply(endpoint)).revision
 
     def _check_unused(self, key: WorkloadKey, addresses: Iterable[Network]) -> None:
-        """What the datastore says is free may be in use here, after it lost what it knew."""
-        for address in map(str, addresses):
-            entry = self._journal.at_address(address)
+        """What the datastore says is free may be in use here, after it lost what it knew.
+
+        Asked when they are assigned: being given back, they are the last to be assigned again.
+        """
+        used = self._user_of(key, addresses)
+        if used is not None:
+            address, entry = used
+            raise AlreadyExists(
+                f"{address.address_text} is in use by {entry.key} on this host; remove that first"
+            )
+
+    def _user_of(
+        self, key: WorkloadKey, addresses: Iterable[Network]
+    ) -> tuple[Network, Entry] | None:
+        """An address of these that another workload of this host has."""
+        for address in addresses:
+            entry = self._journal.at_address(str(address))
             if entry is not None and entry.key != key:
-                raise AlreadyExists(
-                    f"{address} is in use by {entry.key} on this host; remove that first"
-                )
+                return address, entry
+        return None
 
 
 def _refuse_unless_ready(information: ClusterInformation | None) -> None:

@@ -215,6 +215,23 @@ def test_a_new_container_is_one_transaction_and_no_read(bench: Bench) -> None:
     assert bench.steps.taken[before:] == steps
 
 
+def test_an_address_that_the_datastore_forgot_is_passed_over_when_asked_again(
+    bench: Bench,
+) -> None:
+    """As when a host's Node was deleted, and its addresses with it, while its workloads run."""
+    bench.is_ready = True
+    first = bench.add("first", container_id="c0")
+    for key in bench.entries():
+        if key.startswith("/calico/ipam/"):
+            bench.run(bench.clients["h1"].delete(key))
+    bench.restart()  # it has no view of before
+    with pytest.raises(AlreadyExists, match="is in use by"):
+        bench.add(container_id="c1")
+    found = bench.add(container_id="c1")
+    assert found.addresses != first.addresses
+    assert bench.endpoints() == ["prod/h1-tortie-first-eth0", "prod/h1-tortie-web-eth0"]
+
+
 def test_an_endpoint_that_is_there_already_takes_what_the_new_container_is(bench: Bench) -> None:
     """Its transaction with the addresses cannot be; they come without it, and it is replaced."""
     bench.is_ready = True
