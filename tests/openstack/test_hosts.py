@@ -36,11 +36,15 @@ class Tenant:
         self.site = site
         neutron = site.neutron
         self.network = neutron.create("network", name="net")
-        for cidr, version in ((f"10.65.{third}.0/24", 4), (f"fd65::{third:x}:0/112", 6)):
-            neutron.create(
-                "subnet", network_id=self.network["id"], cidr=cidr, ip_version=version,
-                enable_dhcp=False,
-            )  # fmt: skip
+        ours = f"10.65.{third}"
+        # The last ones are the tests' own.
+        pools = [{"start": f"{ours}.10", "end": f"{ours}.199"}]
+        for version, subnet in (
+            (4, {"cidr": f"{ours}.0/24", "allocation_pools": pools}),
+            (6, {"cidr": f"fd65::{third:x}:0/112"}),
+        ):
+            fields: dict[str, Any] = {"ip_version": version, "enable_dhcp": False, **subnet}
+            neutron.create("subnet", network_id=self.network["id"], **fields)
         self.web, self.client = (
             neutron.create("security_group", name=name)["id"] for name in ("web", "client")
         )
