@@ -33,13 +33,6 @@ def host(netns: None) -> Iterator[Host]:
 
 
 @pytest.fixture
-def workload(host: Host) -> Iterator[Workload]:
-    with workloads(host, 1) as made:
-        host.endpoint(made[0])
-        yield made[0]
-
-
-@pytest.fixture
 def outside(host: Host) -> Iterator[Machine]:
     with machines(host, "up0") as made:
         for family in FAMILIES:

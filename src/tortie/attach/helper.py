@@ -18,6 +18,7 @@ from tortie.kernel import capabilities, netns
 from tortie.kernel.capabilities import Capability
 from tortie.kernel.netlink import NETLINK_ROUTE
 from tortie.kernel.rtnl.connection import Rtnl
+from tortie.kernel.rtnl.idle import IdleSockets
 from tortie.lib.errors import KernelRefused, TortieError
 from tortie.lib.ip import parse_network
 
@@ -119,7 +120,7 @@ class _Helper:
 
     def __init__(self) -> None:
         self._home = os.open(netns.OWN, os.O_RDONLY | os.O_CLOEXEC)
-        self._host: Rtnl | None = None
+        self._host = IdleSockets()
 
     def act(self, request: Request, given: list[int]) -> tuple[Answer, list[int]]:
         """The answer, and descriptors to go with it."""
@@ -130,7 +131,7 @@ class _Helper:
                 with self._inside(given[0]):
                     return Answer(), [_open_socket()]
             case Make(pair):
-                with self._on_host() as host:
+                with self._host.one() as host:
                     return Answer(far=self._make(host, given[0], pair)), []
             case Configure(far, name, addresses, default_routes):
                 with self._inside(given[0]):
@@ -152,17 +153,6 @@ class _Helper:
             veth.restrict_inside(pair)
         veth.prepare_host_end(host, near)
         return FarEnd(near.peer, mac, is_new)
-
-    @contextlib.contextmanager
-    def _on_host(self) -> Iterator[Rtnl]:
-        """Rtnetlink of the host; a socket on which something failed is not used again."""
-        host, self._host = self._host or Rtnl.open(), None
-        try:
-            yield host
-        except BaseException:
-            host.close()
-            raise
-        self._host = host
 
     @contextlib.contextmanager
     def _inside(self, namespace: int) -> Iterator[None]:

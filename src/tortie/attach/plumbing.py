@@ -21,10 +21,9 @@ The host's route to the workload and the host end's other settings are the
 agent's business, driven by the endpoint resource.
 """
 
-import contextlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
@@ -38,6 +37,7 @@ from tortie.attach.veth import Pair, prepare_host_end, problems
 from tortie.kernel import netns
 from tortie.kernel.rtnl.address import SCOPE_LINK, Address
 from tortie.kernel.rtnl.connection import Rtnl
+from tortie.kernel.rtnl.idle import IdleSockets
 from tortie.kernel.rtnl.link import (
     Link,
     LinkChange,
@@ -115,24 +115,12 @@ class Veths:
 
     def __init__(self, namespaces: Namespaces) -> None:
         self._namespaces = namespaces
-        self._idle: list[Rtnl] = []
-        """Sockets of the host that no thread uses now: opening one costs ten system calls."""
+        self._host = IdleSockets()
         self._home: tuple[int, int] | None = None
         """Which namespace is the host's."""
         self._deleting = threading.Lock()
         self._doomed: set[int] = set()
         """Indexes of links that threads wait to delete; the kernel does not use one again."""
-
-    @contextlib.contextmanager
-    def _host(self) -> Iterator[Rtnl]:
-        """Rtnetlink of the host; a socket on which something failed is not used again."""
-        rtnl = self._idle.pop() if self._idle else Rtnl.open()
-        try:
-            yield rtnl
-        except BaseException:
-            rtnl.close()
-            raise
-        self._idle.append(rtnl)
 
     async def make(self, wanted: Wanted) -> Made:
         if wanted.device != "veth":
@@ -160,7 +148,7 @@ class Veths:
         return await in_thread(self._disconnect, interface, device)
 
     def _disconnect(self, interface: str, device: Device) -> bool:
-        with self._host() as host:
+        with self._host.one() as host:
             link = find(host, interface)
             if link is None or _is_foreign(link, device):
                 return False
@@ -191,18 +179,18 @@ class Veths:
         self, inside: Rtnl, wanted: Wanted, addresses: Sequence[Network]
     ) -> list[str]:
         names = wanted.interface, wanted.inside
-        with self._host() as host:
+        with self._host.one() as host:
             return problems(host, inside, *names, addresses, default_routes=wanted.default_routes)
 
     def _problems_of_machine(self, wanted: Wanted) -> list[str]:
-        with self._host() as host:
+        with self._host.one() as host:
             link = find(host, wanted.interface)
         missing = f"the host has no interface {wanted.interface}"
         return ([] if link.up else [f"{wanted.interface} is down"]) if link else [missing]
 
     def _make_machine(self, wanted: Wanted) -> None:
         """The host's end alone: inside is a VM's business."""
-        with self._host() as host:
+        with self._host.one() as host:
             link = find(host, wanted.interface)
             if link is None and wanted.device == "existing":
                 raise NotFound(f"the host has no interface {wanted.interface}")
