@@ -77,5 +77,13 @@ def _started() -> Iterator[tuple[int, str]]:
             yield int(entry.name), f"{_text(command)} (started in {_text(since)})"
 
 
+def is_running(pid: int) -> bool:
+    """Is there such a process, and has it not ended? Its parent may be slow to notice."""
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
 def _text(raw: bytes) -> str:
     return raw.decode(errors="replace").strip()

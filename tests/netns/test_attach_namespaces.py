@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.leftovers import is_running
 
 from tortie.attach import namespaces
 from tortie.attach.namespaces import Namespaces
@@ -122,13 +123,6 @@ def test_the_helper_ends_with_the_agent(netns: None) -> None:
     helper_pid = int(os.read(reading, 64))
     os.waitpid(agent, 0)
     deadline = time.monotonic() + 2
-    while time.monotonic() < deadline and _is_alive(helper_pid):
+    while time.monotonic() < deadline and is_running(helper_pid):
         time.sleep(0.01)
-    assert not _is_alive(helper_pid)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
+    assert not is_running(helper_pid)

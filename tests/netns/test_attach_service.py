@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from tests.leftovers import is_running
 from tests.unit.ipam.invariants import allocated, check
 
 from tortie.attach import namespaces
@@ -223,20 +224,13 @@ def die_at(step: int, host: Host, work: Callable[[], object]) -> bool:
     if child == 0:
         _work_and_die(step, host, work, shared)
     _, status = os.waitpid(child, 0)
-    while _is_alive(shared.helper_pid):
+    while is_running(shared.helper_pid):
         time.sleep(0.001)  # it is killed with its agent, which is a moment later
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
         return True
     assert os.WEXITSTATUS(status) == 0, "the work failed of itself"
     return False
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
 
 
 class _Shared:
